@@ -1,0 +1,8 @@
+"""Train LightningModules in target space (Fairbank, Samothrakis, Citi, JMLR 23(8), 2022)."""
+
+from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.ridge import ridge_solve
+from ts_lightning.space import TargetSpace
+
+__all__ = ["ReferenceConfig", "TargetSpace", "TargetSpaceConfig", "TargetSpaceError", "ridge_solve"]

@@ -1,0 +1,133 @@
+"""Every choice a user can make, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+RidgeScale = Literal["absolute", "mean", "feature"]
+Method = Literal["scu", "ocu"]
+Init = Literal["projected", "normalised", "weights"]
+Selection = Literal["first", "random", "balanced"]
+SolveDtype = Literal["auto", "float32", "float64"]
+Rows = int | Literal["auto", "all"]
+
+
+def _choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value!r}: expected a finite number above 0.")
+
+
+def _count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a whole number, found {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name}={value!r}: expected at least 1.")
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """Which samples the targets are defined on.
+
+    Args:
+        size: number of training samples in the reference batch.
+        selection: ``"first"`` of the training data, a ``"random"`` sample, or a ``"balanced"`` random sample with
+            the same number of every class (labels are then the last element of each training sample).
+        rows: how many rows of A each layer is solved from, out of the reference batch's (a row is one place where the
+            layer is applied: a sample and position for a convolution, a sample and token for a Linear on sequences).
+            ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
+            ``max(1024, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
+            this default is in ``docs/defaults.md``.
+    """
+
+    size: int = 100
+    selection: Selection = "first"
+    rows: Rows = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        _count("reference.size", self.size)
+        _choice("reference.selection", self.selection, get_args(Selection))
+        if self.rows not in ("auto", "all"):
+            _count("reference.rows ('auto', 'all' or a number)", self.rows)
+
+
+@dataclass(frozen=True)
+class TargetSpaceConfig:
+    """How a model is trained in target space.
+
+    The defaults were chosen from the measurements in ``docs/defaults.md``; :meth:`paper` gives the settings of
+    Fairbank et al. (2022).
+
+    Args:
+        layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
+        exclude: names or globs of layers to leave in weight space.
+        ridge: the ridge constant, in the unit that ``ridge_scale`` says.
+        ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"mean"``: ``ridge`` times the mean
+            of diag(A'A). ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input feature.
+        method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
+            cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
+        init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
+            ``"normalised"``: also rescaled to the standard deviation ``init_std``, layer by layer.
+            ``"weights"``: targets that reproduce the model's present weights.
+        init_std: standard deviation of the initial targets (pre-activation units); ``None``: 1, and 0.1 for
+            convolutions where ``init="projected"``.
+        reference: the reference batch, see :class:`ReferenceConfig`.
+        solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
+            where float32 cannot hold the Gram matrix.
+    """
+
+    layers: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    ridge: float = 0.3
+    ridge_scale: RidgeScale = "mean"
+    method: Method = "scu"
+    init: Init = "normalised"
+    init_std: float | None = None
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    solve_dtype: SolveDtype = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("layers", "exclude"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{patterns!r}].")
+        _positive("ridge", self.ridge)
+        _choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
+        _choice("method", self.method, get_args(Method))
+        _choice("init", self.init, get_args(Init))
+        if self.init_std is not None:
+            _positive("init_std", self.init_std)
+        _choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
+        if not isinstance(self.reference, ReferenceConfig):
+            raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")
+        if self.method == "ocu" and isinstance(self.reference.rows, int):
+            raise ValueError(
+                f"method='ocu' passes each layer's targets on, so it needs targets at all rows; found "
+                f"reference.rows={self.reference.rows}. Use rows='all', or method='scu'."
+            )
+
+    @classmethod
+    def paper(cls, ridge: float = 0.1, **changes: Any) -> TargetSpaceConfig:
+        """The paper's form: absolute ridge, projected start, all rows of the first 100 samples.
+
+        Args:
+            ridge: the absolute ridge constant (0.001 for two spirals, 0.1 elsewhere in the paper).
+            changes: any other field of the config.
+        """
+        settings: dict[str, Any] = {
+            "ridge_scale": "absolute",
+            "init": "projected",
+            "reference": ReferenceConfig(rows="all"),
+        }
+        return cls(ridge=ridge, **{**settings, **changes})

@@ -1,0 +1,38 @@
+"""The layers that can be solved from targets, one file per family."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.conv import ConvTargets
+from ts_lightning.layers.linear import LinearTargets
+
+FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
+    nn.Linear: LinearTargets,
+    nn.Conv1d: ConvTargets,
+    nn.Conv2d: ConvTargets,
+    nn.Conv3d: ConvTargets,
+}
+
+
+def family(module: nn.Module) -> type[TargetLayer] | None:
+    """The family that can solve ``module``, or None.
+
+    A subclass counts only if it computes what its base class computes. The output projection of
+    nn.MultiheadAttention does not: its weight is used without calling it.
+    """
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return None
+    for base, targets in FAMILIES.items():
+        if isinstance(module, base):
+            cls = type(module)
+            same = cls.forward is base.forward
+            if issubclass(base, nn.modules.conv._ConvNd):
+                same = same and cls._conv_forward is base._conv_forward  # type: ignore[attr-defined]
+            return targets if same else None
+    return None
+
+
+__all__ = ["FAMILIES", "TargetLayer", "family"]

@@ -1,0 +1,151 @@
+"""nn.Conv1d, nn.Conv2d, nn.Conv3d: A is the matrix of patches.
+
+Where all rows are kept, A is never built: A'T is the convolution's weight gradient at (x, T), A V a convolution of x
+with V, the A-gradient a transposed convolution, and A'A comes from :meth:`Geometry.gram`. Where rows are sampled, or
+are fewer than the unknowns, the chosen patches are gathered and solved as a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.layers.base import TargetLayer, reproduce_correction, reproduce_matrix, sample_rows
+from ts_lightning.layers.patches import Geometry, PatchRows
+from ts_lightning.ridge import RidgeSolver, solve
+
+_LEAST_ROWS = 1024  # of the "auto" sample; docs/defaults.md has the measurements
+
+
+class ConvTargets(TargetLayer):
+    """Targets (N, out, *space), or (rows, out) where rows are sampled, for an input (N, in, *space)."""
+
+    init_std = 0.1
+
+    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
+        super().__init__(name, module, config)
+        self.geometry = Geometry.of(module)
+        self.patches: PatchRows | None = None
+
+    def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; "auto" keeps max(1024, unknowns of one output)."""
+        x = self.geometry.pad(x)
+        outputs = self.geometry.outputs(x)
+        total = x.shape[0] * math.prod(outputs)
+        columns = self.weight[0].numel() + (self.bias is not None)
+        keep = max(_LEAST_ROWS, columns) if rows == "auto" else total if rows == "all" else rows
+        self.rows = sample_rows(total, keep, generator)
+        explicit = self.rows is not None or total < columns
+        self.patches = PatchRows(self.geometry, x, self.rows) if explicit else None
+        if self.rows is None:
+            return torch.Size([x.shape[0], self.weight.shape[0], *outputs])
+        self.rows = self.rows.to(x.device)
+        return torch.Size([keep, self.weight.shape[0]])
+
+    def _target_rows(self, targets: Tensor) -> Tensor:
+        """Targets as (groups, rows, out / groups)."""
+        if self.rows is None:
+            return self.geometry.rows(targets)
+        return targets.view(targets.shape[0], self.geometry.groups, -1).transpose(0, 1)
+
+    def solve(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weight (out, in / groups, *kernel), bias (out,) and output (N, out, *space)."""
+        x = self.geometry.pad(x)
+        if self.patches is None:
+            weight, bias, z = _ConvSolve.apply(x, targets, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            return weight, bias, z
+        a = self.patches.gather(x, self.bias is not None)
+        w = solve(a, self._target_rows(targets), self.solver)
+        weight, bias = self.geometry.to_weight(w, self.bias is not None)
+        weight = weight.contiguous()
+        return weight, bias, self.geometry.convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def select(self, z: Tensor) -> Tensor:
+        """The outputs at the solved rows."""
+        return z if self.rows is None else z.movedim(1, -1).reshape(-1, z.shape[1])[self.rows]
+
+    def reproduce(self, x: Tensor) -> tuple[Tensor, int, int]:
+        """Targets for the present weight and bias."""
+        x = self.geometry.pad(x).double()
+        weight, bias = self.weight.double(), None if self.bias is None else self.bias.double()
+        w0 = self.geometry.to_matrix(weight, bias)
+        if self.patches is not None:
+            t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver)
+            rows = t.transpose(0, 1).reshape(t.shape[1], -1)
+            if self.rows is None:
+                rows = rows.view(x.shape[0], *self.geometry.outputs(x), -1).movedim(-1, 1)
+            return rows, rank, w0.shape[1]
+        gram = self.geometry.gram(x, bias is not None, torch.float64)
+        gram = gram.tril() + gram.tril(-1).mT
+        factor = self.solver.primal(lambda dtype: gram.to(dtype).clone(), torch.float64)
+        total = x.shape[0] * math.prod(self.geometry.outputs(x))
+        correction, rank = reproduce_correction(gram, w0, factor, total)
+        shifted, shifted_bias = self.geometry.to_weight(w0 + correction, bias is not None)
+        return self.geometry.convolve(x, shifted.contiguous(), shifted_bias), rank, w0.shape[1]
+
+
+class _ConvSolve(torch.autograd.Function):
+    """(x, T) -> (weight, bias, Z) over all rows, with A only ever as an operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, t: Tensor, geometry: Geometry, solver: RidgeSolver, bias: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        factor = solver.primal(lambda dtype: geometry.gram(x, bias, dtype), x.dtype)
+        dtype = factor.cholesky.dtype
+        like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
+        rhs = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
+        w = factor.solve(rhs)
+        solver.check(w, t)
+        weight, b = geometry.to_weight(w.to(t.dtype), bias)
+        weight = weight.contiguous()
+        z = geometry.convolve(x, weight.to(x.dtype), None if b is None else b.to(x.dtype))
+        ctx.geometry, ctx.solver, ctx.factor, ctx.bias = geometry, solver, factor, bias
+        # T - Z and not Z, which the next layer may change in place
+        ctx.save_for_backward(x, weight, b, t - z)
+        ctx.set_materialize_grads(False)
+        return weight, b, z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dweight: Tensor | None, dbias: Tensor | None, dz: Tensor | None) -> Any:
+        x, weight, b, residual = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        factor = ctx.factor
+        dtype = factor.cholesky.dtype
+        if dweight is None and dbias is None and dz is None:
+            return (None,) * 5
+        xs, ws = x.to(dtype), weight.to(dtype)
+        g = torch.zeros_like(geometry.to_matrix(ws, None if b is None else b.to(dtype)))
+        if dweight is not None or dbias is not None:
+            dweight = torch.zeros_like(weight) if dweight is None else dweight
+            dbias = None if b is None else torch.zeros_like(b) if dbias is None else dbias
+            g += geometry.to_matrix(dweight, dbias)
+        if dz is not None:
+            g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
+        v = factor.solve(g)
+        vw, vb = geometry.to_weight(v, ctx.bias)
+        vw = vw.contiguous()
+        av = geometry.convolve(xs, vw, vb)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            passed = -av if dz is None else dz.to(dtype) - av
+            dx = geometry.backward(residual.to(dtype), xs, vw, geometry.groups, [True, False])[0]
+            dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
+            w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
+            gain = ctx.solver.column_gain(factor, factor.c * (v * w).sum(-1))
+            if gain is not None:
+                dx.addcmul_(xs, geometry.multiplicity(gain[:, :-1] if ctx.bias else gain, x))
+            dx = dx.to(x.dtype)
+        return dx, av.to(residual.dtype), None, None, None
+
+
+def _adjoint(geometry: Geometry, x: Tensor, t: Tensor, like: Tensor, bias: bool) -> Tensor:
+    """A'T (groups, d, out / groups) for T (N, out, *space); ``like`` has the weight's shape."""
+    weight = geometry.backward(t, x, like, geometry.groups, [False, True])[1]
+    return geometry.to_matrix(weight, t.sum((0, *range(2, t.dim()))) if bias else None)

@@ -1,0 +1,53 @@
+"""nn.Linear: A is the input with its leading dimensions flattened, [x, 1]; W is the weight transposed over the bias."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ts_lightning.config import Rows
+from ts_lightning.layers.base import TargetLayer, reproduce_matrix, sample_rows
+from ts_lightning.ridge import solve, solve_apply
+
+
+class LinearTargets(TargetLayer):
+    """Targets (..., out), or (rows, out) where rows are sampled, for an input (..., in) of any rank."""
+
+    def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; only a number samples them, since "auto" means all rows for a Linear."""
+        total = x.shape[:-1].numel()
+        sampled = sample_rows(total, rows, generator) if isinstance(rows, int) else None
+        self.rows = None if sampled is None else sampled.to(x.device)
+        out = self.weight.shape[0]
+        return torch.Size([*x.shape[:-1], out] if self.rows is None else [len(self.rows), out])
+
+    def _matrix(self, x: Tensor) -> Tensor:
+        a = x.reshape(-1, x.shape[-1])
+        if self.rows is not None:
+            a = a[self.rows]
+        return a if self.bias is None else torch.cat([a, a.new_ones(a.shape[0], 1)], 1)
+
+    def _split(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (w.mT, None) if self.bias is None else (w[:-1].mT, w[-1])
+
+    def solve(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weight (out, in), bias (out,) and output (..., out)."""
+        a = self._matrix(x)
+        if self.rows is None:
+            w, z = solve_apply(a, targets.reshape(-1, targets.shape[-1]), self.solver)
+            return *self._split(w), z.view(*x.shape[:-1], z.shape[-1])
+        weight, bias = self._split(solve(a, targets, self.solver))
+        return weight, bias, functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    def select(self, z: Tensor) -> Tensor:
+        """The outputs at the solved rows."""
+        return z if self.rows is None else z.reshape(-1, z.shape[-1])[self.rows]
+
+    def reproduce(self, x: Tensor) -> tuple[Tensor, int, int]:
+        """Targets for the present weight and bias."""
+        a = self._matrix(x)
+        w0 = self.weight.mT if self.bias is None else torch.cat([self.weight.mT, self.bias.unsqueeze(0)])
+        targets, rank = reproduce_matrix(a, w0, self.solver)
+        shape = (*x.shape[:-1], targets.shape[-1]) if self.rows is None else targets.shape
+        return targets.reshape(shape), rank, a.shape[-1]

@@ -1,0 +1,113 @@
+"""Which layers of a model are solved: names and globs in, layers out, and everything refused that cannot work."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers import FAMILIES, TargetLayer, family
+
+_SUPPORTED = ", ".join(f"nn.{cls.__name__}" for cls in FAMILIES)
+
+
+def plain_name(name: str) -> str:
+    """A module's name without the prefixes that torch.compile adds."""
+    return name.replace("_orig_mod.", "")
+
+
+def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLayer]:
+    """The layers of ``model`` to solve, in the model's order.
+
+    Raises:
+        TargetSpaceError: nothing to solve, a pattern without a match, an unsupported or lazy layer, tied weights.
+    """
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    for name, module in modules.items():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise TargetSpaceError(
+                f"layer '{name}' ({type(module).__name__}) is lazy and has no weights yet. Run one forward pass "
+                f"before training starts, or give its sizes."
+            )
+    asked = None if config.layers is None else _match(config.layers, modules, "layers")
+    dropped = _match(config.exclude, modules, "exclude")
+    chosen: list[TargetLayer] = []
+    frozen: list[str] = []
+    owners = _owners(model)
+    for name, module in modules.items():
+        if name in dropped or (asked is not None and name not in asked):
+            continue
+        kind = family(module)
+        if kind is None or module._parameters.get("weight") is None:
+            if asked is not None and asked[name] == name and not any(modules[m] is not module for m in _inside(name, asked)):
+                raise TargetSpaceError(
+                    f"layer '{name}' ({type(module).__name__}) was chosen but cannot be solved. Supported: "
+                    f"{_SUPPORTED}, called as layers and without parametrizations."
+                )
+            continue
+        trainable = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        if not all(trainable):
+            if any(trainable):
+                raise TargetSpaceError(
+                    f"layer '{name}' has a frozen weight or bias, not both. Targets set both together: freeze "
+                    f"both, or neither, or add '{name}' to exclude."
+                )
+            frozen.append(name)
+            continue
+        for parameter in module.parameters(recurse=False):
+            if len(owners[id(parameter)]) > 1:
+                raise TargetSpaceError(
+                    f"layer '{name}' shares a weight: {', '.join(owners[id(parameter)])} are one parameter. A weight "
+                    f"solved from one layer's targets cannot serve another: untie them, or add '{name}' to exclude."
+                )
+        chosen.append(kind(name, module, config))
+    if frozen:
+        warnings.warn(f"Left out of target space because they are frozen: {', '.join(frozen)}.", stacklevel=3)
+    if not chosen:
+        raise TargetSpaceError(
+            f"No layer to solve in {type(model).__name__}: found {_census(modules)}; expected at least one trainable "
+            f"{_SUPPORTED} that is neither excluded nor frozen."
+        )
+    return chosen
+
+
+def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, str]:
+    """The names that the patterns match, with the pattern; a container's name stands for all that it holds."""
+    names = [name for name in modules if name]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+        if not hits:
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+            hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
+            raise TargetSpaceError(f"{option}: '{pattern}' matches no layer. {hint}")
+        for name in hits:
+            found.setdefault(name, pattern)
+    return found
+
+
+def _inside(name: str, asked: dict[str, str]) -> list[str]:
+    return [other for other in asked if other.startswith(f"{name}.")]
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """For each parameter, the names under which modules hold it."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(plain_name(name))
+    # a module registered twice is one layer, not two tied ones
+    return {key: list(dict.fromkeys(names)) for key, names in owners.items()}
+
+
+def _census(modules: dict[str, nn.Module]) -> str:
+    kinds: dict[str, int] = {}
+    for module in modules.values():
+        if next(module.parameters(recurse=False), None) is not None:
+            kinds[type(module).__name__] = kinds.get(type(module).__name__, 0) + 1
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no layer with parameters"

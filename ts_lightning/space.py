@@ -1,0 +1,339 @@
+"""TargetSpace: the targets of a model, how its weights are solved from them, and how gradients come back.
+
+The model stays as it is: its layers keep their Parameters, which hold the solved values at every moment outside an
+optimizer step. One step is ``solve`` (targets to weights, over the reference batch), the ordinary forward and backward
+of the loss, and ``pullback`` (the weights' gradients to the targets). Source: Fairbank et al. (2022), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers import TargetLayer
+from ts_lightning.selection import select_layers
+
+#: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
+Reference = Tensor | Sequence[Any] | Callable[[], Any]
+
+
+class TargetSpace:
+    """The targets of a model's layers, and the way between them and the weights.
+
+    A training loop::
+
+        space = TargetSpace(model, x_train[:100])
+        optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
+        for x, y in batches:
+            loss = loss_function(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            space.pullback()
+            optimizer.step()
+            space.solve()
+
+    Args:
+        model: any module; its layers are found by name and stay in place.
+        reference: the reference batch: a tensor ``x`` for ``model(x)``, a tuple for ``model(*tuple)``, or a function
+            without arguments that runs the model on it.
+        config: the settings; ``None`` for the defaults.
+        targets: targets to start from, by layer name, as an earlier ``space.targets``; ``None`` starts anew.
+
+    Raises:
+        TargetSpaceError: the model cannot be trained in target space as asked; says why and what to do.
+
+    Attributes:
+        targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
+            or (rows, out) where rows are sampled.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: Reference,
+        config: TargetSpaceConfig | None = None,
+        *,
+        targets: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.config = TargetSpaceConfig() if config is None else config
+        self.model = model
+        self.targets: dict[str, nn.Parameter] = {}
+        self._run_reference = _runner(model, reference)
+        self._layers = select_layers(model, self.config)
+        self._solved: list[tuple[nn.Parameter, Tensor]] = []
+        self._visited: dict[str, TargetLayer] = {}
+        self._versions: list[int] = []
+        self._targeted = {id(p) for layer in self._layers for p in layer.parameters}
+        self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targeted]
+        # Follows the user's seed without drawing from the global generator, so that the order of training data is
+        # the same with and without target space.
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        self._bind(generator, targets)
+        self.solve()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained: every target, then every parameter of the model that is not solved."""
+        yield from self.targets.values()
+        yield from self._others
+
+    @property
+    def stale(self) -> bool:
+        """Whether something changed since the last solve, or its graph was used."""
+        return not self._solved or self._versions != [p._version for p in self.parameters()]
+
+    def solve(self) -> None:
+        """Solve all weights from the targets over the reference batch, and write them to the model.
+
+        Keeps the graph from the targets to the weights for one :meth:`pullback`.
+
+        Raises:
+            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
+        """
+        self._solved = []
+        with torch.enable_grad():
+            self._walk(self._visit_solve)
+        with torch.no_grad():
+            for parameter, value in self._solved:
+                parameter.copy_(value)
+        self._versions = [p._version for p in self.parameters()]
+
+    def pullback(self) -> None:
+        """Take the gradients on the weights back to the targets, and clear them from the weights.
+
+        Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient
+        is exact, because the map from weights' to targets' gradients is linear: gradients accumulated over several
+        backward passes are pulled back at once.
+
+        Raises:
+            TargetSpaceError: there has been no solve since the last pull-back.
+        """
+        if not self._solved:
+            raise TargetSpaceError("pullback() was called twice after one solve(). Call solve() after each optimizer step.")
+        pairs = [(value, p.grad) for p, value in self._solved if p.grad is not None]
+        self._solved = []
+        self.clear()
+        if pairs:
+            values, gradients = zip(*pairs, strict=True)
+            torch.autograd.backward(values, gradients)
+
+    def clear(self) -> None:
+        """Clear the gradients on the solved weights, which no optimizer's ``zero_grad`` reaches any more."""
+        for layer in self._layers:
+            for parameter in layer.parameters:
+                parameter.grad = None
+
+    def project(self) -> None:
+        """Replace the targets by what the solved layers achieve, in order; normalised where the config says so."""
+        with torch.no_grad():
+            self._walk(self._visit_project)
+        self.solve()
+
+    def residuals(self) -> dict[str, float]:
+        """The relative residual ||A W - T|| / ||T|| of each layer's solve."""
+        found: dict[str, float] = {}
+
+        def visit(layer: TargetLayer, x: Tensor) -> Tensor:
+            targets = self.targets[layer.name]
+            _, _, z = layer.solve(x, targets)
+            found[layer.name] = float((layer.select(z) - targets).norm() / targets.norm())
+            return self._passed(targets, z)
+
+        with torch.no_grad():
+            self._walk(visit)
+        return found
+
+    def substitute(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the targets in the place of the solved weights in ``optimizer``, in place and before its first step.
+
+        A layer's targets take the place of its weight; its bias is taken out. Learning rates and other options of the
+        parameter groups stay; so does the list object itself, which LBFGS and schedulers hold.
+
+        Raises:
+            TargetSpaceError: the optimizer has already made a step.
+        """
+        if any(id(p) in self._targeted for p in optimizer.state):
+            raise TargetSpaceError(
+                f"{type(optimizer).__name__} already holds state for weights that targets should replace. Make the "
+                f"substitution before the first step."
+            )
+        replacement = {id(layer.weight): self.targets[layer.name] for layer in self._layers}
+        for group in optimizer.param_groups:
+            group["params"][:] = [
+                replacement.get(id(p), p) for p in group["params"] if id(p) in replacement or id(p) not in self._targeted
+            ]
+
+    def _walk(self, visit: Callable[[TargetLayer, Tensor], Tensor]) -> None:
+        """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
+        self._visited = {}
+        with _reference_mode(self.model), _replaced(self._layers, lambda layer, x: self._once(layer, x, visit)):
+            self._run_reference()
+        missing = [layer.name for layer in self._layers if layer.name not in self._visited]
+        if missing:
+            raise TargetSpaceError(
+                f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
+                f"override reference_forward, or add the name to exclude."
+            )
+
+    def _once(self, layer: TargetLayer, x: Tensor, visit: Callable[[TargetLayer, Tensor], Tensor]) -> Tensor:
+        if layer.name in self._visited:
+            raise TargetSpaceError(
+                f"layer '{layer.name}' is used twice in one forward; its weights would have two solutions. Give each "
+                f"use a layer of its own, or add '{layer.name}' to exclude."
+            )
+        self._visited[layer.name] = layer
+        return visit(layer, x)
+
+    def _passed(self, targets: Tensor, z: Tensor) -> Tensor:
+        """What the next layer receives."""
+        return targets if self.config.method == "ocu" else z
+
+    def _visit_solve(self, layer: TargetLayer, x: Tensor) -> Tensor:
+        targets = self.targets[layer.name]
+        weight, bias, z = layer.solve(x, targets)
+        self._solved.append((layer.weight, weight))
+        if layer.bias is not None and bias is not None:
+            self._solved.append((layer.bias, bias))
+        return self._passed(targets, z)
+
+    def _visit_project(self, layer: TargetLayer, x: Tensor) -> Tensor:
+        targets = self.targets[layer.name]
+        _, _, z = layer.solve(x, targets)
+        targets.copy_(layer.select(z))
+        if self.config.init == "normalised":
+            spread = targets.std()
+            if spread > 0:
+                targets.mul_((self.config.init_std or 1.0) / spread)
+        _, _, z = layer.solve(x, targets)
+        return self._passed(targets, z)
+
+    @torch.no_grad()
+    def _bind(self, generator: torch.Generator, given: dict[str, Tensor] | None) -> None:
+        """The first reference forward: fix each layer's rows and make its initial targets."""
+        changes: list[tuple[str, int, int]] = []
+        rows = self.config.reference.rows
+        if self.config.method == "ocu" and rows == "auto":
+            rows = "all"
+        before = self._outputs() if self.config.init == "weights" and given is None else None
+
+        def visit(layer: TargetLayer, x: Tensor) -> Tensor:
+            if x.numel() == 0:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. Expected "
+                    f"at least one sample: check reference_batch() and the training data."
+                )
+            shape = layer.bind(x, rows, generator)
+            if given is not None:
+                start = _checked(given, layer.name, shape)
+            elif self.config.init == "weights":
+                start, rank, columns = layer.reproduce(x)
+                if rank < columns:
+                    changes.append((layer.name, rank, columns))
+            else:
+                std = self.config.init_std or (1.0 if self.config.init == "normalised" else layer.init_std)
+                start = torch.empty(shape)
+                nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
+            self.targets[layer.name] = nn.Parameter(start.to(device=x.device, dtype=layer.weight.dtype, copy=True))
+            if given is None and self.config.init != "weights":
+                return self._visit_project(layer, x)
+            _, _, z = layer.solve(x, self.targets[layer.name])
+            return self._passed(self.targets[layer.name], z)
+
+        self._walk(visit)
+        ordered = {layer.name: self.targets[layer.name] for layer in self._layers}
+        self.targets = ordered
+        if changes and before is not None:
+            self.solve()
+            largest = max(float((new - old).abs().max()) for new, old in zip(self._outputs(), before, strict=True))
+            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in changes)
+            warnings.warn(
+                f"init='weights': the reference rows do not span the inputs of {layers}, so the nearest weights were "
+                f"taken there. The largest change of any output on the reference batch is {largest:.3g}. A larger "
+                f"reference batch, or more reference.rows, keeps the function exactly.",
+                stacklevel=4,
+            )
+
+    def _outputs(self) -> list[Tensor]:
+        """The model's output tensors on the reference batch, with its weights as they are."""
+        with torch.no_grad(), _reference_mode(self.model):
+            return [t.clone() for t in _tensors(self._run_reference())]
+
+
+def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:
+    if isinstance(reference, Tensor):
+        return lambda: model(reference)
+    if callable(reference):
+        return reference
+    if isinstance(reference, (tuple, list)):
+        return lambda: model(*reference)
+    raise TargetSpaceError(
+        f"reference: found {type(reference).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
+        f"that runs the model."
+    )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _checked(given: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    if name not in given:
+        raise TargetSpaceError(f"targets: found none for layer '{name}'; given are {', '.join(given) or 'none'}.")
+    if given[name].shape != shape:
+        raise TargetSpaceError(
+            f"targets: layer '{name}' has {tuple(given[name].shape)}; expected {tuple(shape)} on this reference batch."
+        )
+    return given[name]
+
+
+@contextmanager
+def _reference_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off, batch norm on the reference batch's own statistics, the random state left as it was found."""
+    modes = [(module, module.training) for module in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module, _ in modes:
+            module.training = isinstance(module, _NormBase)
+        for norm in norms:
+            norm.track_running_stats = False
+        # the fused inference kernels of transformers bypass the layers
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.random.fork_rng([device.index] if device.type == "cuda" else [], device_type=device.type if device.type == "cuda" else "cuda"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for norm in norms:
+            norm.track_running_stats = True
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _replaced(layers: Sequence[TargetLayer], visit: Callable[[TargetLayer, Tensor], Tensor]) -> Iterator[None]:
+    """Let ``visit`` stand for each layer's forward, so that the layer's own hooks still run around it."""
+    kept = [(layer.module, layer.module.__dict__.get("forward")) for layer in layers]
+    try:
+        for layer in layers:
+            layer.module.__dict__["forward"] = lambda input, layer=layer: visit(layer, input)
+        yield
+    finally:
+        for module, forward in kept:
+            if forward is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = forward
