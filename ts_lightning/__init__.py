@@ -2,7 +2,10 @@
 
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.mixin import TargetSpaceMixin
 from ts_lightning.ridge import ridge_solve
 from ts_lightning.space import TargetSpace
 
-__all__ = ["ReferenceConfig", "TargetSpace", "TargetSpaceConfig", "TargetSpaceError", "ridge_solve"]
+__version__ = "0.1.0.dev0"
+
+__all__ = ["ReferenceConfig", "TargetSpace", "TargetSpaceConfig", "TargetSpaceError", "TargetSpaceMixin", "ridge_solve"]

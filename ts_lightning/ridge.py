@@ -290,7 +290,9 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
     Source: Fairbank et al. (2022), equation 5; the scales are this package's.
     """
     if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
-        raise ValueError(f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d), (..., N, m).")
+        raise ValueError(
+            f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
+        )
     if 0 in a.shape:
         raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
     return solve(a, t, RidgeSolver(ridge, scale))

@@ -30,7 +30,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     """
     modules = {plain_name(name): module for name, module in model.named_modules()}
     for name, module in modules.items():
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             raise TargetSpaceError(
                 f"layer '{name}' ({type(module).__name__}) is lazy and has no weights yet. Run one forward pass "
                 f"before training starts, or give its sizes."
@@ -45,7 +45,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
             continue
         kind = family(module)
         if kind is None or module._parameters.get("weight") is None:
-            if asked is not None and asked[name] == name and not any(modules[m] is not module for m in _inside(name, asked)):
+            if asked is not None and asked[name] == name and not _inside(name, asked):
                 raise TargetSpaceError(
                     f"layer '{name}' ({type(module).__name__}) was chosen but cannot be solved. Supported: "
                     f"{_SUPPORTED}, called as layers and without parametrizations."
@@ -75,6 +75,17 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
             f"{_SUPPORTED} that is neither excluded nor frozen."
         )
     return chosen
+
+
+def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
+    """The names of supported layers whose parameters are all trainable, and none of them in ``trained`` (by id)."""
+    return [
+        plain_name(name)
+        for name, module in model.named_modules()
+        if family(module) is not None
+        and all(p.requires_grad for p in module.parameters(recurse=False))
+        and not any(id(p) in trained for p in module.parameters(recurse=False))
+    ]
 
 
 def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, str]:

@@ -116,7 +116,9 @@ class TargetSpace:
             TargetSpaceError: there has been no solve since the last pull-back.
         """
         if not self._solved:
-            raise TargetSpaceError("pullback() was called twice after one solve(). Call solve() after each optimizer step.")
+            raise TargetSpaceError(
+                "pullback() was called twice after one solve(). Call solve() after each optimizer step."
+            )
         pairs = [(value, p.grad) for p, value in self._solved if p.grad is not None]
         self._solved = []
         self.clear()
@@ -129,6 +131,10 @@ class TargetSpace:
         for layer in self._layers:
             for parameter in layer.parameters:
                 parameter.grad = None
+
+    def release(self) -> None:
+        """Free the graph of the last solve; the next :meth:`solve` makes a new one."""
+        self._solved = []
 
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve, in order; normalised where the config says so."""
@@ -166,9 +172,8 @@ class TargetSpace:
             )
         replacement = {id(layer.weight): self.targets[layer.name] for layer in self._layers}
         for group in optimizer.param_groups:
-            group["params"][:] = [
-                replacement.get(id(p), p) for p in group["params"] if id(p) in replacement or id(p) not in self._targeted
-            ]
+            kept = [p for p in group["params"] if id(p) in replacement or id(p) not in self._targeted]
+            group["params"][:] = [replacement.get(id(p), p) for p in kept]
 
     def _walk(self, visit: Callable[[TargetLayer, Tensor], Tensor]) -> None:
         """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
@@ -226,8 +231,8 @@ class TargetSpace:
         def visit(layer: TargetLayer, x: Tensor) -> Tensor:
             if x.numel() == 0:
                 raise TargetSpaceError(
-                    f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. Expected "
-                    f"at least one sample: check reference_batch() and the training data."
+                    f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
+                    f"Expected at least one sample: check reference_batch() and the training data."
                 )
             shape = layer.bind(x, rows, generator)
             if given is not None:
@@ -313,7 +318,7 @@ def _reference_mode(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = False
         # the fused inference kernels of transformers bypass the layers
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng([device.index] if device.type == "cuda" else [], device_type=device.type if device.type == "cuda" else "cuda"):
+        with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

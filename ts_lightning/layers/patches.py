@@ -56,9 +56,7 @@ class Geometry:
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A W."""
         zeros = (0,) * len(self.kernel)
-        return torch.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, self.groups
-        )
+        return torch.convolution(x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, self.groups)
 
     def backward(self, dz: Tensor, x: Tensor, weight: Tensor, groups: int, mask: list[bool]) -> Any:
         """Gradients of :meth:`convolve`: A'dz laid out as the weight, dz W' gathered into the input, as masked."""
@@ -96,7 +94,7 @@ class Geometry:
         rest = math.prod(self.outputs(x)[1:])
         width = x.shape[2] * rest * math.prod(self.kernel[1:]) * x.shape[1]
         chunk = max(1, _CHUNK // width)
-        parts = [self._gram_chunk(part.to(dtype), bias) for part in x.split(chunk)]
+        parts = [self._gram_chunk(part.to(dtype), bias) for part in torch.split(x, chunk)]
         total = parts[0]
         for part in parts[1:]:
             total += part

@@ -1,0 +1,155 @@
+"""Choosing the reference batch: samples of the training data, collated as training batches are.
+
+Nothing is drawn from the random state and no sampler is advanced: training sees its data in the same order with and
+without target space. The batch is a copy of its own, on the model's device, and no buffer of the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+
+from ts_lightning.config import ReferenceConfig
+from ts_lightning.errors import TargetSpaceError
+
+
+def reference_samples(loader: Any, config: ReferenceConfig, seed: int) -> Any:
+    """A reference batch of ``config.size`` samples out of ``loader``'s data set.
+
+    Args:
+        loader: the training data: a DataLoader, or any iterable of batches.
+        config: how many samples, and which.
+        seed: for the random selections.
+
+    Returns:
+        One batch in the form that the loader yields. Fewer samples than asked for if the data set holds fewer.
+
+    Raises:
+        TargetSpaceError: the data is empty, or has no samples to choose from in the way that was asked.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        if isinstance(loader, (Mapping, list, tuple)) or not isinstance(loader, Iterable):
+            raise TargetSpaceError(
+                f"The training data is a {type(loader).__name__} of loaders; the reference batch needs to know which "
+                f"to take. Override reference_batch()."
+            )
+        return _leading(loader, config)
+    dataset: Any = loader.dataset
+    total = len(dataset)
+    if total == 0:
+        raise TargetSpaceError("The reference batch is empty, because the training data set is. Expected samples.")
+    generator = torch.Generator().manual_seed(seed)
+    size = min(config.size, total)
+    if config.selection == "first":
+        indices = torch.arange(size)
+    elif config.selection == "random":
+        indices = torch.randperm(total, generator=generator)[:size].sort().values
+    else:
+        indices = _balanced(_labels(dataset), size, generator)
+    samples = [dataset[int(i)] for i in indices]
+    # a loader with batch_size=None has a collate_fn for single samples
+    batched = loader.batch_size is not None or loader.batch_sampler is not None
+    return (loader.collate_fn if batched else default_collate)(samples)
+
+
+def _leading(loader: Iterable[Any], config: ReferenceConfig) -> Any:
+    """The first samples of data that can only be iterated."""
+    if config.selection != "first":
+        raise TargetSpaceError(
+            f"reference.selection={config.selection!r} needs a data set with a length and an index; found "
+            f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
+            f"reference_batch()."
+        )
+    batches: list[Any] = []
+    held = 0
+    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+        loader = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    for batch in loader:
+        batches.append(batch)
+        held += batch_size(batch)
+        if held >= config.size:
+            break
+    if not batches:
+        raise TargetSpaceError("The reference batch is empty, because the training data is. Expected samples.")
+    return _cut(_joined(batches), config.size)
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for item in batch.values():
+            yield from _tensors(item)
+    elif isinstance(batch, (list, tuple)):
+        for item in batch:
+            yield from _tensors(item)
+
+
+def batch_size(batch: Any) -> int:
+    """The number of samples in a batch: the length of its first tensor."""
+    first = next(_tensors(batch), None)
+    return 0 if first is None or first.dim() == 0 else first.shape[0]
+
+
+def _joined(batches: list[Any]) -> Any:
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(batches)
+    if isinstance(first, Mapping):
+        return {key: _joined([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, (list, tuple)):
+        parts = [_joined([batch[i] for batch in batches]) for i in range(len(first))]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first
+
+
+def _cut(batch: Any, size: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[:size].clone()
+    if isinstance(batch, Mapping):
+        return {key: _cut(value, size) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        parts = [_cut(value, size) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def _labels(dataset: Any) -> Tensor:
+    """The class of every sample: the data set's own list of them where it has one, else the last of each sample."""
+    if isinstance(dataset, Subset):
+        inner: Tensor = _labels(dataset.dataset)
+        return inner[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        given: Any = dataset.tensors[-1]
+    else:
+        given = getattr(dataset, "targets", None)
+        if given is None:
+            sample = dataset[0]
+            if not isinstance(sample, (tuple, list)):
+                raise TargetSpaceError(
+                    f"reference.selection='balanced' needs labels; found samples of type {type(sample).__name__}, "
+                    f"expected tuples with the class last. Use selection='random', or override reference_batch()."
+                )
+            given = [dataset[i][-1] for i in range(len(dataset))]
+    labels: Tensor = torch.as_tensor(given)
+    if labels.is_floating_point() or labels.dim() != 1:
+        raise TargetSpaceError(
+            f"reference.selection='balanced' needs one whole number per sample as its class; found labels of type "
+            f"{labels.dtype} and shape {tuple(labels.shape)}. Use selection='random'."
+        )
+    return labels
+
+
+def _balanced(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """As many indices of every class as possible, chosen at random, ``size`` in all."""
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels[order]
+    rank = torch.empty(len(labels), dtype=torch.long)  # the how-manieth of its class each sample is
+    for value in torch.unique(shuffled):
+        places = (shuffled == value).nonzero().squeeze(1)
+        rank[places] = torch.arange(len(places))
+    return order[rank.argsort(stable=True)[:size]].sort().values
