@@ -198,7 +198,8 @@ class TargetSpace:
 
     def _passed(self, targets: Tensor, z: Tensor) -> Tensor:
         """What the next layer receives."""
-        return targets if self.config.method == "ocu" else z
+        # a copy of the targets, since the next layer may change its input in place
+        return targets.clone() if self.config.method == "ocu" else z
 
     def _visit_solve(self, layer: TargetLayer, x: Tensor) -> Tensor:
         targets = self.targets[layer.name]
