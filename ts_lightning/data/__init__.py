@@ -1,0 +1,7 @@
+"""The recipes' data, as LightningDataModules; each has a default that needs no network."""
+
+from ts_lightning.data.errors import DataError
+from ts_lightning.data.images import ImagesDataModule
+from ts_lightning.data.spirals import SpiralsDataModule
+
+__all__ = ["DataError", "ImagesDataModule", "SpiralsDataModule"]

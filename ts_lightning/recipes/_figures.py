@@ -1,0 +1,89 @@
+"""Pictures of the recipes: one look for all, drawn without a display. matplotlib is imported only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ts_lightning.recipes._history import History
+
+#: first and second series, and the two classes of two_spirals: told apart by colour-blind readers too
+BLUE, ORANGE, INK = "#2166ac", "#d6604d", "#333333"
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def figure(folder: Path, title: str, widths: list[float], height: float) -> Iterator[list[Any]]:
+    """A figure with panels side by side, written as ``figure.png`` and ``figure.svg`` when the block ends.
+
+    Args:
+        folder: where the files go.
+        title: over all panels.
+        widths: of each panel, in inches.
+        height: in inches.
+
+    Yields:
+        The panels' axes.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        drawn = Figure(figsize=(sum(widths), height), layout="constrained")
+        panels = drawn.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+        drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
+        yield list(panels)
+        drawn.savefig(folder / "figure.png", dpi=130)
+        drawn.savefig(folder / "figure.svg")
+
+
+def curves(panel: Any, history: History, series: dict[str, str], title: str, *, smooth: int = 1) -> None:
+    """Draw metrics against steps.
+
+    Args:
+        panel: the axes.
+        history: the metrics.
+        series: label of each curve by the metric's name; training metrics come out paler, behind the test metrics.
+        title: of the panel.
+        smooth: average training metrics over this many values.
+    """
+    for metric, label in series.items():
+        points = history.points(metric)
+        training = metric.startswith("train/")
+        span = smooth if training else 1
+        values = [point.value for point in points]
+        means = [sum(values[max(0, i - span + 1) : i + 1]) / min(i + 1, span) for i in range(len(values))]
+        panel.plot(
+            [point.step for point in points],
+            means,
+            label=label,
+            color=ORANGE if training else BLUE,
+            linewidth=1.2 if training else 1.8,
+            marker=None if training or len(points) > 40 else "o",
+            markersize=3,
+            zorder=2 if training else 3,
+        )
+    panel.set_title(title)
+    panel.set_xlabel("steps")
+    panel.set_xlim(left=0)
+    if panel.lines and any(len(line.get_xdata()) for line in panel.lines):
+        panel.legend(loc="best")
