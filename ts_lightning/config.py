@@ -15,12 +15,14 @@ SolveDtype = Literal["auto", "float32", "float64"]
 Rows = int | Literal["auto", "all"]
 
 
-def _choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    """Raise ValueError if ``value`` is not one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
 
 
-def _positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float) -> None:
+    """Raise TypeError or ValueError if ``value`` is not a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
     if not (math.isfinite(value) and value > 0):
@@ -56,7 +58,7 @@ class ReferenceConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _count("reference.size", self.size)
-        _choice("reference.selection", self.selection, get_args(Selection))
+        check_choice("reference.selection", self.selection, get_args(Selection))
         if self.rows not in ("auto", "all"):
             _count("reference.rows ('auto', 'all' or a number)", self.rows)
 
@@ -102,13 +104,13 @@ class TargetSpaceConfig:
             patterns = getattr(self, name)
             if isinstance(patterns, str):
                 raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{patterns!r}].")
-        _positive("ridge", self.ridge)
-        _choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
-        _choice("method", self.method, get_args(Method))
-        _choice("init", self.init, get_args(Init))
+        check_positive("ridge", self.ridge)
+        check_choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
+        check_choice("method", self.method, get_args(Method))
+        check_choice("init", self.init, get_args(Init))
         if self.init_std is not None:
-            _positive("init_std", self.init_std)
-        _choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
+            check_positive("init_std", self.init_std)
+        check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")
         if self.method == "ocu" and isinstance(self.reference.rows, int):

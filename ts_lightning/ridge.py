@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ts_lightning.config import RidgeScale, SolveDtype
+from ts_lightning.config import RidgeScale, SolveDtype, check_choice, check_positive
 from ts_lightning.errors import TargetSpaceError
 
 _DEAD_FEATURE = 1e-6  # "feature": the share of the mean that a feature which is always zero gets
@@ -225,6 +226,7 @@ class _SolveApply(torch.autograd.Function):
         return w, a @ w.to(a.dtype) if apply else None
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
         a, t, w = ctx.saved_tensors
         factor: Factor = ctx.factor
@@ -285,7 +287,7 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
 
     Raises:
         TargetSpaceError: A or T holds a NaN or an infinity.
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
 
     Source: Fairbank et al. (2022), equation 5; the scales are this package's.
     """
@@ -295,4 +297,6 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
         )
     if 0 in a.shape:
         raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
+    check_positive("ridge", ridge)
+    check_choice("scale", scale, get_args(RidgeScale))
     return solve(a, t, RidgeSolver(ridge, scale))

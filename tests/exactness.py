@@ -1,0 +1,78 @@
+"""One comparison for all exactness tests: engine against the literal implementation and against differences."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.literal import Literal
+from ts_lightning import TargetSpace, TargetSpaceConfig
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-300))
+
+
+def close(found, expected, tolerance=1e-10, floor=0.0):
+    """Whether two tensors agree relative to the larger of the expected norm and ``floor``."""
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).norm()) <= tolerance * max(float(expected.norm()), floor)
+
+
+def random_targets(space, generator):
+    """Targets far from what the layers can achieve, so that residuals matter in every gradient."""
+    with torch.no_grad():
+        for target in space.targets.values():
+            target.copy_(torch.randn(target.shape, generator=generator, dtype=target.dtype))
+    space.solve()
+
+
+def gradients(space, model, loss):
+    """The engine's gradients by name, of targets and of all parameters that are not solved."""
+    for parameter in [*model.parameters(), *space.targets.values()]:
+        parameter.grad = None
+    loss(model).backward()
+    space.pullback()
+    solved = {f"{name}.{kind}" for name in space.targets for kind in ("weight", "bias")}
+    named = {**space.targets, **{n: p for n, p in model.named_parameters() if n not in solved}}
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named.items()}
+
+
+def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, tolerance=1e-10):
+    """Weights and every gradient equal the literal implementation's, and gradients predict finite differences."""
+    model = model.double()
+    space = TargetSpace(model, reference, config)
+    generator = torch.Generator().manual_seed(seed)
+    random_targets(space, generator)
+    rows = {layer.name: layer.rows for layer in space._layers if layer.rows is not None}
+    literal = Literal(
+        model, space.targets, ridge=config.ridge, scale=config.ridge_scale, method=config.method, rows=rows
+    )
+    for name, value in literal.weights(*reference).items():
+        assert close(model.get_parameter(name), value, tolerance), f"weights of {name}"
+    expected = literal.gradients(reference, loss)
+    found = gradients(space, model, loss)
+    assert found.keys() == expected.keys()
+    # a bias ahead of a norm has no influence: its gradient is rounding, measured against the largest one
+    floor = 1e-3 * max(float(g.norm()) for g in expected.values())
+    for name, value in expected.items():
+        assert close(found[name], value, tolerance, floor), (name, relative(found[name], value))
+    check_differences(space, model, loss, found, generator)
+
+
+def check_differences(space, model, loss, found, generator, step=1e-4, tolerance=1e-6):
+    """<gradient, direction> equals a fourth-order difference of the loss along a random direction, solves included."""
+    variables = dict(space.targets)
+    variables.update({n: p for n, p in model.named_parameters() if n in found and n not in variables})
+    directions = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in variables.items()}
+    start, values = {n: p.detach().clone() for n, p in variables.items()}, {}
+    for steps in (-2, -1, 1, 2):
+        with torch.no_grad():
+            for name, parameter in variables.items():
+                parameter.copy_(start[name] + steps * step * directions[name])
+        space.solve()
+        with torch.no_grad():
+            values[steps] = float(loss(model))
+    slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+    predicted = sum(float((found[n] * d).sum()) for n, d in directions.items())
+    size = sum(float(g.square().sum()) for g in found.values()) ** 0.5
+    assert abs(slope - predicted) <= tolerance * max(size, 1e-3), (slope, predicted, size)

@@ -1,0 +1,135 @@
+"""Target space written down literally: explicit patches, a dense solve, and autograd through both forward passes.
+
+Shares nothing with the package. Slow and large, which is why it is the reference of the exactness tests.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def padding_of(module: nn.Module) -> list[tuple[int, int]]:
+    """Entries added before and after each axis; "same" puts the odd one behind."""
+    if module.padding == "valid":
+        return [(0, 0)] * len(module.kernel_size)
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in module.padding]
+
+
+def source(position: Tensor, size: int, mode: str) -> Tensor:
+    """Which input entry stands at each position of the padded axis; ``size`` means a zero."""
+    if mode == "circular":
+        return position % size
+    if mode == "replicate":
+        return position.clamp(0, size - 1)
+    if mode == "reflect":
+        position = position.abs()
+        return torch.where(position >= size, 2 * (size - 1) - position, position)
+    return torch.where((position < 0) | (position >= size), size, position)
+
+
+def patches(x: Tensor, module: nn.Module) -> Tensor:
+    """A (groups, N * positions, channels * offsets), columns in the order of ``weight[0].flatten()``."""
+    axes = len(module.kernel_size)
+    outputs = []
+    for axis, (low, high) in enumerate(padding_of(module)):
+        size, kernel = x.shape[2], module.kernel_size[axis]
+        stride, dilation = module.stride[axis], module.dilation[axis]
+        out = (size + low + high - dilation * (kernel - 1) - 1) // stride + 1
+        place = (torch.arange(out) * stride - low).unsqueeze(1) + torch.arange(kernel) * dilation
+        index = source(place, size, module.padding_mode).to(x.device)
+        x = torch.cat([x, torch.zeros_like(x[:, :, :1])], 2)  # the zero that index `size` reads
+        x = x[:, :, index.reshape(-1)].unflatten(2, (out, kernel)).movedim((2, 3), (-2, -1))
+        outputs.append(out)
+    x = x.permute(0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))  # N, positions, C, offsets
+    x = x.reshape(x.shape[0] * math.prod(outputs), module.groups, -1)
+    return x.transpose(0, 1)
+
+
+def matrix(x: Tensor, module: nn.Module) -> Tensor:
+    """A (groups, rows, d), the last column ones if the layer has a bias."""
+    a = x.reshape(1, -1, x.shape[-1]) if isinstance(module, nn.Linear) else patches(x, module)
+    return a if module.bias is None else torch.cat([a, torch.ones_like(a[..., :1])], -1)
+
+
+def ridge_matrix(a: Tensor, ridge: float, scale: str) -> Tensor:
+    """R (..., d, d) for A (..., N, d)."""
+    diagonal = a.square().sum(-2)
+    mean = diagonal.mean(-1, keepdim=True)
+    r = {"absolute": torch.ones_like(diagonal), "mean": mean.expand_as(diagonal), "feature": diagonal + 1e-6 * mean}
+    return torch.diag_embed(ridge * r[scale])
+
+
+def ridge_solve(a: Tensor, t: Tensor, ridge: float, scale: str) -> Tensor:
+    """W by a dense solve, whatever the shape."""
+    return torch.linalg.solve(a.mT @ a + ridge_matrix(a, ridge, scale), a.mT @ t)
+
+
+def solve_layer(module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ridge: float, scale: str):
+    """Weight, bias and output; ``t`` in the shape of the output, or (rows, out)."""
+    a = matrix(x, module)
+    out = t.shape[-1] if rows is not None or isinstance(module, nn.Linear) else t.shape[1]
+    if rows is None and not isinstance(module, nn.Linear):
+        t = t.movedim(1, -1)
+    t = t.reshape(-1, len(a), out // len(a)).transpose(0, 1)
+    w = ridge_solve(a if rows is None else a[:, rows], t, ridge, scale)
+    z = (a @ w).transpose(0, 1).reshape(-1, out)
+    if isinstance(module, nn.Linear):
+        z = z.reshape(*x.shape[:-1], out)
+    else:
+        sizes = zip(x.shape[2:], padding_of(module), module.kernel_size, module.stride, module.dilation, strict=True)
+        z = z.reshape(x.shape[0], *((n + sum(p) - d * (k - 1) - 1) // s + 1 for n, p, k, s, d in sizes), out)
+        z = z.movedim(-1, 1)
+    bias = None if module.bias is None else w[:, -1].reshape(-1)
+    weight = w if module.bias is None else w[:, :-1]
+    return weight.mT.reshape(module.weight.shape), bias, z
+
+
+class Literal:
+    """A copy of a model whose solved weights are functions of targets that autograd differentiates."""
+
+    def __init__(self, model, targets, *, ridge, scale="absolute", method="scu", rows=None):
+        self.model = copy.deepcopy(model).train()
+        self.targets = {name: t.detach().clone().requires_grad_() for name, t in targets.items()}
+        self.ridge, self.scale, self.method, self.rows = ridge, scale, method, rows or {}
+
+    def weights(self, *reference: Tensor) -> dict[str, Tensor]:
+        """The solved parameters by name, after a pass over the reference batch."""
+        solved: dict[str, Tensor] = {}
+
+        def hook(name):
+            def replace(module, args, output):
+                target, rows = self.targets[name], self.rows.get(name)
+                weight, bias, z = solve_layer(module, args[0], target, rows, self.ridge, self.scale)
+                solved[f"{name}.weight"] = weight
+                if bias is not None:
+                    solved[f"{name}.bias"] = bias
+                return target * 1 if self.method == "ocu" else z
+
+            return replace
+
+        handles = [self.model.get_submodule(name).register_forward_hook(hook(name)) for name in self.targets]
+        self.model(*reference)
+        for handle in handles:
+            handle.remove()
+        return solved
+
+    def gradients(self, reference, loss) -> dict[str, Tensor]:
+        """Gradients of ``loss(run)`` by name: of every target, and of every parameter that isn't solved."""
+        solved = self.weights(*reference)
+        others = {n: p for n, p in self.model.named_parameters() if n not in solved}
+
+        def run(*inputs):
+            return torch.func.functional_call(self.model, solved, inputs)
+
+        variables = {**self.targets, **others}
+        found = torch.autograd.grad(loss(run), list(variables.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(v) if g is None else g for (name, v), g in zip(variables.items(), found, strict=True)
+        }
