@@ -40,16 +40,19 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     chosen: list[TargetLayer] = []
     frozen: list[str] = []
     owners = _owners(model)
+    for pattern in config.layers or ():
+        hits = list(_match([pattern], modules, "layers"))
+        if not any(_solvable(modules[name]) for name in hits):
+            found = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5])
+            raise TargetSpaceError(
+                f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {_SUPPORTED}, "
+                f"called as layers and without parametrizations."
+            )
     for name, module in modules.items():
         if name in dropped or (asked is not None and name not in asked):
             continue
-        kind = family(module)
-        if kind is None or module._parameters.get("weight") is None:
-            if asked is not None and asked[name] == name and not _inside(name, asked):
-                raise TargetSpaceError(
-                    f"layer '{name}' ({type(module).__name__}) was chosen but cannot be solved. Supported: "
-                    f"{_SUPPORTED}, called as layers and without parametrizations."
-                )
+        kind = _solvable(module)
+        if kind is None:
             continue
         trainable = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
         if not all(trainable):
@@ -78,42 +81,42 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
 
 
 def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
-    """The names of supported layers whose parameters are all trainable, and none of them in ``trained`` (by id)."""
+    """The names of supported, trainable layers whose weight isn't in ``trained`` (by id)."""
     return [
         plain_name(name)
         for name, module in model.named_modules()
-        if family(module) is not None
+        if _solvable(module) is not None
         and all(p.requires_grad for p in module.parameters(recurse=False))
-        and not any(id(p) in trained for p in module.parameters(recurse=False))
+        and id(module.weight) not in trained
     ]
 
 
-def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, str]:
-    """The names that the patterns match, with the pattern; a container's name stands for all that it holds."""
+def _solvable(module: nn.Module) -> type[TargetLayer] | None:
+    """The family that solves ``module``, whose weight must be a parameter of its own."""
+    return family(module) if module._parameters.get("weight") is not None else None
+
+
+def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, None]:
+    """The names that the patterns match, in order; a container's name stands for all that it holds."""
     names = [name for name in modules if name]
-    found: dict[str, str] = {}
+    found: dict[str, None] = {}
     for pattern in patterns:
         hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
         if not hits:
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
             hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
             raise TargetSpaceError(f"{option}: '{pattern}' matches no layer. {hint}")
-        for name in hits:
-            found.setdefault(name, pattern)
+        found.update(dict.fromkeys(hits))
     return found
 
 
-def _inside(name: str, asked: dict[str, str]) -> list[str]:
-    return [other for other in asked if other.startswith(f"{name}.")]
-
-
 def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """For each parameter, the names under which modules hold it."""
+    """For each parameter, the names under which modules hold it; a module registered twice counts once."""
     owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(plain_name(name))
-    # a module registered twice is one layer, not two tied ones
-    return {key: list(dict.fromkeys(names)) for key, names in owners.items()}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append(plain_name(f"{prefix}.{name}" if prefix else name))
+    return owners
 
 
 def _census(modules: dict[str, nn.Module]) -> str:

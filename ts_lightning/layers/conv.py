@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
 from ts_lightning.ridge import RidgeSolver, solve
@@ -34,6 +35,11 @@ class ConvTargets(TargetLayer):
 
     def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows; "auto" keeps max(1024, unknowns of one output)."""
+        if x.dim() != self.weight.dim():
+            raise TargetSpaceError(
+                f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
+                f"(N, C, *space): give the reference batch its first dimension."
+            )
         x = self.geometry.pad(x)
         outputs = self.geometry.outputs(x)
         total = x.shape[0] * math.prod(outputs)
