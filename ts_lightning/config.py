@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-RidgeScale = Literal["absolute", "mean", "feature"]
+RidgeScale = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
 Init = Literal["projected", "normalised", "weights"]
 Selection = Literal["first", "random", "balanced"]
@@ -75,11 +75,14 @@ class TargetSpaceConfig:
         exclude: names or globs of layers to leave in weight space.
         ridge: the ridge constant, in the unit that ``ridge_scale`` says.
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"mean"``: ``ridge`` times the mean
-            of diag(A'A). ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input feature.
+            of diag(A'A). ``"variance"``: the same with the mean of every input taken off, so that a layer's large
+            constant inputs (deep ReLU networks) do not drown what differs between samples. ``"feature"``: ``ridge``
+            times diag(A'A), a ridge of its own for every input.
         method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
-            ``"normalised"``: also rescaled to the standard deviation ``init_std``, layer by layer.
+            ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
+            layer.
             ``"weights"``: targets that reproduce the model's present weights.
         init_std: standard deviation of the initial targets (pre-activation units); ``None``: 1, and 0.1 for
             convolutions where ``init="projected"``.
@@ -90,8 +93,8 @@ class TargetSpaceConfig:
 
     layers: Sequence[str] | None = None
     exclude: Sequence[str] = ()
-    ridge: float = 0.3
-    ridge_scale: RidgeScale = "mean"
+    ridge: float = 1.0
+    ridge_scale: RidgeScale = "variance"
     method: Method = "scu"
     init: Init = "normalised"
     init_std: float | None = None

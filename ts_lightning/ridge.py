@@ -4,28 +4,34 @@ Shapes: ``A`` (..., N, d), one row per place where a layer is applied and one co
 them where the layer has a bias); ``T`` (..., N, m), the targets; ``W`` (..., d, m). Leading dimensions are separate
 problems (the groups of a convolution).
 
-R = c S^2 with a number c and a diagonal S^2, which is how one piece of code serves the three scales:
+R = c S^2 with a number c and a diagonal S^2, which is how one piece of code serves the four scales, where B is A with
+every column's mean taken off:
 
-=========== ===================== ============================
-scale       c                     S^2
-=========== ===================== ============================
-"absolute"  ridge                 1
-"mean"      ridge mean(diag A'A)  1
-"feature"   ridge                 diag A'A (+ tiny mean)
-=========== ===================== ============================
+=========== ============================ =======================
+scale       c                            S^2
+=========== ============================ =======================
+"absolute"  ridge                        1
+"variance"  ridge mean(diag B'B)         1
+"mean"      ridge mean(diag A'A)         1
+"feature"   ridge                        diag A'A
+=========== ============================ =======================
+
+("variance" adds 1e-6 of what "mean" would take, and "feature" 1e-6 of the diagonal's mean, so that inputs that never
+change have a ridge too.)
 
 Primal (N >= d): M = A'A + R is factorised. Dual (N < d): K = A S^-2 A' + c I is, and d x d is never built. The Cholesky
 factor of the forward pass serves the backward pass (Fairbank et al. 2022, section 3.2 and appendix A): with G = dL/dW,
 
-    V = M^-1 G        dL/dT = A V        dL/dA = (T - A W) V' - (A V) W' + A diag(k)
+    V = M^-1 G        dL/dT = A V        dL/dA = (T - A W) V' - (A V) W' + A diag(k) + 1 h'
 
-where k carries the dependence of R on A ("mean", "feature"). In the dual T - A W = c K^-1 T and c V = S^-2 (G - A'A V),
+where k and h carry the dependence of R on A. In the dual T - A W = c K^-1 T and c V = S^-2 (G - A'A V),
 so nothing is divided by c.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -36,7 +42,7 @@ from torch.autograd.function import once_differentiable
 from ts_lightning.config import RidgeScale, SolveDtype, check_choice, check_positive
 from ts_lightning.errors import TargetSpaceError
 
-_DEAD_FEATURE = 1e-6  # "feature": the share of the mean that a feature which is always zero gets
+_FLOOR = 1e-6  # the share of the mean of diag(A'A) that an input which never changes still gets
 _BLOCK = 192  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
 
 
@@ -52,15 +58,32 @@ def gram_matrix(a: Tensor) -> Tensor:
     return out
 
 
+def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
+    """A'A as :func:`gram_matrix` has it, and the sums of A's columns (..., d)."""
+    return gram_matrix(a), a.sum(-2)
+
+
+#: function of a precision that returns A'A (..., d, d), lower triangle at least and free to be written to, and the sums
+#: of A's columns (..., d)
+Moments = Callable[[torch.dtype], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Scale:
+    """What R is made of, for one A."""
+
+    unit: Tensor  # (..., 1), c for a ridge of 1
+    s2: Tensor | None  # (..., d), None for ones
+    means: Tensor  # (..., d), of A's columns
+
+
 @dataclass
 class Factor:
     """The Cholesky factor of one regularised system, and what its backward pass needs beside it."""
 
     cholesky: Tensor
     c: Tensor  # (..., 1)
-    s2: Tensor | None  # (..., d), None for ones
-    trace: Tensor  # (..., 1), of A'A
-    ridge: float
+    scale: Scale
     dual: bool
 
     def solve(self, b: Tensor) -> Tensor:
@@ -69,7 +92,14 @@ class Factor:
 
     def unscale(self, b: Tensor) -> Tensor:
         """S^-2 ``b`` for ``b`` (..., d, m)."""
-        return b if self.s2 is None else b / self.s2.unsqueeze(-1)
+        return b if self.scale.s2 is None else b / self.scale.s2.unsqueeze(-1)
+
+
+def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor, s2: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The Cholesky factor of ``matrix`` with c S^2 added to its ``diagonal``, which is written over."""
+    torch.add(diagonal, c if s2 is None else c * s2, out=matrix.diagonal(dim1=-2, dim2=-1))
+    cholesky, info = torch.linalg.cholesky_ex(matrix)
+    return cholesky, info
 
 
 class RidgeSolver:
@@ -95,73 +125,61 @@ class RidgeSolver:
             return [getattr(torch, self.dtype)]
         return [torch.float64] if given == torch.float64 else [torch.float32, torch.float64]
 
-    def _scale(self, diagonal: Tensor, ridge: float) -> tuple[Tensor, Tensor | None]:
-        mean = diagonal.mean(-1, keepdim=True).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
+    def _measure(self, diagonal: Tensor, means: Tensor, rows: int) -> Scale:
+        """R's scale for diag(A'A) and the means of A's columns, each (..., d)."""
+        trace = diagonal.sum(-1, keepdim=True).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
+        mean = trace / diagonal.shape[-1]
         if self.scale == "absolute":
-            return torch.full_like(mean, ridge), None
+            return Scale(torch.ones_like(mean), None, means)
+        if self.scale == "feature":
+            return Scale(torch.ones_like(mean), diagonal + _FLOOR * mean, means)
         if self.scale == "mean":
-            return ridge * mean, None
-        return torch.full_like(mean, ridge), diagonal + _DEAD_FEATURE * mean
+            return Scale(mean, None, means)
+        centred = (trace - rows * means.square().sum(-1, keepdim=True)).clamp_min(0)
+        return Scale((centred + _FLOOR * trace) / diagonal.shape[-1], None, means)
 
-    def primal(self, gram: Any, given: torch.dtype) -> Factor:
+    def primal(self, moments: Moments, rows: int, given: torch.dtype) -> Factor:
         """Factorise A'A + R.
 
         Args:
-            gram: function of a precision that returns A'A (..., d, d), lower triangle at least.
+            moments: A'A and the sums of A's columns, see :data:`Moments`.
+            rows: N.
             given: the precision of A.
 
         Raises:
             TargetSpaceError: A'A is not finite in any precision.
         """
 
-        def build(dtype: torch.dtype) -> tuple[Tensor, Tensor, Any]:
-            m = gram(dtype)
-            diagonal = m.diagonal(dim1=-2, dim2=-1).clone()
+        def system(dtype: torch.dtype) -> tuple[Tensor, Scale]:
+            gram, sums = moments(dtype)
+            return gram, self._measure(gram.diagonal(dim1=-2, dim2=-1), sums / rows, rows)
 
-            def regularised(ridge: float) -> tuple[Tensor, Tensor, Tensor | None]:
-                c, s2 = self._scale(diagonal, ridge)
-                shifted = m.clone() if ridge != self.ridge else m
-                torch.add(diagonal, c if s2 is None else c * s2, out=shifted.diagonal(dim1=-2, dim2=-1))
-                return shifted, c, s2
-
-            trace = diagonal.sum(-1, keepdim=True)
-            s2 = self._scale(diagonal, self.ridge)[1]
-            scaled = trace if s2 is None else (diagonal / s2).sum(-1, keepdim=True)
-            return trace, scaled, regularised
-
-        return self._factorise(build, given, dual=False)
+        return self._factorise(system, given, dual=False)
 
     def dual(self, a: Tensor) -> Factor:
         """Factorise A S^-2 A' + c I for ``a`` (..., N, d)."""
 
-        def build(dtype: torch.dtype) -> tuple[Tensor, Tensor, Any]:
+        def system(dtype: torch.dtype) -> tuple[Tensor, Scale]:
             x = a.to(dtype)
-            diagonal = x.square().sum(-2)
-            _, s2 = self._scale(diagonal, self.ridge)
-            kernel = (x if s2 is None else x / s2.unsqueeze(-2)) @ x.mT
-            k_diagonal = kernel.diagonal(dim1=-2, dim2=-1).clone()
+            scale = self._measure(x.square().sum(-2), x.mean(-2), x.shape[-2])
+            return (x if scale.s2 is None else x / scale.s2.unsqueeze(-2)) @ x.mT, scale
 
-            def regularised(ridge: float) -> tuple[Tensor, Tensor, Tensor | None]:
-                c, _ = self._scale(diagonal, ridge)
-                shifted = kernel.clone() if ridge != self.ridge else kernel
-                torch.add(k_diagonal, c, out=shifted.diagonal(dim1=-2, dim2=-1))
-                return shifted, c, s2
+        return self._factorise(system, a.dtype, dual=True)
 
-            return diagonal.sum(-1, keepdim=True), k_diagonal.sum(-1, keepdim=True), regularised
-
-        return self._factorise(build, a.dtype, dual=True)
-
-    def _factorise(self, build: Any, given: torch.dtype, dual: bool) -> Factor:
+    def _factorise(
+        self, system: Callable[[torch.dtype], tuple[Tensor, Scale]], given: torch.dtype, *, dual: bool
+    ) -> Factor:
         """Try each precision; in the last one, raise the ridge until Cholesky succeeds."""
-        precisions = self.precisions(given)
-        for dtype in precisions:
-            trace, scaled, regularised = build(dtype)
-            m, c, s2 = regularised(self.ridge)
-            cholesky, info = torch.linalg.cholesky_ex(m)
+        for dtype in self.precisions(given):
+            matrix, scale = system(dtype)
+            diagonal = matrix.diagonal(dim1=-2, dim2=-1).clone()
+            s2 = None if dual else scale.s2
+            trace = (diagonal if s2 is None else diagonal / s2).sum(-1, keepdim=True)
+            c = self.ridge * scale.unit
+            cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay below the ridge.
-            held = (torch.finfo(dtype).eps * scaled <= c).all() & (info == 0).all() & trace.isfinite().all()
-            if held:
-                return Factor(cholesky, c, s2, trace, self.ridge, dual)
+            if (torch.finfo(dtype).eps * trace <= c).all() & (info == 0).all() & trace.isfinite().all():
+                return Factor(cholesky, c, scale, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(
                 f"{self.label}: the layer's inputs on the reference batch hold a NaN or an infinity, or values too "
@@ -173,16 +191,16 @@ class RidgeSolver:
             ridge *= 10
             if ridge > 1e30:
                 raise TargetSpaceError(f"{self.label}: A'A + R is not positive definite for any ridge up to {ridge:g}.")
-            m, c, s2 = regularised(ridge)
-            cholesky, info = torch.linalg.cholesky_ex(m)
+            c = ridge * scale.unit
+            cholesky, info = _cholesky(matrix, diagonal, c, s2)
         if ridge != self.ridge and not self._said_larger:
             self._said_larger = True
             warnings.warn(
                 f"{self.label}: A'A + R cannot be factorised in {dtype} with ridge {self.ridge:g}; {ridge:g} is used "
-                f"where that happens. Choose a larger ridge, or ridge_scale='mean'.",
+                f"where that happens. Choose a larger ridge, or ridge_scale='variance'.",
                 stacklevel=2,
             )
-        return Factor(cholesky, c, s2, trace, ridge, dual)
+        return Factor(cholesky, c, scale, dual)
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
@@ -193,14 +211,19 @@ class RidgeSolver:
                 f"the gradients, or look for a NaN in the loss."
             )
 
-    def column_gain(self, factor: Factor, cvw: Tensor) -> Tensor | None:
-        """The k of dL/dA += A diag(k), from ``cvw`` (..., d), the sum over outputs of c (V * W)."""
+    def scale_gradient(self, factor: Factor, cvw: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """How R depends on A: the k and h of dL/dA += A diag(k) + 1 h', each (..., d); None where it does not.
+
+        Args:
+            factor: the system's factor.
+            cvw: c (V * W) summed over outputs, (..., d).
+        """
         if self.scale == "absolute":
             return None
-        if self.scale == "mean":
-            gain = -2 * cvw.sum(-1, keepdim=True) / factor.trace.clamp_min(torch.finfo(cvw.dtype).tiny)
-            return gain.expand_as(cvw)
-        return -2 * (cvw + _DEAD_FEATURE * cvw.mean(-1, keepdim=True))
+        if self.scale == "feature":
+            return -2 * (cvw + _FLOOR * cvw.mean(-1, keepdim=True)), None
+        k = (-2 * cvw.mean(-1, keepdim=True) / factor.scale.unit).expand_as(cvw)
+        return (k, None) if self.scale == "mean" else ((1 + _FLOOR) * k, -k * factor.scale.means)
 
 
 class _SolveApply(torch.autograd.Function):
@@ -214,7 +237,7 @@ class _SolveApply(torch.autograd.Function):
             kt = factor.solve(t)
             w = factor.unscale(a.mT.to(dtype) @ kt)
         else:
-            factor = solver.primal(lambda dtype: gram_matrix(a.to(dtype)), a.dtype)
+            factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
             dtype = factor.cholesky.dtype
             kt = None
             w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
@@ -252,9 +275,12 @@ class _SolveApply(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             passed = -av if dz is None else dz.to(dtype) - av
             da = left @ right.mT + passed @ wx.mT
-            gain = ctx.solver.column_gain(factor, cvw)
-            if gain is not None:
+            gradient = ctx.solver.scale_gradient(factor, cvw)
+            if gradient is not None:
+                gain, offset = gradient
                 da = da.addcmul_(ax, gain.unsqueeze(-2))
+                if offset is not None:
+                    da += offset.unsqueeze(-2)
             da = da.to(a.dtype)
         return da, av.to(t.dtype), None, None
 
@@ -280,7 +306,8 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
         a: inputs A, shape (..., N, d).
         t: targets T, shape (..., N, m).
         ridge: the ridge constant, above 0, in the unit that ``scale`` says.
-        scale: "absolute": R = ridge I; "mean": R = ridge mean(diag A'A) I; "feature": R = ridge diag(A'A).
+        scale: the unit of ``ridge``: "absolute": R = ridge I; "mean": R = ridge mean(diag A'A) I; "variance": the same
+            without the means of A's columns; "feature": R = ridge diag(A'A).
 
     Returns:
         W, shape (..., d, m), in the precision of ``t``.

@@ -137,7 +137,7 @@ class TargetSpace:
         self._solved = []
 
     def project(self) -> None:
-        """Replace the targets by what the solved layers achieve, in order; normalised where the config says so."""
+        """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
         with torch.no_grad():
             self._walk(self._visit_project)
         self.solve()
@@ -211,14 +211,8 @@ class TargetSpace:
 
     def _visit_project(self, layer: TargetLayer, x: Tensor) -> Tensor:
         targets = self.targets[layer.name]
-        _, _, z = layer.solve(x, targets)
-        targets.copy_(layer.select(z))
-        if self.config.init == "normalised":
-            spread = targets.std()
-            if spread > 0:
-                targets.mul_((self.config.init_std or 1.0) / spread)
-        _, _, z = layer.solve(x, targets)
-        return self._passed(targets, z)
+        targets.copy_(layer.select(layer.solve(x, targets)[2]))
+        return self._passed(targets, layer.solve(x, targets)[2])
 
     @torch.no_grad()
     def _bind(self, generator: torch.Generator, given: dict[str, Tensor] | None) -> None:
@@ -239,15 +233,17 @@ class TargetSpace:
             if given is not None:
                 start = _checked(given, layer.name, shape)
             elif self.config.init == "weights":
-                start, rank, columns = layer.reproduce(x)
+                start, rank, columns = layer.reproduce(x, layer.weight, layer.bias, 0.0)
                 if rank < columns:
                     changes.append((layer.name, rank, columns))
+            elif self.config.init == "normalised":
+                start = layer.start(x, self.config.init_std or 1.0, generator)
             else:
-                std = self.config.init_std or (1.0 if self.config.init == "normalised" else layer.init_std)
+                std = self.config.init_std or layer.init_std
                 start = torch.empty(shape)
                 nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
             self.targets[layer.name] = nn.Parameter(start.to(device=x.device, dtype=layer.weight.dtype, copy=True))
-            if given is None and self.config.init != "weights":
+            if given is None and self.config.init == "projected":
                 return self._visit_project(layer, x)
             _, _, z = layer.solve(x, self.targets[layer.name])
             return self._passed(self.targets[layer.name], z)

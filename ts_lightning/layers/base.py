@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Rows, TargetSpaceConfig
-from ts_lightning.ridge import Factor, RidgeSolver
+from ts_lightning.ridge import RidgeSolver
+
+_START_DAMPING = 0.1  # docs/defaults.md has the measurements
 
 
 class TargetLayer(ABC):
@@ -58,12 +60,29 @@ class TargetLayer(ABC):
         """Solve on input ``x``: the weight, the bias and the layer's output, all differentiable."""
 
     @abstractmethod
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's output on input ``x`` with these weights."""
+
+    @abstractmethod
     def select(self, z: Tensor) -> Tensor:
         """The entries of the layer's output ``z`` that have targets, in the targets' shape."""
 
     @abstractmethod
-    def reproduce(self, x: Tensor) -> tuple[Tensor, int, int]:
-        """Targets that reproduce the module's present weights on input ``x``, the rank of A, and its columns."""
+    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
+        """Targets that reproduce ``weight`` and ``bias`` on input ``x``, the rank of A, and its columns."""
+
+    def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.
+
+        The starting weights are those of layer-sequential unit variance (Mishkin and Matas, ICLR 2016). The targets
+        make up for the shrinkage of the ridge, but for directions of A whose variance is below a tenth of it.
+        """
+        weight = torch.empty(self.weight.shape, dtype=torch.float64)
+        weight = nn.init.orthogonal_(weight, generator=generator).to(x.device)
+        bias = None if self.bias is None else weight.new_zeros(self.bias.shape)
+        spread = float(self.select(self.apply(x.double(), weight, bias)).std(correction=0))
+        weight = weight * (std / spread if spread > 0 else 1.0)
+        return self.reproduce(x, weight, bias, _START_DAMPING)[0]
 
 
 def sample_rows(total: int, keep: int, generator: torch.Generator) -> Tensor | None:
@@ -73,37 +92,44 @@ def sample_rows(total: int, keep: int, generator: torch.Generator) -> Tensor | N
     return torch.randperm(total, generator=generator)[:keep].sort().values
 
 
-def pseudo_inverse(gram: Tensor, rows: int) -> tuple[Tensor, int]:
-    """The pseudo-inverse of a symmetric positive semi-definite matrix (..., n, n), and its (least) rank."""
-    values, vectors = torch.linalg.eigh(gram)
-    floor = torch.finfo(values.dtype).eps * max(gram.shape[-1], rows) * values[..., -1:]
-    kept = values > floor
-    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
-    return (vectors * inverse.unsqueeze(-2)) @ vectors.mT, int(kept.sum(-1).min())
+def reproduce_matrix(a: Tensor, w0: Tensor, solver: RidgeSolver, damping: float) -> tuple[Tensor, int]:
+    """Targets T = A (W0 + (A'A + damping R)^-1 R W0), and the rank of A (not looked for where there is damping).
 
-
-def reproduce_matrix(a: Tensor, w0: Tensor, solver: RidgeSolver) -> tuple[Tensor, int]:
-    """Targets T = A (W0 + (A'A)^-1 R W0) from which the ridge solve gives W0 back, and the rank of A.
-
-    Exact where A (..., N, d) has full column rank; otherwise W0 is projected on A's rows, which leaves A W0 as it is.
-    All in float64.
+    Without damping the ridge solve gives W0 back: exactly where A (..., N, d) has full column rank, and projected on
+    A's rows, which leaves A W0 as it is, otherwise. All in float64.
     """
     a, w0 = a.double(), w0.double()
     z0 = a @ w0
     if a.shape[-2] < a.shape[-1]:
-        factor: Factor = solver.dual(a)
-        kernel = (a if factor.s2 is None else a / factor.s2.unsqueeze(-2)) @ a.mT
-        inverse, rank = pseudo_inverse(kernel, a.shape[-1])
-        return z0 + factor.c.unsqueeze(-1) * (inverse @ z0), rank
-    gram = a.mT @ a
-    factor = solver.primal(lambda dtype: gram.to(dtype).clone(), torch.float64)
-    correction, rank = reproduce_correction(gram, w0, factor, a.shape[-2])
+        factor = solver.dual(a)
+        kernel = factor.unscale(a.mT).mT @ a.mT
+        c = factor.c.unsqueeze(-1)
+        inverse, rank = _inverse(kernel, z0, damping * c, a.shape[-1])
+        return z0 + c * inverse, rank
+    gram, sums = a.mT @ a, a.sum(-2)
+    correction, rank = reproduce_correction(gram, sums, w0, solver, a.shape[-2], damping)
     return z0 + a @ correction, rank
 
 
-def reproduce_correction(gram: Tensor, w0: Tensor, factor: Factor, rows: int) -> tuple[Tensor, int]:
-    """(A'A)^+ R W0 for a full symmetric ``gram`` (..., d, d) in float64, and the rank of A."""
-    scale = torch.ones_like(gram[..., 0]) if factor.s2 is None else factor.s2.sqrt()
-    inverse, rank = pseudo_inverse(gram / (scale.unsqueeze(-1) * scale.unsqueeze(-2)), rows)
-    shrunk = factor.c.unsqueeze(-1) * (inverse @ (scale.unsqueeze(-1) * w0))
-    return shrunk / scale.unsqueeze(-1), rank
+def reproduce_correction(
+    gram: Tensor, sums: Tensor, w0: Tensor, solver: RidgeSolver, rows: int, damping: float
+) -> tuple[Tensor, int]:
+    """(A'A + damping R)^-1 R W0 for a full symmetric ``gram`` (..., d, d) in float64, and the rank of A."""
+    factor = solver.primal(lambda dtype: (gram.to(dtype, copy=True), sums.to(dtype)), rows, torch.float64)
+    s2 = factor.scale.s2
+    scale = (torch.ones_like(sums) if s2 is None else s2.sqrt()).unsqueeze(-1)
+    c = factor.c.unsqueeze(-1)
+    inverse, rank = _inverse(gram / (scale * scale.mT), scale * w0, damping * c, rows)
+    return c * inverse / scale, rank
+
+
+def _inverse(matrix: Tensor, right: Tensor, shift: Tensor, size: int) -> tuple[Tensor, int]:
+    """(matrix + shift I)^-1 right, or the pseudo-inverse's for shift 0; and the least rank, if it was looked for."""
+    if (shift > 0).all():
+        shifted = matrix + shift * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        return torch.cholesky_solve(right, torch.linalg.cholesky(shifted)), matrix.shape[-1]
+    values, vectors = torch.linalg.eigh(matrix)
+    floor = torch.finfo(values.dtype).eps * max(matrix.shape[-1], size) * values[..., -1:]
+    kept = values > floor
+    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+    return vectors @ (inverse.unsqueeze(-1) * (vectors.mT @ right)), int(kept.sum(-1).min())

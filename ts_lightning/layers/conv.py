@@ -71,26 +71,28 @@ class ConvTargets(TargetLayer):
         weight = weight.contiguous()
         return weight, bias, self.geometry.convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Output (N, out, *space)."""
+        return self.geometry.convolve(self.geometry.pad(x), weight, bias)
+
     def select(self, z: Tensor) -> Tensor:
         """The outputs at the solved rows."""
         return z if self.rows is None else z.movedim(1, -1).reshape(-1, z.shape[1])[self.rows]
 
-    def reproduce(self, x: Tensor) -> tuple[Tensor, int, int]:
-        """Targets for the present weight and bias."""
+    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
+        """Targets for a weight and bias."""
         x = self.geometry.pad(x).double()
-        weight, bias = self.weight.double(), None if self.bias is None else self.bias.double()
-        w0 = self.geometry.to_matrix(weight, bias)
+        w0 = self.geometry.to_matrix(weight.double(), None if bias is None else bias.double())
         if self.patches is not None:
-            t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver)
+            t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver, damping)
             rows = t.transpose(0, 1).reshape(t.shape[1], -1)
             if self.rows is None:
                 rows = rows.view(x.shape[0], *self.geometry.outputs(x), -1).movedim(-1, 1)
             return rows, rank, w0.shape[1]
-        gram = self.geometry.gram(x, bias is not None, torch.float64)
+        gram, sums = self.geometry.moments(x, bias is not None, torch.float64)
         gram = gram.tril() + gram.tril(-1).mT
-        factor = self.solver.primal(lambda dtype: gram.to(dtype).clone(), torch.float64)
         total = x.shape[0] * math.prod(self.geometry.outputs(x))
-        correction, rank = reproduce_correction(gram, w0, factor, total)
+        correction, rank = reproduce_correction(gram, sums, w0, self.solver, total, damping)
         shifted, shifted_bias = self.geometry.to_weight(w0 + correction, bias is not None)
         return self.geometry.convolve(x, shifted.contiguous(), shifted_bias), rank, w0.shape[1]
 
@@ -102,7 +104,8 @@ class _ConvSolve(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, t: Tensor, geometry: Geometry, solver: RidgeSolver, bias: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        factor = solver.primal(lambda dtype: geometry.gram(x, bias, dtype), x.dtype)
+        rows = t.numel() // t.shape[1]
+        factor = solver.primal(lambda dtype: geometry.moments(x, bias, dtype), rows, x.dtype)
         dtype = factor.cholesky.dtype
         like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
         rhs = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
@@ -144,9 +147,13 @@ class _ConvSolve(torch.autograd.Function):
             dx = geometry.backward(residual.to(dtype), xs, vw, geometry.groups, [True, False])[0]
             dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
             w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
-            gain = ctx.solver.column_gain(factor, factor.c * (v * w).sum(-1))
-            if gain is not None:
-                dx.addcmul_(xs, geometry.multiplicity(gain[:, :-1] if ctx.bias else gain, x))
+            gradient = ctx.solver.scale_gradient(factor, factor.c * (v * w).sum(-1))
+            if gradient is not None:
+                gain, offset = gradient
+                channels = slice(None, -1 if ctx.bias else None)
+                dx.addcmul_(xs, geometry.spread(gain[:, channels], x))
+                if offset is not None:
+                    dx += geometry.spread(offset[:, channels], x)
             dx = dx.to(x.dtype)
         return dx, av.to(residual.dtype), None, None, None
 

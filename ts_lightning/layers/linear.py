@@ -38,16 +38,20 @@ class LinearTargets(TargetLayer):
             w, z = solve_apply(a, targets.reshape(-1, targets.shape[-1]), self.solver)
             return *self._split(w), z.view(*x.shape[:-1], z.shape[-1])
         weight, bias = self._split(solve(a, targets, self.solver))
-        return weight, bias, functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return weight, bias, self.apply(x, weight, bias)
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Output (..., out)."""
+        return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def select(self, z: Tensor) -> Tensor:
         """The outputs at the solved rows."""
         return z if self.rows is None else z.reshape(-1, z.shape[-1])[self.rows]
 
-    def reproduce(self, x: Tensor) -> tuple[Tensor, int, int]:
-        """Targets for the present weight and bias."""
+    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
+        """Targets for a weight and bias."""
         a = self._matrix(x)
-        w0 = self.weight.mT if self.bias is None else torch.cat([self.weight.mT, self.bias.unsqueeze(0)])
-        targets, rank = reproduce_matrix(a, w0, self.solver)
+        w0 = weight.mT if bias is None else torch.cat([weight.mT, bias.unsqueeze(0)])
+        targets, rank = reproduce_matrix(a, w0, self.solver, damping)
         shape = (*x.shape[:-1], targets.shape[-1]) if self.rows is None else targets.shape
         return targets.reshape(shape), rank, a.shape[-1]

@@ -83,8 +83,10 @@ class Geometry:
         z = z.movedim(1, -1).reshape(-1, self.groups, z.shape[1] // self.groups)
         return z.transpose(0, 1)
 
-    def gram(self, x: Tensor, bias: bool, dtype: torch.dtype) -> Tensor:
-        """A'A (groups, d, d) for padded ``x``, its lower triangle at least, without the patches along the first axis.
+    def moments(self, x: Tensor, bias: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A'A (groups, d, d), its lower triangle at least, and the sums of A's columns (groups, d), for padded ``x``.
+
+        Without the patches along the first axis.
 
         Patches are laid out along all axes of space but the first: U[q] is (images x positions, offsets x channels) for
         input row q. With stride 1 the block of A'A at first-axis offsets (i, j) depends on the lag j - i alone, but for
@@ -94,11 +96,12 @@ class Geometry:
         rest = math.prod(self.outputs(x)[1:])
         width = x.shape[2] * rest * math.prod(self.kernel[1:]) * x.shape[1]
         chunk = max(1, _CHUNK // width)
-        parts = [self._gram_chunk(part.to(dtype), bias) for part in torch.split(x, chunk)]
-        total = parts[0]
-        for part in parts[1:]:
-            total += part
-        return total
+        gram, sums = self._moments_chunk(x[:chunk].to(dtype), bias)
+        for part in torch.split(x[chunk:], chunk):
+            more = self._moments_chunk(part.to(dtype), bias)
+            gram += more[0]
+            sums += more[1]
+        return gram, sums
 
     def _strips(self, x: Tensor) -> Tensor:
         """U (groups, rows of the first axis, images * positions, offsets * channels)."""
@@ -128,7 +131,7 @@ class Geometry:
         sizes = zip(x.shape[2:-1], self.kernel[1:], self.stride[1:], self.dilation[1:], strict=True)
         return [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes]
 
-    def _gram_chunk(self, x: Tensor, bias: bool) -> Tensor:
+    def _moments_chunk(self, x: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
         outputs = self.outputs(x)[0]
         u = self._strips(x)
         groups, rows, _, width = u.shape
@@ -163,18 +166,20 @@ class Geometry:
                     low, high = slice(start, start + last, stride), slice(starts[j], starts[j] + last, stride)
                     block = product(low, high)
                 gram[:, j * width : (j + 1) * width, i * width : (i + 1) * width] = block
+        sums = gram.new_empty(groups, d)
+        row_sums = u.sum(2)
+        for i, start in enumerate(starts):
+            if stride == 1:
+                seen_rows = slice(max(start, 0), max(min(start + outputs, rows), 0))
+            else:
+                seen_rows = slice(start, start + stride * (outputs - 1) + 1, stride)
+            sums[:, i * width : (i + 1) * width] = row_sums[:, seen_rows].sum(1)
         if bias:
-            sums = u.sum(2)
-            for i, start in enumerate(starts):
-                if stride == 1:
-                    seen_rows = slice(max(start, 0), max(min(start + outputs, rows), 0))
-                else:
-                    seen_rows = slice(start, start + stride * (outputs - 1) + 1, stride)
-                gram[:, -1, i * width : (i + 1) * width] = sums[:, seen_rows].sum(1)
-            gram[:, -1, -1] = x.shape[0] * math.prod(self.outputs(x))
-        return gram
+            sums[:, -1] = x.shape[0] * math.prod(self.outputs(x))
+            gram[:, -1] = sums
+        return gram, sums
 
-    def multiplicity(self, gain: Tensor, x: Tensor) -> Tensor:
+    def spread(self, gain: Tensor, x: Tensor) -> Tensor:
         """For ``gain`` (groups, d without bias): its sum over the windows that see each input entry, (1, C, *space)."""
         channels = x.shape[1]
         gain = gain.reshape(self.groups, math.prod(self.kernel), -1).transpose(1, 2).reshape(channels, 1, *self.kernel)
