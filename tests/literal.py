@@ -62,8 +62,10 @@ def ridge_matrix(a: Tensor, ridge: float, scale: str) -> Tensor:
     """R (..., d, d) for A (..., N, d)."""
     diagonal = a.square().sum(-2)
     mean = diagonal.mean(-1, keepdim=True)
-    r = {"absolute": torch.ones_like(diagonal), "mean": mean.expand_as(diagonal), "feature": diagonal + 1e-6 * mean}
-    return torch.diag_embed(ridge * r[scale])
+    centred = (a - a.mean(-2, keepdim=True)).square().sum(-2).mean(-1, keepdim=True)
+    # what never changes still gets a millionth of the mean
+    r = {"absolute": mean * 0 + 1, "mean": mean, "variance": centred + 1e-6 * mean, "feature": diagonal + 1e-6 * mean}
+    return torch.diag_embed((ridge * r[scale]).expand_as(diagonal))
 
 
 def ridge_solve(a: Tensor, t: Tensor, ridge: float, scale: str) -> Tensor:

@@ -1,5 +1,7 @@
 """Gradients of whole dense networks, against the literal implementation and finite differences, in float64."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 from tests.exactness import check_exact, gradients, random_targets
 from tests.nets import Dense, loss_on
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
+from ts_lightning.config import RidgeScale
 
 QUIET = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-SCALES = ("absolute", "mean", "feature")
+SCALES = get_args(RidgeScale)
 
 
 def data(rows, inputs, classes, seed):

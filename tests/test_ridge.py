@@ -1,17 +1,24 @@
 """The ridge solve against a dense float64 solve: forms, scales, precisions, batches, and what it refuses."""
 
 import warnings
+from typing import get_args
 
 import pytest
 import torch
 
 from tests import literal
 from ts_lightning import TargetSpaceError, ridge_solve
-from ts_lightning.ridge import RidgeSolver, gram_matrix, solve, solve_apply
+from ts_lightning.config import RidgeScale
+from ts_lightning.ridge import RidgeSolver, gram_matrix, matrix_moments, solve, solve_apply
 
-SCALES = ("absolute", "mean", "feature")
+SCALES = get_args(RidgeScale)
 FORMS = {"primal": (40, 7), "square": (9, 9), "dual": (6, 30), "one row": (1, 5), "one column": (8, 1)}
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+def tolerance(form, scale, dtype=torch.float64):
+    # one row has no variance but for rounding, which a ridge of a millionth of the mean does not quite hide
+    return max(TOLERANCE[dtype], 1e-8 if (form, scale) == ("one row", "variance") else 0)
 
 
 def problem(form, batch=(), dtype=torch.float64, outputs=3, seed=0):
@@ -33,7 +40,7 @@ def test_equals_the_dense_solve(form, scale, batch, dtype):
     a, t = problem(form, batch, dtype)
     w = ridge_solve(a, t, 0.3, scale=scale)
     assert w.dtype == dtype
-    assert error(w, literal.ridge_solve(a.double(), t.double(), 0.3, scale)) < TOLERANCE[dtype]
+    assert error(w, literal.ridge_solve(a.double(), t.double(), 0.3, scale)) < tolerance(form, scale, dtype)
 
 
 @pytest.mark.parametrize("batch", [(), (2,)])
@@ -56,7 +63,7 @@ def test_gradients_equal_those_through_the_dense_solve(form, scale):
     found = torch.autograd.grad([w, z], [a, t], [dw, dz])
     w = literal.ridge_solve(a, t, 0.3, scale)
     for gradient, expected in zip(found, torch.autograd.grad([w, a @ w], [a, t], [dw, dz]), strict=True):
-        assert error(gradient, expected) < 1e-11
+        assert error(gradient, expected) < tolerance(form, scale)
 
 
 def test_second_derivatives_are_refused_rather_than_wrong():
@@ -88,7 +95,7 @@ def stiff(rows=6000, columns=24):
 @pytest.mark.parametrize("scale", SCALES)
 def test_goes_to_float64_where_float32_cannot_hold_the_gram_matrix(scale):
     a, t = stiff()
-    ridge = {"absolute": 0.1, "mean": 1e-7, "feature": 1e-7}[scale]
+    ridge = 0.1 if scale == "absolute" else 1e-7
     gram = a.T @ a
     # the case is real: rounding in float32 outweighs the ridge
     assert float(torch.linalg.eigvalsh(gram.double())[0]) < -0.1
@@ -110,12 +117,13 @@ def test_what_cannot_be_factorised_gets_a_larger_ridge_said_once(precision):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(solve(a, t, solver), w)
-        factor = solver.primal(lambda dtype: gram_matrix(a.to(dtype)), a.dtype)
-    assert f"with ridge 0.1; {factor.ridge:g} is used" in str(caught[0].message)
+        factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), a.dtype)
+    used = float(factor.c)
+    assert f"with ridge 0.1; {used:g} is used" in str(caught[0].message)
     # the least power of ten that will do
     gram = gram_matrix(a)
-    assert int(torch.linalg.cholesky_ex(gram + factor.ridge * torch.eye(len(gram), dtype=gram.dtype)).info) == 0
-    assert int(torch.linalg.cholesky_ex(gram + factor.ridge / 10 * torch.eye(len(gram), dtype=gram.dtype)).info) != 0
+    assert int(torch.linalg.cholesky_ex(gram + used * torch.eye(len(gram), dtype=gram.dtype)).info) == 0
+    assert int(torch.linalg.cholesky_ex(gram + used / 10 * torch.eye(len(gram), dtype=gram.dtype)).info) != 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -64,16 +64,17 @@ def test_explicit_patches_times_weights_are_the_convolution(case):
 
 @QUIET
 @given(case=cases(), chunk=st.sampled_from([1, 500, 2**23]))
-def test_gram_matrix(case, chunk):
+def test_gram_matrix_and_column_sums(case, chunk):
     layer, x, _ = case
     geometry, bias = Geometry.of(layer), layer.bias is not None
     a = permuted(geometry, layer, literal.matrix(x, layer))
     kept = patches._CHUNK
     patches._CHUNK = chunk
     try:
-        gram = geometry.gram(geometry.pad(x), bias, torch.float64)
+        gram, sums = geometry.moments(geometry.pad(x), bias, torch.float64)
     finally:
         patches._CHUNK = kept
+    torch.testing.assert_close(sums, a.sum(1), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gram.tril(), (a.mT @ a).tril(), rtol=1e-10, atol=1e-10)
 
 
@@ -96,7 +97,7 @@ def test_chosen_rows_and_their_gradient(case, data):
 
 @QUIET
 @given(case=cases())
-def test_multiplicity_is_the_gain_summed_over_the_windows_that_see_an_entry(case):
+def test_spread_sums_over_the_windows_that_see_an_entry(case):
     layer, x, _ = case
     geometry = Geometry.of(layer)
     x = geometry.pad(x).requires_grad_()
@@ -104,5 +105,5 @@ def test_multiplicity_is_the_gain_summed_over_the_windows_that_see_an_entry(case
     gain = torch.randn(a.shape[0], a.shape[2], generator=torch.Generator().manual_seed(0), dtype=a.dtype)
     # d/dx of sum over rows of gain * A, for one image
     (expected,) = torch.autograd.grad(a, x, gain.unsqueeze(1).expand_as(a))
-    found = geometry.multiplicity(gain, x.detach()).expand_as(x)
+    found = geometry.spread(gain, x.detach()).expand_as(x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
