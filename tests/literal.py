@@ -101,26 +101,48 @@ class Literal:
         self.targets = {name: t.detach().clone().requires_grad_() for name, t in targets.items()}
         self.ridge, self.scale, self.method, self.rows = ridge, scale, method, rows or {}
 
-    def weights(self, *reference: Tensor) -> dict[str, Tensor]:
-        """The solved parameters by name, after a pass over the reference batch."""
-        solved: dict[str, Tensor] = {}
+    def walk(self, reference, visit) -> None:
+        """Run the model on the reference batch with ``visit(name, module, x)`` giving each solved layer's output."""
 
         def hook(name):
-            def replace(module, args, output):
-                target, rows = self.targets[name], self.rows.get(name)
-                weight, bias, z = solve_layer(module, args[0], target, rows, self.ridge, self.scale)
-                solved[f"{name}.weight"] = weight
-                if bias is not None:
-                    solved[f"{name}.bias"] = bias
-                return target * 1 if self.method == "ocu" else z
-
-            return replace
+            return lambda module, args, output: visit(name, module, args[0])
 
         handles = [self.model.get_submodule(name).register_forward_hook(hook(name)) for name in self.targets]
         self.model(*reference)
         for handle in handles:
             handle.remove()
+
+    def solve_layer(self, name, module, x):
+        """Weight, bias and output of one layer on input ``x``."""
+        return solve_layer(module, x, self.targets[name], self.rows.get(name), self.ridge, self.scale)
+
+    def weights(self, *reference: Tensor) -> dict[str, Tensor]:
+        """The solved parameters by name, after a pass over the reference batch."""
+        solved: dict[str, Tensor] = {}
+
+        def visit(name, module, x):
+            weight, bias, z = self.solve_layer(name, module, x)
+            solved[f"{name}.weight"] = weight
+            if bias is not None:
+                solved[f"{name}.bias"] = bias
+            return self.targets[name] * 1 if self.method == "ocu" else z
+
+        self.walk(reference, visit)
         return solved
+
+    @torch.no_grad()
+    def project(self, *reference: Tensor) -> None:
+        """Layer by layer, put what is achieved in the targets' place, solve again, and pass that on."""
+
+        def visit(name, module, x):
+            z = self.solve_layer(name, module, x)[2]
+            if (rows := self.rows.get(name)) is not None:
+                z = z.movedim(1, -1) if not isinstance(module, nn.Linear) else z
+                z = z.reshape(-1, z.shape[-1])[rows]
+            self.targets[name] = z
+            return z if self.method == "ocu" else self.solve_layer(name, module, x)[2]
+
+        self.walk(reference, visit)
 
     def gradients(self, reference, loss) -> dict[str, Tensor]:
         """Gradients of ``loss(run)`` by name: of every target, and of every parameter that isn't solved."""

@@ -269,12 +269,13 @@ class TargetSpace:
 
 
 def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:
+    """A function that runs the model on a fresh copy of the reference: a forward may change its input in place."""
     if isinstance(reference, Tensor):
-        return lambda: model(reference)
+        return lambda: model(reference.clone())
     if callable(reference):
         return reference
     if isinstance(reference, (tuple, list)):
-        return lambda: model(*reference)
+        return lambda: model(*(item.clone() if isinstance(item, Tensor) else item for item in reference))
     raise TargetSpaceError(
         f"reference: found {type(reference).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
         f"that runs the model."
