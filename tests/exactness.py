@@ -43,7 +43,7 @@ def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, toler
     space = TargetSpace(model, reference, config)
     generator = torch.Generator().manual_seed(seed)
     random_targets(space, generator)
-    rows = {layer.name: layer.rows for layer in space._layers if layer.rows is not None}
+    rows = {layer.name: layer.rows for layer in space.layers if layer.rows is not None}
     literal = Literal(
         model, space.targets, ridge=config.ridge, scale=config.ridge_scale, method=config.method, rows=rows
     )

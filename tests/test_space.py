@@ -160,8 +160,8 @@ def test_substitution_in_place(make):
     assert all(group["params"] is old for group, old in zip(optimizer.param_groups, lists, strict=True))
     assert {id(p) for p in lists[0]} == {id(p) for p in space.parameters()}
     # each target stands where its weight stood
-    kept = [p for p in before if not any(p is layer.bias for layer in space._layers)]
-    weights = {id(layer.weight): space.targets[layer.name] for layer in space._layers}
+    kept = [p for p in before if not any(p is layer.bias for layer in space.layers)]
+    weights = {id(layer.weight): space.targets[layer.name] for layer in space.layers}
     assert all(new is weights.get(id(old), old) for new, old in zip(lists[0], kept, strict=True))
 
 

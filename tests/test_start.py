@@ -30,12 +30,12 @@ def build(make, seed=0, **options):
 
 
 def chosen(space):
-    return {layer.name: layer.rows for layer in space._layers if layer.rows is not None}
+    return {layer.name: layer.rows for layer in space.layers if layer.rows is not None}
 
 
 def achieved(model, space, x):
     """What each layer really produces on the reference batch, where it has targets."""
-    found, layers = {}, {layer.name: layer for layer in space._layers}
+    found, layers = {}, {layer.name: layer for layer in space.layers}
     for name, layer in layers.items():
         layer.module.register_forward_hook(
             lambda module, args, z, name=name: found.update({name: layers[name].select(z).clone()})

@@ -306,22 +306,25 @@ def _checked(given: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
 def _reference_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off, batch norm on the reference batch's own statistics, the random state left as it was found."""
     modes = [(module, module.training) for module in model.modules()]
-    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    norms = [(m, dict(m._buffers)) for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for module, _ in modes:
             module.training = isinstance(module, _NormBase)
-        for norm in norms:
+        for norm, _ in norms:
             norm.track_running_stats = False
+            # an instance norm writes to running statistics for as long as it has any
+            norm._buffers.update(running_mean=None, running_var=None)
         # the fused inference kernels of transformers bypass the layers
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for norm in norms:
+        for norm, statistics in norms:
             norm.track_running_stats = True
+            norm._buffers.update(statistics)
         for module, training in modes:
             module.training = training
 
