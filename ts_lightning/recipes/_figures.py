@@ -56,34 +56,35 @@ def figure(folder: Path, title: str, widths: list[float], height: float) -> Iter
         drawn.savefig(folder / "figure.svg")
 
 
-def curves(panel: Any, history: History, series: dict[str, str], title: str, *, smooth: int = 1) -> None:
-    """Draw metrics against steps.
+def curves(panel: Any, history: History, metric: str, title: str, *, batches: int = 1) -> None:
+    """Draw a metric of training and of the test split against steps.
 
     Args:
         panel: the axes.
         history: the metrics.
-        series: label of each curve by the metric's name; training metrics come out paler, behind the test metrics.
+        metric: ``accuracy`` or ``loss``.
         title: of the panel.
-        smooth: average training metrics over this many values.
+        batches: training values are means over this many batches, drawn at their middle.
     """
-    for metric, label in series.items():
-        points = history.points(metric)
-        training = metric.startswith("train/")
-        span = smooth if training else 1
-        values = [point.value for point in points]
-        means = [sum(values[max(0, i - span + 1) : i + 1]) / min(i + 1, span) for i in range(len(values))]
-        panel.plot(
-            [point.step for point in points],
-            means,
-            label=label,
-            color=ORANGE if training else BLUE,
-            linewidth=1.2 if training else 1.8,
-            marker=None if training or len(points) > 40 else "o",
-            markersize=3,
-            zorder=2 if training else 3,
-        )
+    training, test = history.points(f"train/{metric}"), history.points(f"test/{metric}")
+    spans = [training[i : i + batches] for i in range(max(len(training) - batches, 0) + 1)] if training else []
+    panel.plot(
+        [sum(point.step for point in span) / len(span) for span in spans],
+        [sum(point.value for point in span) / len(span) for span in spans],
+        label="training" if batches == 1 else f"training (mean of {batches} batches)",
+        color=ORANGE,
+        linewidth=1.2,
+    )
+    panel.plot(
+        [point.step for point in test],
+        [point.value for point in test],
+        label="test",
+        color=BLUE,
+        linewidth=1.8,
+        marker="o" if len(test) <= 40 else None,
+        markersize=3,
+    )
     panel.set_title(title)
     panel.set_xlabel("steps")
     panel.set_xlim(left=0)
-    if panel.lines and any(len(line.get_xdata()) for line in panel.lines):
-        panel.legend(loc="best")
+    panel.legend(loc="best")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
@@ -14,7 +15,10 @@ import torch
 import ts_lightning
 from ts_lightning.data import DataError
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.recipes._training import Outcome
 
+#: a shell's exit code for a program that Ctrl-C ended
+_INTERRUPTED = 128 + signal.SIGINT
 _INSTALL = "pip install 'ts-lightning[recipes]'"
 
 
@@ -58,7 +62,7 @@ class Run:
         )
 
 
-def program(recipe: str, train: Callable[..., None], argv: Sequence[str] | None) -> None:
+def program(recipe: str, train: Callable[..., Outcome], argv: Sequence[str] | None) -> None:
     """Run ``train(run, **options)`` with options parsed from ``argv``.
 
     Args:
@@ -91,17 +95,21 @@ def program(recipe: str, train: Callable[..., None], argv: Sequence[str] | None)
         text: str = parser.dump(final)
         return text
 
-    arguments = parser.instantiate_classes(options)
+    try:
+        arguments = parser.instantiate(options)
+    except (TypeError, ValueError) as error:  # the settings of target space check themselves
+        _fail(name, str(error))
     out = arguments.pop("out")
     arguments.pop("config", None)
     try:
-        train(Run(recipe, out, settings), **arguments.as_dict())
+        if train(Run(recipe, out, settings), **arguments.as_dict()).interrupted:
+            sys.exit(_INTERRUPTED)
     except (DataError, RecipeError, TargetSpaceError) as error:
         _fail(name, str(error))
     except ModuleNotFoundError as error:
         _fail(name, f"{error.name} is not installed; recipes need it: {_INSTALL}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def expect(option: str, value: float, minimum: float, *, below: float = float("inf"), strict: bool = False) -> None:
@@ -126,6 +134,6 @@ def _unused(folder: Path) -> Path:
     return candidate
 
 
-def _fail(name: str, message: str) -> Any:
+def _fail(name: str, message: str) -> NoReturn:
     print(f"{name}: error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 
@@ -21,6 +23,8 @@ from ts_lightning.recipes._history import History
 
 #: caches, allocators and lazily built kernels settle in the first steps
 _WARM_UP = 10
+#: Lightning's advice that does not fit data held in memory, and its own use of something deprecated
+_QUIET = ("does not have many workers", "exists and is not empty", "smaller than the logging interval", "LeafSpec")
 
 
 class StepClock(Callback):
@@ -99,9 +103,6 @@ def fit(
         callbacks: more callbacks.
         limits: how long to train, how often to validate and to log, in the Trainer's terms.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     clock = StepClock()
@@ -117,20 +118,44 @@ def fit(
     )
     interrupts = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(model, data)
-        interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
-        trainer.save_checkpoint(folder / "last.ckpt")
-        if not interrupted:
+        with _quiet():
+            trainer.fit(model, data)
+            trainer.save_checkpoint(folder / "last.ckpt")
             trainer.test(model, data, verbose=False)
+        interrupted = False
     except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         interrupted = True
+        _close_bar(trainer)
         trainer.save_checkpoint(folder / "last.ckpt")
     finally:
         signal.signal(signal.SIGINT, interrupts)  # Lightning ignores further ones from the first on
     history = History.read(folder / "metrics.csv")
     return Outcome(history, trainer.global_step, clock.median, sum(clock.seconds), interrupted)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's banners."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in _QUIET:
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _close_bar(trainer: Trainer) -> None:
+    """Leave the bar's last line as it is, which Lightning does not do on Ctrl-C."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar):
+        with contextlib.suppress(TypeError):  # interrupted before the bar was made
+            bar.train_progress_bar.close()
 
 
 def _wait(module: LightningModule) -> None:

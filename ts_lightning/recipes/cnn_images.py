@@ -16,7 +16,7 @@ from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._figures import curves, figure
 from ts_lightning.recipes._program import Run, expect, program
 from ts_lightning.recipes._report import table
-from ts_lightning.recipes._training import fit
+from ts_lightning.recipes._training import Outcome, fit
 
 TARGET_SPACE = TargetSpaceConfig()
 #: Adam's learning rate in each space, from the table in recipes/cnn_images/README.md
@@ -25,7 +25,7 @@ _SLOPE = 0.2
 
 
 def convolutions(shape: tuple[int, int, int], classes: int, dropout: float = 0.0) -> nn.Sequential:
-    """The convolutional network of Fairbank et al. (2022): six convolutions, pooled after each pair, and two dense layers.
+    """The network of Fairbank et al. (2022) for images: six convolutions, pooled after each pair, and two dense layers.
 
     Args:
         shape: channels, height and width of an image; height and width of at least 8.
@@ -89,7 +89,7 @@ def train(
     seed: int = 0,
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
     target_space: TargetSpaceConfig = TARGET_SPACE,
-) -> None:
+) -> Outcome:
     """Classify images with the paper's convolutional network, Adam.
 
     Args:
@@ -108,6 +108,9 @@ def train(
         seed: of the order of the data, and of initial targets and weights.
         accelerator: device; auto takes a GPU (CUDA) where there is one.
         target_space: settings of target space; unused in weight space.
+
+    Returns:
+        What the run reached.
     """
     expect("--epochs", epochs, 1)
     expect("--steps", 1 if steps is None else steps, 1)
@@ -128,16 +131,16 @@ def train(
         accelerator=accelerator,
         max_epochs=epochs,
         max_steps=-1 if steps is None else steps,
-        log_every_n_steps=5,
+        log_every_n_steps=1,
     )
     name = data if file is None else file.name
     title = f"{name}, convolutional network, {space} space"
     with figure(folder, title, [4.6, 4.6], 3.8) as (left, right):
-        for panel, metric, label in ((left, "accuracy", "accuracy"), (right, "loss", "cross-entropy")):
-            series = {f"train/{metric}": "training batches (mean of 10)", f"test/{metric}": "test split"}
-            curves(panel, outcome.history, series, label, smooth=10)
+        curves(left, outcome.history, "accuracy", "accuracy", batches=10)
+        curves(right, outcome.history, "loss", "cross-entropy", batches=10)
         right.set_yscale("log")
     print(table(title, outcome, ["test/accuracy", "test/loss"], {}, folder))
+    return outcome
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -95,8 +95,9 @@ def train(
     seed: int = 0,
     validate_every: int = 50,
     accelerator: Literal["auto", "cpu", "cuda"] = "cpu",
+    threads: int = 1,
     target_space: TargetSpaceConfig = TARGET_SPACE,
-) -> None:
+) -> Outcome:
     """Tell two interleaved spirals apart with a small tanh network, full batch, Adam.
 
     Args:
@@ -109,7 +110,11 @@ def train(
         seed: of initial targets and weights.
         validate_every: steps between two measurements on the test points.
         accelerator: device; auto takes a GPU (CUDA) where there is one. This network is faster on the CPU.
+        threads: CPU threads; more than one only get in each other's way in layers of this size.
         target_space: settings of target space; unused in weight space.
+
+    Returns:
+        What the run reached.
     """
     expect("--steps", steps, 1)
     expect("--validate_every", validate_every, 1)
@@ -117,6 +122,8 @@ def train(
     expect("--hidden", min(hidden), 1)
     lr = LEARNING_RATES[space] if lr is None else lr
     expect("--lr", lr, 0, strict=True)
+    expect("--threads", threads, 1)
+    torch.set_num_threads(threads)
     seed_everything(seed, verbose=False)
     model = TwoSpirals(hidden, shortcuts, lr, target_space if space == "target" else None)
     data = SpiralsDataModule(min(validate_every, steps))
@@ -138,6 +145,7 @@ def train(
     reached = "not reached" if perfect.step is None else f"{perfect.step:,}"
     extra = {"first step at 100 % training accuracy": reached}
     print(table(title, outcome, ["test/accuracy", "test/loss", "train/accuracy", "train/loss"], extra, folder))
+    return outcome
 
 
 @torch.no_grad()
@@ -147,10 +155,12 @@ def _draw_regions(panel: Any, model: TwoSpirals) -> None:
     axis = torch.linspace(-reach, reach, pixels)
     grid = torch.cartesian_prod(axis, axis)
     share = model.cpu().eval()(grid).softmax(dim=1)[:, 1].reshape(pixels, pixels).T
-    panel.imshow(share, extent=(-reach, reach) * 2, origin="lower", cmap="RdBu_r", vmin=-0.3, vmax=1.3, alpha=0.75)
+    panel.imshow(
+        share.numpy(), extent=(-reach, reach) * 2, origin="lower", cmap="RdBu_r", vmin=-0.3, vmax=1.3, alpha=0.75
+    )
     points, classes = spirals()
     for label, colour in ((0, BLUE), (1, ORANGE)):
-        panel.scatter(*points[classes == label].T, s=14, color=colour, edgecolor="white", linewidth=0.5)
+        panel.scatter(*points[classes == label].T.numpy(), s=14, color=colour, edgecolor="white", linewidth=0.5)
     panel.set_title("decision regions and training points")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -159,7 +169,7 @@ def _draw_regions(panel: Any, model: TwoSpirals) -> None:
 
 def _draw_curves(panel: Any, outcome: Outcome, perfect: int | None) -> None:
     """Both accuracies against steps."""
-    curves(panel, outcome.history, {"train/accuracy": "training points", "test/accuracy": "test points"}, "accuracy")
+    curves(panel, outcome.history, "accuracy", "accuracy on training and test points")
     if perfect is not None:
         panel.axvline(perfect, color="#888888", linewidth=1, linestyle="--", zorder=1)
         text = f"100 % of training\npoints at step {perfect:,}"
