@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from ts_lightning.config import ReferenceConfig
 from ts_lightning.errors import TargetSpaceError
@@ -44,16 +44,18 @@ def reference_samples(loader: Any, config: ReferenceConfig, seed: int) -> Any:
         raise TargetSpaceError("The reference batch is empty, because the training data set is. Expected samples.")
     generator = torch.Generator().manual_seed(seed)
     size = min(config.size, total)
+    if loader.batch_sampler is None and _is_batch(dataset[0]):
+        return _whole_batches(loader, config, generator)
     if config.selection == "first":
         indices = torch.arange(size)
     elif config.selection == "random":
         indices = torch.randperm(total, generator=generator)[:size].sort().values
     else:
         indices = _balanced(_labels(dataset), size, generator)
+    if loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler):
+        return loader.collate_fn(dataset[indices.tolist()])
     samples = [dataset[int(i)] for i in indices]
-    # a loader with batch_size=None has a collate_fn for single samples
-    batched = loader.batch_size is not None or loader.batch_sampler is not None
-    return (loader.collate_fn if batched else default_collate)(samples)
+    return loader.collate_fn(samples) if loader.batch_sampler is not None else default_collate(samples)
 
 
 def _leading(loader: Iterable[Any], config: ReferenceConfig) -> Any:
@@ -64,18 +66,41 @@ def _leading(loader: Iterable[Any], config: ReferenceConfig) -> Any:
             f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
             f"reference_batch()."
         )
-    batches: list[Any] = []
+    if type(loader) is DataLoader:
+        # no workers, and no draw from the loader's or the global random state
+        loader = DataLoader(
+            loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, generator=torch.Generator()
+        )
+    return _gathered(iter(loader), config.size)
+
+
+def _whole_batches(loader: DataLoader[Any], config: ReferenceConfig, generator: torch.Generator) -> Any:
+    """Samples out of a data set whose items are batches already, as batch_size=None says."""
+    if config.selection == "balanced":
+        raise TargetSpaceError(
+            "reference.selection='balanced' chooses among samples; found a data set of whole batches. Use "
+            "selection='random', or override reference_batch()."
+        )
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    order = torch.randperm(total, generator=generator) if config.selection == "random" else torch.arange(total)
+    return _gathered((loader.collate_fn(loader.dataset[int(i)]) for i in order), config.size)
+
+
+def _gathered(batches: Iterator[Any], size: int) -> Any:
+    """The first ``size`` samples of the batches, or all of the first batch where samples cannot be told apart."""
+    kept: list[Any] = []
     held = 0
-    if isinstance(loader, DataLoader) and loader.num_workers > 0:
-        loader = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
-    for batch in loader:
-        batches.append(batch)
-        held += batch_size(batch)
-        if held >= config.size:
+    for batch in batches:
+        count = batch_size(batch)
+        if count is None:
+            return batch
+        kept.append(batch)
+        held += count
+        if held >= size:
             break
-    if not batches:
+    if held == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data is. Expected samples.")
-    return _cut(_joined(batches), config.size)
+    return _cut(_joined(kept), size)
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
@@ -89,18 +114,31 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def batch_size(batch: Any) -> int:
-    """The number of samples in a batch: the length of its first tensor."""
-    first = next(_tensors(batch), None)
-    return 0 if first is None or first.dim() == 0 else first.shape[0]
+def batch_size(batch: Any) -> int | None:
+    """The number of samples in a batch: the length of its first tensor that has one, or None if there is none."""
+    return next((tensor.shape[0] for tensor in _tensors(batch) if tensor.dim() > 0), None)
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether an item is a batch rather than a sample: tensors of one length, more than vectors of numbers."""
+    tensors = list(_tensors(item))
+    lengths = {tensor.shape[0] if tensor.dim() > 0 else None for tensor in tensors}
+    return len(lengths) == 1 and max(tensor.dim() for tensor in tensors) > 1
+
+
+def _of_samples(value: Any) -> bool:
+    """Whether a value is a list of one entry per sample that is no tensor, as collated strings are."""
+    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and next(_tensors(value), None) is None
 
 
 def _joined(batches: list[Any]) -> Any:
     first = batches[0]
     if isinstance(first, Tensor):
-        return torch.cat(batches)
+        return torch.cat(batches) if first.dim() > 0 else first
     if isinstance(first, Mapping):
         return {key: _joined([batch[key] for batch in batches]) for key in first}
+    if _of_samples(first):
+        return type(first)(item for batch in batches for item in batch)
     if isinstance(first, (list, tuple)):
         parts = [_joined([batch[i] for batch in batches]) for i in range(len(first))]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
@@ -109,7 +147,9 @@ def _joined(batches: list[Any]) -> Any:
 
 def _cut(batch: Any, size: int) -> Any:
     if isinstance(batch, Tensor):
-        return batch[:size].clone()
+        return batch[:size].clone() if batch.dim() > 0 else batch
+    if _of_samples(batch):
+        return batch[:size]
     if isinstance(batch, Mapping):
         return {key: _cut(value, size) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
@@ -135,11 +175,17 @@ def _labels(dataset: Any) -> Tensor:
                     f"expected tuples with the class last. Use selection='random', or override reference_batch()."
                 )
             given = [dataset[i][-1] for i in range(len(dataset))]
-    labels: Tensor = torch.as_tensor(given)
+    try:
+        labels: Tensor = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise TargetSpaceError(
+            f"reference.selection='balanced' needs one whole number per sample as its class; found labels like "
+            f"{given[0]!r}. Use selection='random', or override reference_batch()."
+        ) from None
     if labels.is_floating_point() or labels.dim() != 1:
         raise TargetSpaceError(
             f"reference.selection='balanced' needs one whole number per sample as its class; found labels of type "
-            f"{labels.dtype} and shape {tuple(labels.shape)}. Use selection='random'."
+            f"{labels.dtype} and shape {tuple(labels.shape)}. Use selection='random', or override reference_batch()."
         )
     return labels
 
