@@ -67,11 +67,11 @@ class TargetSpace:
         self.model = model
         self.targets: dict[str, nn.Parameter] = {}
         self._run_reference = _runner(model, reference)
-        self._layers = select_layers(model, self.config)
+        self.layers = select_layers(model, self.config)
         self._solved: list[tuple[nn.Parameter, Tensor]] = []
         self._visited: dict[str, TargetLayer] = {}
         self._versions: list[int] = []
-        self._targeted = {id(p) for layer in self._layers for p in layer.parameters}
+        self._targeted = {id(p) for layer in self.layers for p in layer.parameters}
         self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targeted]
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
@@ -126,9 +126,21 @@ class TargetSpace:
             values, gradients = zip(*pairs, strict=True)
             torch.autograd.backward(values, gradients)
 
+    def current(self) -> bool:
+        """Whether the model's weights are, but for rounding, what the targets are solved to; changes nothing."""
+        solved, self._solved = self._solved, []
+        try:
+            with torch.no_grad():
+                self._walk(self._visit_solve)
+                return all(torch.allclose(p, value, rtol=1e-3, atol=1e-5) for p, value in self._solved)
+        except TargetSpaceError:
+            return False
+        finally:
+            self._solved = solved
+
     def clear(self) -> None:
         """Clear the gradients on the solved weights, which no optimizer's ``zero_grad`` reaches any more."""
-        for layer in self._layers:
+        for layer in self.layers:
             for parameter in layer.parameters:
                 parameter.grad = None
 
@@ -170,7 +182,7 @@ class TargetSpace:
                 f"{type(optimizer).__name__} already holds state for weights that targets should replace. Make the "
                 f"substitution before the first step."
             )
-        replacement = {id(layer.weight): self.targets[layer.name] for layer in self._layers}
+        replacement = {id(layer.weight): self.targets[layer.name] for layer in self.layers}
         for group in optimizer.param_groups:
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in self._targeted]
             group["params"][:] = [replacement.get(id(p), p) for p in kept]
@@ -178,9 +190,9 @@ class TargetSpace:
     def _walk(self, visit: Callable[[TargetLayer, Tensor], Tensor]) -> None:
         """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
         self._visited = {}
-        with _reference_mode(self.model), _replaced(self._layers, lambda layer, x: self._once(layer, x, visit)):
+        with _reference_mode(self.model), _replaced(self.layers, lambda layer, x: self._once(layer, x, visit)):
             self._run_reference()
-        missing = [layer.name for layer in self._layers if layer.name not in self._visited]
+        missing = [layer.name for layer in self.layers if layer.name not in self._visited]
         if missing:
             raise TargetSpaceError(
                 f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
@@ -249,7 +261,7 @@ class TargetSpace:
             return self._passed(self.targets[layer.name], z)
 
         self._walk(visit)
-        ordered = {layer.name: self.targets[layer.name] for layer in self._layers}
+        ordered = {layer.name: self.targets[layer.name] for layer in self.layers}
         self.targets = ordered
         if changes and before is not None:
             self.solve()
