@@ -101,7 +101,7 @@ def test_both_spaces_see_the_same_data_in_the_same_order(images, monkeypatch, tm
 
 
 def test_a_run_is_repeated_from_its_settings(tmp_path):
-    options = ["--shortcuts", "true", "--target_space.ridge", "0.05", "--target_space.reference.size", "150"]
+    options = ["--shortcuts", "--target_space.ridge", "0.05", "--target_space.reference.size", "150"]
     two_spirals.main([*SPIRALS, *options, "--seed", "3", "--out", str(tmp_path / "a")])
     settings = yaml.safe_load((tmp_path / "a" / "settings.yaml").read_text())
     assert settings["target_space"]["ridge"] == 0.05
@@ -112,16 +112,15 @@ def test_a_run_is_repeated_from_its_settings(tmp_path):
     assert metrics(tmp_path / "a", "train/loss") == metrics(tmp_path / "b", "train/loss")
 
 
-def test_settings_of_the_anchors_can_be_asked_for(monkeypatch, tmp_path):
+def test_defaults_are_the_papers_and_every_setting_can_be_changed(monkeypatch, tmp_path):
     spaces = []
     monkeypatch.setattr(two_spirals, "fit", lambda model, *_, **__: spaces.append(model.target_space) or sys.exit(0))
-    options = ["--target_space.ridge_scale", "absolute", "--target_space.ridge", "0.001"]
-    options += ["--target_space.init", "projected", "--out", str(tmp_path / "run")]
-    with pytest.raises(SystemExit):
-        two_spirals.main(options)
-    (config,) = spaces
-    found = (config.ridge_scale, config.ridge, config.init, config.reference.size)
-    assert found == ("absolute", 0.001, "projected", 194)
+    changes = ["--target_space.ridge_scale=mean", "--target_space.ridge=0.02", "--target_space.reference.rows=150"]
+    for number, options in enumerate(([], changes)):
+        with pytest.raises(SystemExit):
+            two_spirals.main([*options, "--out", str(tmp_path / str(number))])
+    found = [(c.ridge_scale, c.ridge, c.init, c.reference.size, c.reference.rows) for c in spaces]
+    assert found == [("absolute", 0.001, "projected", 194, "all"), ("mean", 0.02, "projected", 194, 150)]
 
 
 def test_a_checkpoint_classifies_as_the_run_did(images, tmp_path):

@@ -52,7 +52,7 @@ def figure(folder: Path, title: str, widths: list[float], height: float) -> Iter
         panels = drawn.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
         yield list(panels)
-        drawn.savefig(folder / "figure.png", dpi=130)
+        drawn.savefig(folder / "figure.png", dpi=110)
         drawn.savefig(folder / "figure.svg")
 
 

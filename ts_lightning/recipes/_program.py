@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ def program(recipe: str, train: Callable[..., Outcome], argv: Sequence[str] | No
     parser.add_argument("--config", action="config", help="Read options from a YAML file, as settings.yaml of a run.")
     parser.add_argument("--out", type=Path | None, help=f"Folder for the run's files (default: runs/{recipe}/<time>).")
     parser.add_function_arguments(train, skip={"run"}, as_group=False)
-    options = parser.parse_args(argv)
+    options = parser.parse_args(_with_values(sys.argv[1:] if argv is None else argv, train))
 
     def settings(resolved: dict[str, Any]) -> str:
         final = options.clone()
@@ -123,6 +124,13 @@ def expect(option: str, value: float, minimum: float, *, below: float = float("i
     bound = f"above {minimum:g}" if strict else f"at least {minimum:g}"
     limit = "" if below == float("inf") else f" and below {below:g}"
     raise RecipeError(f"{option}: found {value}; expected a number {bound}{limit}.")
+
+
+def _with_values(argv: Sequence[str], train: Callable[..., Outcome]) -> list[str]:
+    """The arguments with ``true`` given to switches that stand alone, which jsonargparse wants to be told."""
+    switches = {f"--{name}" for name, option in inspect.signature(train).parameters.items() if option.default is False}
+    alone = [i + 1 == len(argv) or argv[i + 1].startswith("-") for i in range(len(argv))]
+    return [f"{word}=true" if word in switches and alone[i] else word for i, word in enumerate(argv)]
 
 
 def _unused(folder: Path) -> Path:

@@ -106,31 +106,30 @@ def fit(
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     clock = StepClock()
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        callbacks=[clock, *callbacks],
-        logger=CSVLogger(folder, name="", version=""),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **limits,
-    )
     interrupts = signal.getsignal(signal.SIGINT)
-    try:
-        with _quiet():
+    with _quiet():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            callbacks=[clock, *callbacks],
+            logger=CSVLogger(folder, name="", version=""),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **limits,
+        )
+        try:
             trainer.fit(model, data)
             trainer.save_checkpoint(folder / "last.ckpt")
             trainer.test(model, data, verbose=False)
-        interrupted = False
-    except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
-        if trainer.state.status != TrainerStatus.INTERRUPTED:
-            raise
-        interrupted = True
-        _close_bar(trainer)
-        trainer.save_checkpoint(folder / "last.ckpt")
-    finally:
-        signal.signal(signal.SIGINT, interrupts)  # Lightning ignores further ones from the first on
+        except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
+            if trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            _close_bar(trainer)
+            trainer.save_checkpoint(folder / "last.ckpt")
+        finally:
+            signal.signal(signal.SIGINT, interrupts)  # Lightning ignores further ones from the first on
+    interrupted = trainer.state.status == TrainerStatus.INTERRUPTED
     history = History.read(folder / "metrics.csv")
     return Outcome(history, trainer.global_step, clock.median, sum(clock.seconds), interrupted)
 
