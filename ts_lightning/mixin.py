@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import move_data_to_device
+from lightning.pytorch.utilities import CombinedLoader, move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.reference import batch_size, reference_samples
-from ts_lightning.selection import untrained_layers
+from ts_lightning.selection import select_layers, untrained_layers
 from ts_lightning.space import TargetSpace
 from ts_lightning.strategy import SolveHook
 
@@ -44,7 +45,8 @@ class TargetSpaceMixin(LightningModule):
         """The batch on which targets are defined; override to give one of your own.
 
         Returns:
-            A batch in the form of the training batches, on any device. By default the samples that
+            A batch in the form of the training batches; it goes through the module's transfer hooks as they do. By
+            default the samples that
             ``target_space.reference`` asks for, out of the training data.
         """
         config = self.target_space
@@ -55,7 +57,10 @@ class TargetSpaceMixin(LightningModule):
                 "The reference batch is taken from the training data, and there is none. Give a train_dataloader, or "
                 "override reference_batch()."
             )
-        return reference_samples(source.dataloader(), config.reference, torch.initial_seed() % 2**63)
+        loader = source.dataloader()
+        if isinstance(loader, CombinedLoader):
+            loader = loader.iterables  # which reference_samples refuses by its kind
+        return reference_samples(loader, config.reference, torch.initial_seed() % 2**63)
 
     def reference_forward(self, batch: Any) -> Any:
         """Run the model on the reference batch; override where ``self(x)`` is not how the model is called.
@@ -98,14 +103,20 @@ class TargetSpaceMixin(LightningModule):
         restored = self._target_space_restored
         self._target_space_restored = None
         with isolate_rng(include_cuda=self.device.type == "cuda"):
-            given = self.reference_batch() if restored is None else restored["reference"]
-            if batch_size(given) == 0:
-                raise TargetSpaceError(f"The reference batch is empty: found {_form(given)}. Expected samples.")
-            batch = _own(move_data_to_device(given, self.device))
+            settings = self._trained_only(self.target_space)
+            if restored is None:
+                restored = self._continued(settings)
+            if restored is None:
+                batch = _own(self._as_in_training(self.reference_batch()))
+            else:
+                batch = _own(move_data_to_device(restored["reference"], self.device))
+            if batch_size(batch) == 0:
+                raise TargetSpaceError(f"The reference batch is empty: found {_form(batch)}. Expected samples.")
             space = TargetSpace(
                 self,
-                lambda: self.reference_forward(batch),
-                self._trained_only(self.target_space),
+                # a copy of its own for every pass, since a forward may change its input in place
+                lambda: self.reference_forward(_own(batch)),
+                settings,
                 targets=None if restored is None else restored["targets"],
             )
         for optimizer in trainer.strategy.optimizers:
@@ -136,6 +147,28 @@ class TargetSpaceMixin(LightningModule):
         super().on_load_checkpoint(checkpoint)
         self._target_space_restored = checkpoint.get(_KEY)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have the solved weights, and leave the engine with its graph behind."""
+        return {**super().__getstate__(), "target_space_engine": None}
+
+    def _as_in_training(self, batch: Any) -> Any:
+        """The batch as the training loop hands it on: in its precision, through the transfer hooks, on the device."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self._on_before_batch_transfer(batch)
+        return self.trainer.strategy.batch_to_device(batch)
+
+    def _continued(self, settings: TargetSpaceConfig) -> dict[str, Any] | None:
+        """Targets and reference batch of the last fit, if the same layers still have the weights that it left."""
+        space = self.target_space_engine
+        if space is None or space.config != settings:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a new engine says the same
+            names = [layer.name for layer in select_layers(self, settings)]
+        if names != list(space.targets) or not space.current():
+            return None
+        return {"targets": dict(space.targets), "reference": self._target_space_reference}
+
     def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig:
         """The config with the layers excluded whose weights no optimizer trains; they stay as they are."""
         trained = {id(p) for o in self.trainer.strategy.optimizers for g in o.param_groups for p in g["params"]}
@@ -149,14 +182,12 @@ class TargetSpaceMixin(LightningModule):
 
 def _own(batch: Any) -> Any:
     """A copy of a batch; images on the CPU in channels-last layout, where convolution and pooling are faster."""
-    if isinstance(batch, Tensor):
-        last = batch.dim() == 4 and batch.is_floating_point() and batch.device.type == "cpu"
-        return batch.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
-    if isinstance(batch, Mapping):
-        return {key: _own(value) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return tuple(_own(value) for value in batch)
-    return batch
+
+    def copy(tensor: Tensor) -> Tensor:
+        last = tensor.dim() == 4 and tensor.is_floating_point() and tensor.device.type == "cpu"
+        return tensor.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
+
+    return apply_to_collection(batch, Tensor, copy)
 
 
 def _form(batch: Any) -> str:

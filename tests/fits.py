@@ -1,0 +1,75 @@
+"""A LightningModule that knows nothing of target space, its data, and a quiet Trainer."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+
+CONFIG = TargetSpaceConfig(ridge=0.1, ridge_scale="absolute", init="projected", reference=ReferenceConfig(size=32))
+
+
+def data(rows=64, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 3, generator=generator, dtype=dtype)
+    return x, (x.prod(1) > 0).long()
+
+
+def loader(batch=16, shuffle=False, rows=64, dtype=torch.float32):
+    return DataLoader(TensorDataset(*data(rows, dtype)), batch, shuffle=shuffle)
+
+
+class Plain(LightningModule):
+    """``optimizer`` makes the optimizer from the parameters; batches, losses and gradients are recorded."""
+
+    def __init__(self, optimizer=None, width=8, dtype=torch.float32, norm=False):
+        super().__init__()
+        layers = [nn.Linear(3, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)]
+        if norm:
+            layers.insert(1, nn.BatchNorm1d(width))
+        self.net = nn.Sequential(*layers).to(dtype)
+        self.make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+        self.seen, self.losses, self.validated = [], [], []
+
+    def forward(self, x):
+        return self.net(x)
+
+    def loss(self, batch):
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch[0].clone())
+        loss = self.loss(batch)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(self(batch[0]).detach().clone())
+
+    def configure_optimizers(self):
+        return self.make(self.parameters())
+
+
+class Lit(TargetSpaceMixin, Plain):
+    target_space = CONFIG
+
+
+def build(cls=Lit, seed=0, **options):
+    torch.manual_seed(seed)
+    return cls(**options)
+
+
+def trainer(**options):
+    defaults = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return Trainer(**{**defaults, **quiet, **options})
+
+
+def fit(model, batches=None, val=None, **options):
+    run = trainer(**options)
+    run.fit(model, loader() if batches is None else batches, val)
+    return run

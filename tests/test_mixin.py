@@ -1,0 +1,249 @@
+"""The mixin's life in a Trainer: set up, refused, fitted twice, copied, saved; and plain Lightning where it is off."""
+
+import copy
+import pickle
+from collections import namedtuple
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.fits import CONFIG, Lit, Plain, build, data, fit, loader, trainer
+from tests.test_strategy import assert_equal
+from ts_lightning import TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
+
+
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_without_target_space_it_is_plain_lightning(where):
+    class Off(Lit):
+        target_space = None
+
+    model = build(Off if where == "class" else Lit)
+    model.target_space = None
+    torch.manual_seed(1)
+    run = fit(model, loader(shuffle=True))
+    plain = build(Plain)
+    torch.manual_seed(1)
+    other = fit(plain, loader(shuffle=True))
+    assert_equal(model, plain)
+    assert model.losses == plain.losses
+    assert model.target_space_engine is None
+    assert run.strategy.__dict__.keys() == other.strategy.__dict__.keys()
+
+
+@pytest.mark.parametrize("selection", ["first", "random", "balanced"])
+def test_training_sees_its_data_and_random_numbers_in_the_same_order(selection):
+    seen = []
+    for cls in (Lit, Plain):
+        model = build(cls)
+        if cls is Lit:
+            reference = {"size": 20, "selection": selection}
+            model.target_space = TargetSpaceConfig(reference=type(CONFIG.reference)(**reference))
+        torch.manual_seed(2)
+        fit(model, loader(shuffle=True), max_epochs=3)
+        seen.append((torch.cat(model.seen), torch.rand(3)))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_validation_sees_the_solved_weights():
+    class Validated(Lit):
+        def on_validation_start(self):
+            self.expected = [p.detach().clone() for p in self.parameters()]
+
+    model = build(Validated)
+    fit(model, val=loader(64))
+    with torch.no_grad():
+        torch.testing.assert_close(model.validated[-1], model(data()[0]))
+    assert all(torch.equal(p, q) for p, q in zip(model.expected, model.parameters(), strict=True))
+
+
+def test_a_checkpoint_loads_strictly_into_the_plain_class(tmp_path):
+    model = build(norm=True)
+    run = fit(model)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    plain = build(Plain, seed=5, norm=True)
+    plain.load_state_dict(state["state_dict"], strict=True)
+    assert_equal(model, plain)
+    assert list(state["state_dict"]) == list(plain.state_dict())
+    # the targets and the reference batch have a key of their own, as tensors
+    for name, target in model.target_space_engine.targets.items():
+        assert torch.equal(state["target_space"]["targets"][name], target)
+    assert torch.equal(state["target_space"]["reference"][0], data()[0][:32])
+
+
+def test_fast_dev_run():
+    model = build()
+    run = fit(model, val=loader(), fast_dev_run=True)
+    assert run.global_step == 1
+    assert len(model.validated) == 1
+
+
+def test_a_second_fit_goes_on_from_the_first():
+    model = build(optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    fit(model, max_epochs=2)
+    left = copy.deepcopy(model.state_dict())
+    targets = {n: t.detach().clone() for n, t in model.target_space_engine.targets.items()}
+
+    class Found(Exception):
+        pass
+
+    def found():
+        assert all(torch.equal(t, targets[n]) for n, t in model.target_space_engine.targets.items())
+        assert all(torch.equal(v, left[n]) for n, v in model.state_dict().items())
+        raise Found
+
+    model.on_train_epoch_start = found
+    with pytest.raises(Found):
+        fit(model)
+    del model.on_train_epoch_start
+    # two fits are one long one, since this optimizer has no state
+    fit(model, max_epochs=1)
+    other = build(optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    fit(other, max_epochs=3)
+    assert_equal(model, other)
+
+
+def test_weights_loaded_between_two_fits_are_not_overwritten_by_old_targets():
+    model = build()
+    model.target_space = TargetSpaceConfig(init="weights")
+    fit(model, max_epochs=1)
+    given = build(Plain, seed=9)
+    model.load_state_dict(given.state_dict())
+    x, _ = data()
+    expected = given(x)
+    model.on_train_epoch_start = lambda: torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    fit(model, max_epochs=1)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_have_the_solved_weights_and_no_engine(how):
+    copies = []
+
+    class Copied(Lit):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            copies.append((copy.deepcopy(self), copy.deepcopy(self.state_dict())))
+
+    fit(build(Copied), max_epochs=1)
+    for copied, state in copies:
+        assert copied.target_space_engine is None
+        assert all(torch.equal(value, state[name]) for name, value in copied.state_dict().items())
+    model = build()
+    model.make = torch.optim.Adam
+    fit(model)
+    assert_equal(how(model), model)
+
+
+def test_an_override_of_on_fit_start_without_super_is_refused():
+    class Hiding(Lit):
+        def on_fit_start(self):
+            pass
+
+    with pytest.raises(TargetSpaceError, match=r"Hiding overrides on_fit_start\(\) without calling super"):
+        fit(build(Hiding))
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(Trainer, "world_size", property(lambda self: 2))
+    with pytest.raises(TargetSpaceError, match=r"in one process; found 2\. Use Trainer\(devices=1\)"):
+        fit(build())
+
+
+def test_a_layer_that_no_optimizer_trains_is_left_out():
+    class Partly(Lit):
+        def configure_optimizers(self):
+            return torch.optim.SGD([*self.net[0].parameters(), *self.net[4].parameters(), self.net[2].bias], lr=0.1)
+
+    model = build(Partly)
+    kept = model.net[2].weight.clone()
+    with pytest.warns(UserWarning, match=r"because no optimizer trains them: net\.2\."):
+        run = fit(model)
+    assert list(model.target_space_engine.targets) == ["net.0", "net.4"]
+    assert torch.equal(model.net[2].weight, kept)
+    # its bias is trained as it was asked to be
+    assert any(p is model.net[2].bias for p in run.optimizers[0].param_groups[0]["params"])
+
+
+def test_a_refusal_leaves_the_model_as_it_was():
+    model = build()
+    model.add_module("idle", nn.Linear(2, 2))
+    kept, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    run = trainer()
+    with pytest.raises(TargetSpaceError, match="did not reach idle"):
+        run.fit(model, loader())
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == flags
+    assert "optimizer_step" not in run.strategy.__dict__
+    assert model.target_space_engine is None
+    model.target_space = TargetSpaceConfig(exclude=["idle"])
+    fit(model)
+    assert list(model.target_space_engine.targets) == ["net.0", "net.2", "net.4"]
+
+
+Pair = namedtuple("Pair", ["image", "label"])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_reference_batch_keeps_its_type_and_takes_the_transfer_hooks(own):
+    class Scaled(Lit):
+        def reference_batch(self):
+            return Pair(data()[0][:9], data()[1][:9]) if own else super().reference_batch()
+
+        def reference_forward(self, batch):
+            assert isinstance(batch, Pair) or not own
+            self.reference = batch[0].clone()
+            batch[0].zero_()  # a copy: the next pass finds it whole
+            return self(self.reference)
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return type(batch)(*[batch[0] * 2, batch[1]]) if isinstance(batch, Pair) else [batch[0] * 2, batch[1]]
+
+    model = build(Scaled)
+    fit(model)
+    assert torch.equal(model.reference, 2 * data()[0][: 9 if own else 32])
+    # and the reference is no part of the module's state
+    assert set(model.state_dict()) == set(build(Plain).state_dict())
+
+
+def test_double_precision():
+    model = build()
+    fit(model, precision="64-true")
+    assert all(target.dtype == torch.float64 for target in model.target_space_engine.targets.values())
+
+
+def test_several_loaders_are_refused_until_one_is_chosen():
+    loaders = {"a": loader(), "b": loader()}
+
+    class Both(Lit):
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch["a"]) + self.loss(batch["b"])
+
+    for several in (loaders, CombinedLoader(loaders, "min_size")):
+        with pytest.raises(TargetSpaceError, match=r"dict of loaders.*Override reference_batch\(\)"):
+            fit(build(Both), several)
+
+    class Chosen(Both):
+        def reference_batch(self):
+            return next(iter(loaders["a"]))
+
+    fit(build(Chosen), loaders)
+
+
+def test_no_forward_is_refused():
+    class NoForward(TargetSpaceMixin, LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    with pytest.raises(TargetSpaceError, match=r"NoForward has no forward\(\).*reference_forward\(batch\)"):
+        fit(NoForward(), DataLoader(TensorDataset(*data()), 8))
