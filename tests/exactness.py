@@ -64,6 +64,7 @@ def check_differences(space, model, loss, found, generator, step=1e-4, tolerance
     variables = dict(space.targets)
     variables.update({n: p for n, p in model.named_parameters() if n in found and n not in variables})
     directions = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in variables.items()}
+    directions = {n: direction.to(variables[n].device) for n, direction in directions.items()}
     start, values = {n: p.detach().clone() for n, p in variables.items()}, {}
     for steps in (-2, -1, 1, 2):
         with torch.no_grad():

@@ -2,18 +2,20 @@
 
 import copy
 import pickle
+import random
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.fits import CONFIG, Lit, Plain, build, data, fit, loader, trainer
+from tests.fits import Lit, Plain, build, data, fit, loader, trainer
 from tests.test_strategy import assert_equal
-from ts_lightning import TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
+from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
 @pytest.mark.parametrize("where", ["class", "instance"])
@@ -34,19 +36,27 @@ def test_without_target_space_it_is_plain_lightning(where):
     assert run.strategy.__dict__.keys() == other.strategy.__dict__.keys()
 
 
+class Augmented(TensorDataset):
+    """Draws from every generator whenever a sample is read."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + torch.rand(3) + random.random() + np.random.rand(), y  # noqa: NPY002 (the global state is meant)
+
+
 @pytest.mark.parametrize("selection", ["first", "random", "balanced"])
 def test_training_sees_its_data_and_random_numbers_in_the_same_order(selection):
     seen = []
     for cls in (Lit, Plain):
         model = build(cls)
         if cls is Lit:
-            reference = {"size": 20, "selection": selection}
-            model.target_space = TargetSpaceConfig(reference=type(CONFIG.reference)(**reference))
-        torch.manual_seed(2)
-        fit(model, loader(shuffle=True), max_epochs=3)
-        seen.append((torch.cat(model.seen), torch.rand(3)))
+            model.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=20, selection=selection))
+        seed_everything(2, verbose=False)
+        fit(model, DataLoader(Augmented(*data()), 16, shuffle=True), max_epochs=3)
+        seen.append((torch.cat(model.seen), torch.rand(3), random.random()))
     assert torch.equal(seen[0][0], seen[1][0])
     assert torch.equal(seen[0][1], seen[1][1])
+    assert seen[0][2] == seen[1][2]
 
 
 def test_validation_sees_the_solved_weights():

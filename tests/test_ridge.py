@@ -105,6 +105,14 @@ def test_goes_to_float64_where_float32_cannot_hold_the_gram_matrix(scale):
         assert error(ridge_solve(a, t, ridge, scale=scale), expected) < 1e-6
 
 
+@pytest.mark.parametrize("ridge", [1.0, 2.0])
+def test_goes_to_float64_where_float32_factorises_but_is_wrong(ridge):
+    a, t = stiff()
+    expected = literal.ridge_solve(a.double(), t.double(), ridge, "absolute")
+    assert error(solve(a, t, RidgeSolver(ridge, "absolute", "float32")), expected) > 0.1
+    assert error(ridge_solve(a, t, ridge), expected) < 1e-6
+
+
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_what_cannot_be_factorised_gets_a_larger_ridge_said_once(precision):
     a, t = stiff()
