@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -153,8 +154,17 @@ def test_an_override_of_on_fit_start_without_super_is_refused():
         def on_fit_start(self):
             pass
 
-    with pytest.raises(TargetSpaceError, match=r"Hiding overrides on_fit_start\(\) without calling super"):
+    with pytest.raises(
+        TargetSpaceError, match=r"Hiding overrides on_fit_start\(\) without calling super.*add the call"
+    ):
         fit(build(Hiding))
+
+
+def test_the_learning_rate_finder_is_refused(tmp_path):
+    model = build()
+    model.lr = 0.01
+    with pytest.raises(TargetSpaceError, match="a learning rate finder trains before the fit starts"):
+        fit(model, callbacks=[LearningRateFinder()], default_root_dir=tmp_path)
 
 
 def test_several_processes_are_refused(monkeypatch):

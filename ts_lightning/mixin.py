@@ -130,8 +130,9 @@ class TargetSpaceMixin(LightningModule):
         super().on_train_start()
         if self.target_space is not None and self.target_space_engine is None:
             raise TargetSpaceError(
-                f"{type(self).__name__} overrides on_fit_start() without calling super().on_fit_start(), where "
-                f"target space is set up. Add the call."
+                f"Training starts before target space is set up. Either {type(self).__name__} overrides on_fit_start() "
+                f"without calling super().on_fit_start(): add the call. Or a learning rate finder trains before the "
+                f"fit starts: choose the learning rate by trying some."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
