@@ -274,7 +274,7 @@ class _SolveApply(torch.autograd.Function):
                 cvw = factor.c * (v * wx).sum(-1)
         if ctx.needs_input_grad[0]:
             passed = -av if dz is None else dz.to(dtype) - av
-            da = left @ right.mT + passed @ wx.mT
+            da = torch.cat([left, passed], -1) @ torch.cat([right, wx], -1).mT
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient

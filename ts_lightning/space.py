@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.config import NORMALISED_STD, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer
 from ts_lightning.selection import select_layers
@@ -249,7 +249,7 @@ class TargetSpace:
                 if rank < columns:
                     changes.append((layer.name, rank, columns))
             elif self.config.init == "normalised":
-                start = layer.start(x, self.config.init_std or 1.0, generator)
+                start = layer.start(x, self.config.init_std or NORMALISED_STD, generator)
             else:
                 std = self.config.init_std or layer.init_std
                 start = torch.empty(shape)

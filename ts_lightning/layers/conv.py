@@ -65,8 +65,9 @@ class ConvTargets(TargetLayer):
         if self.patches is None:
             weight, bias, z = _ConvSolve.apply(x, targets, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
             return weight, bias, z
-        a = self.patches.gather(x, self.bias is not None)
-        w = solve(a, self._target_rows(targets), self.solver)
+        a, t = self.patches.gather(x, self.bias is not None), self._target_rows(targets)
+        # one matrix where there is one group: a batch of one would take the slower way
+        w = solve(a[0], t[0], self.solver)[None] if len(a) == 1 else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w, self.bias is not None)
         weight = weight.contiguous()
         return weight, bias, self.geometry.convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
