@@ -10,7 +10,7 @@ from tests.exactness import close
 from tests.literal import Literal, matrix
 from tests.nets import Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import NORMALISED_STD, RidgeScale
 
 SCALES = RidgeScale.__args__
 
@@ -108,7 +108,7 @@ def test_a_normalised_start_gives_every_layer_the_same_spread(act, std):
     x = torch.randn(200, 6)
     space = TargetSpace(model, x, TargetSpaceConfig(init="normalised", init_std=std))
     for value in achieved(model, space, x).values():
-        assert float(value.std()) == pytest.approx(std or 1.0, rel=0.15)
+        assert float(value.std()) == pytest.approx(std or NORMALISED_STD, rel=0.15)
 
 
 @pytest.mark.parametrize("init", ["projected", "normalised"])
