@@ -131,6 +131,15 @@ def test_weights_loaded_between_two_fits_are_not_overwritten_by_old_targets():
     fit(model, max_epochs=1)
 
 
+def test_a_later_fit_in_weight_space_forgets_the_targets(tmp_path):
+    model = build()
+    fit(model, max_epochs=1)
+    model.target_space = None
+    run = fit(model, max_epochs=1)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    assert "target_space" not in torch.load(tmp_path / "last.ckpt", weights_only=True)
+
+
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_have_the_solved_weights_and_no_engine(how):
     copies = []

@@ -94,6 +94,7 @@ class TargetSpaceMixin(LightningModule):
         """Build the target space and put it in the place of the weights; see the class."""
         super().on_fit_start()
         if self.target_space is None:
+            self.target_space_engine = None  # an earlier fit's, whose targets checkpoints would go on to carry
             return
         trainer = self.trainer
         if trainer.world_size > 1:
