@@ -35,24 +35,24 @@ class Case:
         return TargetSpaceConfig(reference=ReferenceConfig(size=BATCH, rows=rows))
 
 
-def mlp(depth: int, inputs: int, width: int, outputs: int) -> nn.Module:
-    """``depth`` dense layers with tanh between."""
+def mlp(depth: int, inputs: int, width: int, outputs: int, activation: type[nn.Module] = nn.Tanh) -> nn.Module:
+    """``depth`` dense layers with an activation between."""
     sizes = [inputs, *[width] * (depth - 1), outputs]
     layers: list[nn.Module] = []
     for i, o in pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.Tanh()]
+        layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-def paper_cnn() -> nn.Module:
-    """The paper's network for 32 x 32 x 3 images, in the layout that is fastest on a CPU."""
+def paper_cnn(channels: int = 3, size: int = 32) -> nn.Module:
+    """The paper's network for square images."""
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs = channels
     for width in (32, 64, 128):
         layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.MaxPool2d(2)]
         inputs = width
-    layers += [nn.Flatten(), nn.Linear(2048, 128), nn.LeakyReLU(0.2), nn.Linear(128, 10)]
+    layers += [nn.Flatten(), nn.Linear(128 * (size // 8) ** 2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 10)]
     return nn.Sequential(*layers)
 
 

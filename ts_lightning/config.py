@@ -14,7 +14,7 @@ Selection = Literal["first", "random", "balanced"]
 SolveDtype = Literal["auto", "float32", "float64"]
 Rows = int | Literal["auto", "all"]
 
-NORMALISED_STD = 0.7  # of the initial targets; docs/defaults.md
+NORMALISED_STD = 0.6  # of the initial targets; docs/defaults.md
 
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
@@ -86,7 +86,7 @@ class TargetSpaceConfig:
             ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
             layer.
             ``"weights"``: targets that reproduce the model's present weights.
-        init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.7 where
+        init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.6 where
             ``init="normalised"``; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64

@@ -177,8 +177,8 @@ class RidgeSolver:
             trace = (diagonal if s2 is None else diagonal / s2).sum(-1, keepdim=True)
             c = self.ridge * scale.unit
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
-            # What rounding can do to the smallest eigenvalue, about eps * trace, must stay below the ridge.
-            if (torch.finfo(dtype).eps * trace <= c).all() & (info == 0).all() & trace.isfinite().all():
+            # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
+            if (10 * torch.finfo(dtype).eps * trace <= c).all() & (info == 0).all() & trace.isfinite().all():
                 return Factor(cholesky, c, scale, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(

@@ -20,7 +20,7 @@ from ts_lightning.recipes._training import Outcome, fit
 
 TARGET_SPACE = TargetSpaceConfig()
 #: Adam's learning rate in each space, from the table in recipes/cnn_images/README.md
-LEARNING_RATES = {"target": 0.01, "weight": 0.001}
+LEARNING_RATES = {"target": 0.1, "weight": 0.002}
 _SLOPE = 0.2
 
 
@@ -81,7 +81,7 @@ def train(
     root: Path = Path("data"),
     file: Path | None = None,
     download: bool = False,
-    epochs: int = 20,
+    epochs: int = 15,
     steps: int | None = None,
     batch_size: int = 100,
     dropout: float = 0.0,
@@ -104,7 +104,7 @@ def train(
         steps: end after this many optimizer steps, if epochs do not end before.
         batch_size: images in a training batch.
         dropout: share of activations dropped after each pooling, 0 to 1; the paper uses 0.2.
-        lr: Adam's learning rate; default 0.01 in target space, 0.001 in weight space.
+        lr: Adam's learning rate; default 0.1 in target space, 0.002 in weight space.
         seed: of the order of the data, and of initial targets and weights.
         accelerator: device; auto takes a GPU (CUDA) where there is one.
         target_space: settings of target space; unused in weight space.
