@@ -99,7 +99,7 @@ def test_residuals_compare_targets_with_what_the_model_does(make, rows):
 
 @pytest.mark.parametrize("std", [0.5, None])
 @pytest.mark.parametrize("act", [nn.Tanh(), nn.ReLU()])
-def test_a_normalised_start_gives_every_layer_the_same_spread(act, std):
+def test_a_normalised_start_gives_every_layer_the_same_spread_and_the_last_a_tenth(act, std):
     torch.manual_seed(0)
     layers = [nn.Linear(6, 30), act]
     for _ in range(8):
@@ -107,8 +107,10 @@ def test_a_normalised_start_gives_every_layer_the_same_spread(act, std):
     model = nn.Sequential(*layers, nn.Linear(30, 4))
     x = torch.randn(200, 6)
     space = TargetSpace(model, x, TargetSpaceConfig(init="normalised", init_std=std))
-    for value in achieved(model, space, x).values():
-        assert float(value.std()) == pytest.approx(std or NORMALISED_STD, rel=0.15)
+    *hidden, last = (float(value.std()) for value in achieved(model, space, x).values())
+    for spread in hidden:
+        assert spread == pytest.approx(std or NORMALISED_STD, rel=0.15)
+    assert last == pytest.approx(0.1 * (std or NORMALISED_STD), rel=0.15)
 
 
 @pytest.mark.parametrize("init", ["projected", "normalised"])

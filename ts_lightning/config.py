@@ -84,7 +84,7 @@ class TargetSpaceConfig:
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
             ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
-            layer.
+            layer, and to a tenth of it in the last layer.
             ``"weights"``: targets that reproduce the model's present weights.
         init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.6 where
             ``init="normalised"``; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).

@@ -21,6 +21,8 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer
 from ts_lightning.selection import select_layers
 
+_READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
+
 #: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
 Reference = Tensor | Sequence[Any] | Callable[[], Any]
 
@@ -261,6 +263,8 @@ class TargetSpace:
             return self._passed(self.targets[layer.name], z)
 
         self._walk(visit)
+        if given is None and self.config.init == "normalised":
+            self.targets[list(self._visited)[-1]].mul_(_READOUT)
         ordered = {layer.name: self.targets[layer.name] for layer in self.layers}
         self.targets = ordered
         if changes and before is not None:
