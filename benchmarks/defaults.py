@@ -31,7 +31,7 @@ from ts_lightning.data.spirals import spirals
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 SEEDS = (0, 1, 2)
-TARGET_LR = 0.04
+TARGET_LR = 0.002
 _MLP_AT = (25, 50, 100, 200, 300)
 _CNN_AT = (25, 50, 100, 200)
 _TEST = 4000  # images, of those that are classified by convolutions
@@ -105,7 +105,7 @@ def groups() -> dict[str, list[Run]]:
             *weight(MLPS, ("pytorch", "xavier", "he", "orthogonal"), (3e-4, 1e-3, 3e-3, 1e-2)),
         ],
         "spirals": [
-            *target(["two spirals"], [{}, {"ridge": 0.001}], (0.01, TARGET_LR)),
+            *target(["two spirals"], [{}, {"ridge": 0.01}, {"ridge": 0.001}], (0.0005, TARGET_LR)),
             *weight(["two spirals"], ("pytorch", "xavier"), (0.003, 0.01, 0.03)),
         ],
         "digits": [*target(["CNN, digits"], ROWS), *weight(["CNN, digits"], ("pytorch", "he"), (1e-3, 3e-3))],
@@ -119,7 +119,7 @@ def groups() -> dict[str, list[Run]]:
         "ridge": list(target(PROBES, ridges, seeds=(0, 1))),
         "start": list(target(PROBES, starts, seeds=(0, 1))),
         "size": list(target(PROBES, sizes, seeds=(0, 1))),
-        "lr": list(target(PROBES, [{}], (0.01, 0.02, 0.1), seeds=(0, 1))),
+        "lr": list(target(PROBES, [{}], (0.0005, 0.001, 0.004), seeds=(0, 1))),
     }
 
 

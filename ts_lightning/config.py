@@ -88,6 +88,9 @@ class TargetSpaceConfig:
             ``"weights"``: targets that reproduce the model's present weights.
         init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.6 where
             ``init="normalised"``; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
+        step_scale: the unit that targets are trained in, which makes up for targets being larger than weights: a
+            learning rate that suits weights then suits targets (Adam around 0.002). An optimizer's step moves a
+            target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix.
@@ -100,6 +103,7 @@ class TargetSpaceConfig:
     method: Method = "scu"
     init: Init = "normalised"
     init_std: float | None = None
+    step_scale: float = 20.0
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
 
@@ -115,6 +119,7 @@ class TargetSpaceConfig:
         check_choice("init", self.init, get_args(Init))
         if self.init_std is not None:
             check_positive("init_std", self.init_std)
+        check_positive("step_scale", self.step_scale)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")
@@ -126,7 +131,7 @@ class TargetSpaceConfig:
 
     @classmethod
     def paper(cls, ridge: float = 0.1, **changes: Any) -> TargetSpaceConfig:
-        """The paper's form: absolute ridge, projected start, all rows of the first 100 samples.
+        """The paper's form: absolute ridge, projected start, all rows of the first 100 samples, targets in their own unit.
 
         Args:
             ridge: the absolute ridge constant (0.001 for two spirals, 0.1 elsewhere in the paper).
@@ -135,6 +140,7 @@ class TargetSpaceConfig:
         settings: dict[str, Any] = {
             "ridge_scale": "absolute",
             "init": "projected",
+            "step_scale": 1.0,
             "reference": ReferenceConfig(rows="all"),
         }
         return cls(ridge=ridge, **{**settings, **changes})

@@ -54,7 +54,7 @@ class TargetSpace:
 
     Attributes:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
-            or (rows, out) where rows are sampled.
+            or (rows, out) where rows are sampled; in units of ``config.step_scale``.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class TargetSpace:
         found: dict[str, float] = {}
 
         def visit(layer: TargetLayer, x: Tensor) -> Tensor:
-            targets = self.targets[layer.name]
+            targets = self._wanted(layer)
             _, _, z = layer.solve(x, targets)
             found[layer.name] = float((layer.select(z) - targets).norm() / targets.norm())
             return self._passed(targets, z)
@@ -210,13 +210,17 @@ class TargetSpace:
         self._visited[layer.name] = layer
         return visit(layer, x)
 
+    def _wanted(self, layer: TargetLayer) -> Tensor:
+        """The layer's targets in the unit of its outputs; never the Parameter itself."""
+        return self.targets[layer.name] * self.config.step_scale
+
     def _passed(self, targets: Tensor, z: Tensor) -> Tensor:
         """What the next layer receives."""
-        # a copy of the targets, since the next layer may change its input in place
+        # a copy, since the next layer may change its input in place
         return targets.clone() if self.config.method == "ocu" else z
 
     def _visit_solve(self, layer: TargetLayer, x: Tensor) -> Tensor:
-        targets = self.targets[layer.name]
+        targets = self._wanted(layer)
         weight, bias, z = layer.solve(x, targets)
         self._solved.append((layer.weight, weight))
         if layer.bias is not None and bias is not None:
@@ -224,9 +228,9 @@ class TargetSpace:
         return self._passed(targets, z)
 
     def _visit_project(self, layer: TargetLayer, x: Tensor) -> Tensor:
-        targets = self.targets[layer.name]
-        targets.copy_(layer.select(layer.solve(x, targets)[2]))
-        return self._passed(targets, layer.solve(x, targets)[2])
+        achieved = layer.select(layer.solve(x, self._wanted(layer))[2])
+        self.targets[layer.name].copy_(achieved).div_(self.config.step_scale)
+        return self._passed(self._wanted(layer), layer.solve(x, self._wanted(layer))[2])
 
     @torch.no_grad()
     def _bind(self, generator: torch.Generator, given: dict[str, Tensor] | None) -> None:
@@ -256,11 +260,12 @@ class TargetSpace:
                 std = self.config.init_std or layer.init_std
                 start = torch.empty(shape)
                 nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
+            start = start if given is not None else start / self.config.step_scale
             self.targets[layer.name] = nn.Parameter(start.to(device=x.device, dtype=layer.weight.dtype, copy=True))
             if given is None and self.config.init == "projected":
                 return self._visit_project(layer, x)
-            _, _, z = layer.solve(x, self.targets[layer.name])
-            return self._passed(self.targets[layer.name], z)
+            wanted = self._wanted(layer)
+            return self._passed(wanted, layer.solve(x, wanted)[2])
 
         self._walk(visit)
         if given is None and self.config.init == "normalised":
