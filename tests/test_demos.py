@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.fits import data, fit, trainer
-from ts_lightning import TargetSpaceError, TargetSpaceMixin
+from ts_lightning import TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
 class Losses(Callback):
@@ -33,7 +33,8 @@ class Losses(Callback):
 
 def test_boring_model():
     class Boring(TargetSpaceMixin, BoringModel):
-        pass
+        # at its learning rate of 0.1 BoringModel diverges in weight space too
+        target_space = TargetSpaceConfig(step_scale=5.0)
 
     torch.manual_seed(0)
     model = Boring()
@@ -92,7 +93,7 @@ def test_transformer():
     names = list(model.target_space_engine.targets)
     assert "model.decoder" in names
     assert len(names) == 9  # two linear layers in each of four blocks, but no projection of the attention
-    assert losses.found[1] < 0.99 * losses.found[0]
+    assert losses.found[1] < 0.5 * losses.found[0]
 
 
 class Digits(LightningModule):

@@ -50,7 +50,7 @@ def test_statistics_are_the_batchs_own_and_running_ones_are_untouched(norm, trai
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     flags = [m.training for m in model.modules()]
     tracked = [getattr(m, "track_running_stats", None) for m in model.modules()]
-    space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.1))
+    space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.1, step_scale=1.0))
     space.solve()
     space.project()
     space.residuals()

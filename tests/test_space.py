@@ -223,3 +223,23 @@ def test_the_state_dict_is_that_of_the_model():
     TargetSpace(model, moons()[0])
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict(), strict=True)
+
+
+def test_step_scale_is_the_unit_of_the_targets_and_nothing_else():
+    def loss(model):
+        return model(torch.ones(4, 3).double()).square().sum()
+
+    spaces, models = [], []
+    for scale in (1.0, 20.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+        space = TargetSpace(model, torch.randn(9, 3).double(), TargetSpaceConfig(step_scale=scale))
+        loss(model).backward()
+        space.pullback()
+        spaces.append(space)
+        models.append(model)
+    for own, scaled in zip(spaces[0].targets.values(), spaces[1].targets.values(), strict=True):
+        torch.testing.assert_close(scaled.data * 20, own.data, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(scaled.grad / 20, own.grad, rtol=1e-10, atol=1e-12)
+    for own, scaled in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(scaled, own, rtol=1e-10, atol=1e-12)

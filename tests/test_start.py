@@ -52,7 +52,8 @@ def achieved(model, space, x):
 @pytest.mark.parametrize("make", [dense, conv])
 def test_projection(make, method, rows, scale):
     model, x = build(make)
-    config = TargetSpaceConfig(ridge=0.2, ridge_scale=scale, method=method, reference=ReferenceConfig(rows=rows))
+    reference = ReferenceConfig(rows=rows)
+    config = TargetSpaceConfig(ridge=0.2, ridge_scale=scale, method=method, step_scale=1.0, reference=reference)
     space = TargetSpace(model, x, config)
     with torch.no_grad():
         for target in space.targets.values():
@@ -91,9 +92,10 @@ def test_a_projected_start_can_be_achieved(make):
 def test_residuals_compare_targets_with_what_the_model_does(make, rows):
     model, x = build(make)
     space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.5, reference=ReferenceConfig(rows=rows)))
+    scale = space.config.step_scale
     residuals = space.residuals()
     for name, value in achieved(model, space, x).items():
-        target = space.targets[name].data
+        target = scale * space.targets[name].data
         assert residuals[name] == pytest.approx(float((value - target).norm() / target.norm()), rel=1e-9)
 
 

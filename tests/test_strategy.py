@@ -62,13 +62,7 @@ def test_equals_the_plain_loop_bit_for_bit(optimizer, norm):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_trains(optimizer):
-    def make(parameters):
-        made = OPTIMIZERS[optimizer](parameters)
-        if optimizer in ("sgd", "momentum"):  # gradients on many targets are small each
-            made.param_groups[0]["lr"] *= 30
-        return made
-
-    model = build(optimizer=make)
+    model = build(optimizer=OPTIMIZERS[optimizer])
     fit(model, loader(64), max_epochs=150 if optimizer != "lbfgs" else 30)
     with torch.no_grad():
         assert float(model.loss(data())) < 0.85 * model.losses[0]

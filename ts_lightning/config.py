@@ -131,7 +131,7 @@ class TargetSpaceConfig:
 
     @classmethod
     def paper(cls, ridge: float = 0.1, **changes: Any) -> TargetSpaceConfig:
-        """The paper's form: absolute ridge, projected start, all rows of the first 100 samples, targets in their own unit.
+        """The paper's form: absolute ridge, projected start, all rows of the first 100 samples, no step scale.
 
         Args:
             ridge: the absolute ridge constant (0.001 for two spirals, 0.1 elsewhere in the paper).
