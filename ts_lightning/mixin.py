@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.reference import batch_size, reference_samples
+from ts_lightning.reference import batch_size, own, reference_samples
 from ts_lightning.selection import select_layers, untrained_layers
 from ts_lightning.space import TargetSpace
 from ts_lightning.strategy import SolveHook
@@ -183,13 +183,8 @@ class TargetSpaceMixin(LightningModule):
 
 
 def _own(batch: Any) -> Any:
-    """A copy of a batch; images on the CPU in channels-last layout, where convolution and pooling are faster."""
-
-    def copy(tensor: Tensor) -> Tensor:
-        last = tensor.dim() == 4 and tensor.is_floating_point() and tensor.device.type == "cpu"
-        return tensor.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
-
-    return apply_to_collection(batch, Tensor, copy)
+    """A copy of a batch."""
+    return apply_to_collection(batch, Tensor, own)
 
 
 def _form(batch: Any) -> str:

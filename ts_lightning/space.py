@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ts_lightning.config import NORMALISED_STD, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer
+from ts_lightning.reference import own
 from ts_lightning.selection import select_layers
 
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
@@ -292,11 +293,12 @@ class TargetSpace:
 def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:
     """A function that runs the model on a fresh copy of the reference: a forward may change its input in place."""
     if isinstance(reference, Tensor):
-        return lambda: model(reference.clone())
+        return _runner(model, (reference,))
     if callable(reference):
         return reference
     if isinstance(reference, (tuple, list)):
-        return lambda: model(*(item.clone() if isinstance(item, Tensor) else item for item in reference))
+        kept = [own(item) if isinstance(item, Tensor) else item for item in reference]
+        return lambda: model(*(item.clone() if isinstance(item, Tensor) else item for item in kept))
     raise TargetSpaceError(
         f"reference: found {type(reference).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
         f"that runs the model."
