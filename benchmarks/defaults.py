@@ -82,7 +82,7 @@ def target(
                     yield name, "target", lr, seed, setting
 
 
-ROWS: list[dict[str, Any]] = [{"rows": rows} for rows in (256, 512, "auto", 4096, "all")]
+ROWS: list[dict[str, Any]] = [{"rows": rows} for rows in (256, "auto", 1024, 4096, "all")]
 SCALES = {
     "variance": (0.1, 0.3, 1.0, 3.0),
     "mean": (0.1, 0.3, 1.0),

@@ -13,6 +13,7 @@ Init = Literal["projected", "normalised", "weights"]
 Selection = Literal["first", "random", "balanced"]
 SolveDtype = Literal["auto", "float32", "float64"]
 Rows = int | Literal["auto", "all"]
+StepScale = float | Literal["auto"]
 
 NORMALISED_STD = 0.6  # of the initial targets; docs/defaults.md
 
@@ -49,7 +50,7 @@ class ReferenceConfig:
         rows: how many rows of A each layer is solved from, out of the reference batch's (a row is one place where the
             layer is applied: a sample and position for a convolution, a sample and token for a Linear on sequences).
             ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
-            ``max(1024, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
+            ``max(512, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
             this default is in ``docs/defaults.md``.
     """
 
@@ -91,6 +92,7 @@ class TargetSpaceConfig:
         step_scale: the unit that targets are trained in, which makes up for targets being larger than weights: a
             learning rate that suits weights then suits targets (Adam around 0.002). An optimizer's step moves a
             target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
+            ``"auto"`` is 50 / L^(1/4) for L solved layers, whose steps add up.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix.
@@ -103,7 +105,7 @@ class TargetSpaceConfig:
     method: Method = "scu"
     init: Init = "normalised"
     init_std: float | None = None
-    step_scale: float = 20.0
+    step_scale: StepScale = "auto"
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
 
@@ -119,7 +121,8 @@ class TargetSpaceConfig:
         check_choice("init", self.init, get_args(Init))
         if self.init_std is not None:
             check_positive("init_std", self.init_std)
-        check_positive("step_scale", self.step_scale)
+        if self.step_scale != "auto":
+            check_positive("step_scale ('auto' or a number)", self.step_scale)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")

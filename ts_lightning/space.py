@@ -22,6 +22,7 @@ from ts_lightning.layers import TargetLayer
 from ts_lightning.reference import own
 from ts_lightning.selection import select_layers
 
+_STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
 
 #: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
@@ -55,7 +56,8 @@ class TargetSpace:
 
     Attributes:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
-            or (rows, out) where rows are sampled; in units of ``config.step_scale``.
+            or (rows, out) where rows are sampled; in units of ``step_scale``.
+        step_scale: the unit of the targets, ``config.step_scale`` or what it comes to where that is "auto".
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class TargetSpace:
         self.targets: dict[str, nn.Parameter] = {}
         self._run_reference = _runner(model, reference)
         self.layers = select_layers(model, self.config)
+        scale = self.config.step_scale
+        self.step_scale = _STEP_SCALE / len(self.layers) ** 0.25 if scale == "auto" else scale
         self._solved: list[tuple[nn.Parameter, Tensor]] = []
         self._visited: dict[str, TargetLayer] = {}
         self._versions: list[int] = []
@@ -213,7 +217,7 @@ class TargetSpace:
 
     def _wanted(self, layer: TargetLayer) -> Tensor:
         """The layer's targets in the unit of its outputs; never the Parameter itself."""
-        return self.targets[layer.name] * self.config.step_scale
+        return self.targets[layer.name] * self.step_scale
 
     def _passed(self, targets: Tensor, z: Tensor) -> Tensor:
         """What the next layer receives."""
@@ -230,7 +234,7 @@ class TargetSpace:
 
     def _visit_project(self, layer: TargetLayer, x: Tensor) -> Tensor:
         achieved = layer.select(layer.solve(x, self._wanted(layer))[2])
-        self.targets[layer.name].copy_(achieved).div_(self.config.step_scale)
+        self.targets[layer.name].copy_(achieved).div_(self.step_scale)
         return self._passed(self._wanted(layer), layer.solve(x, self._wanted(layer))[2])
 
     @torch.no_grad()
@@ -261,7 +265,7 @@ class TargetSpace:
                 std = self.config.init_std or layer.init_std
                 start = torch.empty(shape)
                 nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
-            start = start if given is not None else start / self.config.step_scale
+            start = start if given is not None else start / self.step_scale
             self.targets[layer.name] = nn.Parameter(start.to(device=x.device, dtype=layer.weight.dtype, copy=True))
             if given is None and self.config.init == "projected":
                 return self._visit_project(layer, x)

@@ -20,7 +20,7 @@ from ts_lightning.layers.base import TargetLayer, reproduce_correction, reproduc
 from ts_lightning.layers.patches import Geometry, PatchRows
 from ts_lightning.ridge import RidgeSolver, solve
 
-_LEAST_ROWS = 1024  # of the "auto" sample; docs/defaults.md has the measurements
+_LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
 
 class ConvTargets(TargetLayer):
@@ -34,7 +34,7 @@ class ConvTargets(TargetLayer):
         self.patches: PatchRows | None = None
 
     def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
-        """Fix the rows; "auto" keeps max(1024, unknowns of one output)."""
+        """Fix the rows; "auto" keeps max(512, unknowns of one output)."""
         if x.dim() != self.weight.dim():
             raise TargetSpaceError(
                 f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "

@@ -1,0 +1,249 @@
+"""The tables and the figure of docs/defaults.md, from benchmarks/results/defaults.jsonl.
+
+    python benchmarks/defaults_report.py
+
+Writes each table between its markers (<!-- table: name --> ... <!-- end -->) in docs/defaults.md, and
+docs/defaults.png.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, SCALES, SHORT, TARGET_LR, TASKS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
+Row = dict[str, Any]
+
+
+def runs() -> dict[tuple[str, str, float, str], list[Row]]:
+    """Lines of the file by (task, space, lr, settings), one for each seed."""
+    found: dict[tuple[str, str, float, str], list[Row]] = defaultdict(list)
+    for line in map(json.loads, RESULTS.read_text().splitlines()):
+        task, space, lr, _, settings = line["run"]
+        found[task, space, lr, json.dumps(settings, sort_keys=True)].append(line)
+    return found
+
+
+RUNS = runs()
+TIMES = {key[0]: lines[-1]["ms"] for key, lines in RUNS.items() if key[1] == "time"}
+
+
+def mean_curve(lines: list[Row], points: int) -> list[float]:
+    """Mean accuracy over seeds at each measured step; a run that failed counts as 0 from there on."""
+    curves = [line["test"] + [0.0] * (points - len(line["test"])) for line in lines]
+    return [statistics.fmean(values) for values in zip(*curves, strict=True)]
+
+
+def best_weight(task: str) -> tuple[float, str, list[Row]]:
+    """Learning rate, settings and runs of the best weight-space setting: the highest mean accuracy at the last step."""
+    points = len(TASKS[task].at)
+    options = [
+        (lr, settings, lines)
+        for (name, space, lr, settings), lines in RUNS.items()
+        if (name, space) == (task, "weight")
+    ]
+    most = max(len(lines) for _, _, lines in options)
+    whole = [option for option in options if len(option[2]) == most]
+    return max(whole, key=lambda option: mean_curve(option[2], points)[-1])
+
+
+def target(task: str, lr: float = TARGET_LR, **settings: Any) -> list[Row]:
+    """Runs in target space that differ from the defaults in ``settings``."""
+    return RUNS[task, "target", lr, json.dumps(settings, sort_keys=True)]
+
+
+def markdown(head: list[str], rows: Iterator[list[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(value: float) -> str:
+    """An accuracy in per cent."""
+    return f"{100 * value:.1f}"
+
+
+def main_table() -> str:
+    """Every task: target space at its defaults against the best of weight space, by step and in seconds."""
+
+    def rows() -> Iterator[list[str]]:
+        for task in [*MLPS, *CNNS]:
+            at = TASKS[task].at
+            lr, settings, lines = best_weight(task)
+            ms = TIMES.get(task, {})
+            for label, curve, each in (
+                ("target", mean_curve(target(task), len(at)), ms.get("auto")),
+                (f"weight ({json.loads(settings)['start']}, {lr:g})", mean_curve(lines, len(at)), ms.get("weight")),
+            ):
+                seconds = "" if each is None else f"{each * at[-1] / 1e3:.1f}"
+                step = "" if each is None else f"{each:.1f}"
+                values = dict(zip(at, curve, strict=True))
+                shown = [percent(values[s]) if s in values else "" for s in (25, 50, 100, 200, 300)]
+                yield [task if label == "target" else "", label, *shown, step, seconds]
+
+    return markdown(["task", "space", "25", "50", "100", "200", "300", "ms a step", "s in all"], rows())
+
+
+def seconds_table() -> str:
+    """Accuracy after the time that weight space takes for all its steps."""
+
+    def at_time(curve: list[float], at: tuple[int, ...], each: float, limit: float) -> float:
+        reached = [value for step, value in zip(at, curve, strict=True) if step * each <= limit]
+        return max(reached, default=float("nan"))
+
+    def rows() -> Iterator[list[str]]:
+        for task in [*MLPS, *CNNS]:
+            if task not in TIMES:
+                continue
+            at, ms = TASKS[task].at, TIMES[task]
+            _, _, lines = best_weight(task)
+            weight, mine = mean_curve(lines, len(at)), mean_curve(target(task), len(at))
+            limit = ms["weight"] * at[-1]
+            own = at_time(mine, at, ms["auto"], limit)
+            yield [task, f"{limit / 1e3:.1f}", percent(weight[-1]), percent(own), f"{ms['auto'] / ms['weight']:.1f}"]
+
+    return markdown(["task", "seconds", "weight space", "target space", "step, target / weight"], rows())
+
+
+def spirals_table() -> str:
+    """Two spirals: steps to 100 % and test accuracy."""
+
+    def rows() -> Iterator[list[str]]:
+        options = [(key, lines) for key, lines in RUNS.items() if key[0] == "two spirals" and key[1] != "time"]
+        for (_, space, lr, settings), lines in sorted(
+            options, key=lambda option: (option[0][1], option[0][3], option[0][2])
+        ):
+            first = ", ".join("never" if line["first"] is None else str(line["first"]) for line in lines)
+            curve = mean_curve(lines, len(TASKS["two spirals"].at))
+            shown = settings if settings != "{}" else "defaults"
+            yield [space, f"{lr:g}", shown.replace('"', "").strip("{}"), first, *map(percent, curve)]
+
+    return markdown(
+        [
+            "space",
+            "Adam",
+            "setting",
+            "first step at 100 % (3 seeds)",
+            *(f"test at {step}" for step in TASKS["two spirals"].at),
+        ],
+        rows(),
+    )
+
+
+def rows_table() -> str:
+    """Row counts: accuracy by step and step time."""
+
+    def rows() -> Iterator[list[str]]:
+        for task, times in (
+            *((t, t.split(",")[0] + "," + t.split(",")[1]) for t in SHORT),
+            ("CNN, digits", "CNN, digits"),
+        ):
+            for count in (256, "auto", 1024, 4096, "all"):
+                lines = target(task, rows=count)
+                if not lines:
+                    continue
+                at = TASKS[task].at
+                values = dict(zip(at, mean_curve(lines, len(at)), strict=True))
+                each = TIMES.get(times, {}).get(str(count))
+                cost = ["", ""] if each is None else [f"{each:.0f}", f"{each / TIMES[times]['weight']:.2f}"]
+                yield [times, str(count), *(percent(values[s]) for s in (25, 50, 100)), *cost]
+
+    return markdown(["task", "rows", "25", "50", "100", "ms a step", "/ weight space"], rows())
+
+
+def probe_table(settings: list[tuple[str, float, dict[str, Any]]]) -> str:
+    """Accuracy at the last step on the four probes, for each (label, lr, settings)."""
+
+    def rows() -> Iterator[list[str]]:
+        for label, lr, setting in settings:
+            cells = []
+            for task in PROBES:
+                lines = target(task, lr, **setting)
+                cells.append(percent(mean_curve(lines, 5)[-1]) if lines else "")
+            yield [label, *cells]
+
+    return markdown(["setting", *PROBES], rows())
+
+
+def figure() -> None:
+    """Accuracy against steps and against seconds for the deep MLPs and the CNNs."""
+    shown = ["tanh MLP, 5 layers", "tanh MLP, 30 layers", "ReLU MLP, 30 layers", "CNN, CIFAR-10"]
+    fig, axes = plt.subplots(2, len(shown), figsize=(3.1 * len(shown), 5.2), sharey="col", constrained_layout=True)
+    for column, task in enumerate(shown):
+        at = TASKS[task].at
+        _, _, lines = best_weight(task)
+        curves = {"target space": (target(task), "auto", "C0"), "weight space, tuned": (lines, "weight", "C1")}
+        for label, (each, key, color) in curves.items():
+            for line in each:
+                for row, scale in ((0, 1.0), (1, TIMES[task][key] / 1e3)):
+                    axes[row][column].plot([s * scale for s in at], line["test"], color=color, alpha=0.3, lw=1)
+            for row, scale in ((0, 1.0), (1, TIMES[task][key] / 1e3)):
+                axes[row][column].plot(
+                    [s * scale for s in at], mean_curve(each, len(at)), color=color, lw=2, label=label
+                )
+        axes[0][column].set_title(task, fontsize=10)
+        axes[0][column].set_xlabel("steps")
+        axes[1][column].set_xlabel("seconds, two CPU cores")
+    for row in axes:
+        row[0].set_ylabel("test accuracy")
+        for axis in row:
+            axis.grid(alpha=0.3)
+            axis.set_xlim(left=0)
+    axes[0][0].legend(fontsize=8, loc="lower right")
+    fig.savefig(PAGE.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    """Write the tables and the figure."""
+    adam = TARGET_LR
+    probes = {
+        "ridge": [
+            (f'"{scale}", {ridge:g}', adam, {"ridge": ridge, "ridge_scale": scale})
+            for scale, values in SCALES.items()
+            for ridge in values
+        ],
+        "start": [
+            ("defaults", adam, {}),
+            *((f"init_std {std}", adam, {"init_std": std}) for std in (0.35, 0.5, 1.0)),
+            *(
+                (f'init "projected", init_std {std}', adam, {"init": "projected", "init_std": std})
+                for std in (0.7, 1.0)
+            ),
+        ],
+        "size": [
+            *((f"{size} samples", adam, {"size": size}) for size in (25, 50)),
+            ("100 samples (default)", adam, {}),
+            *((f"{size} samples", adam, {"size": size}) for size in (200, 400)),
+        ],
+        "lr": [(f"Adam {lr:g}", lr, {}) for lr in (0.0005, 0.001, 0.002, 0.004)],
+    }
+    tables = {"main": main_table(), "seconds": seconds_table(), "spirals": spirals_table(), "rows": rows_table()}
+    tables |= {name: probe_table(settings) for name, settings in probes.items()}
+    text = PAGE.read_text()
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(
+                f"{PAGE}: no place for the table '{name}'; expected <!-- table: {name} --> ... <!-- end -->."
+            )
+        text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+    PAGE.write_text(text)
+    figure()
+
+
+if __name__ == "__main__":
+    main()
