@@ -43,12 +43,15 @@ TASKS: dict[str, Task] = {
     for act, activation in (("tanh", nn.Tanh), ("ReLU", nn.ReLU))
     for depth in (5, 10, 30, 50)
 }
+for depth in (1, 2, 3, 5, 10):
+    TASKS[f"ReLU MLP, SGD, {depth} layers"] = Task(partial(mlp, depth, 784, 64, 10, nn.ReLU), "mnist", (200,))
 TASKS["CNN, Fashion-MNIST"] = Task(partial(paper_cnn, 1, 28), "fashion_mnist", _CNN_AT, gain=1.387, slope=0.2)
 TASKS["CNN, CIFAR-10"] = Task(paper_cnn, "cifar10", _CNN_AT, gain=1.387, slope=0.2)
 TASKS["CNN, digits"] = Task(partial(paper_cnn, 1, 8), "digits", _CNN_AT, gain=1.387, slope=0.2)
 TASKS["two spirals"] = Task(partial(mlp, 4, 2, 12, 2), "spirals", (250, 500, 1000, 2000, 4000), batch=None)
 
-MLPS = [name for name in TASKS if "MLP" in name]
+SGD = [name for name in TASKS if "SGD" in name]
+MLPS = [name for name in TASKS if "MLP" in name and name not in SGD]
 CNNS = ["CNN, Fashion-MNIST", "CNN, CIFAR-10"]
 #: the same, but shorter: for the row counts
 SHORT = {f"{name}, 100 steps": replace(TASKS[name], at=(25, 50, 100)) for name in CNNS}
@@ -119,6 +122,14 @@ def groups() -> dict[str, list[Run]]:
         "ridge": list(target(PROBES, ridges, seeds=(0,))),
         "start": list(target(PROBES, starts, seeds=(0, 1))),
         "size": list(target(PROBES, sizes, seeds=(0, 1))),
+        "sgd": [
+            run
+            for how, lrs in (("sgd", (0.1,)), ("momentum", (0.01, 0.1)))
+            for run in (
+                *target(SGD, [{"optimizer": how}], lrs),
+                *((*run[:4], {**run[4], "optimizer": how}) for run in weight(SGD, ("pytorch",), lrs)),
+            )
+        ],
         "lr": list(target(PROBES, [{}], (0.0005, 0.001, 0.004), seeds=(0, 1))),
     }
 
@@ -151,9 +162,8 @@ def measured() -> dict[str, dict[str, Any]]:
 
 def step_times(root: Path, cifar: Path | None, rounds: int) -> Iterator[dict[str, Any]]:
     """Milliseconds of a step in both spaces, the spaces taking turns."""
-    for name, task in TASKS.items():
-        if name in SHORT:
-            continue
+    for name in [*MLPS, *CNNS, "CNN, digits"]:
+        task = TASKS[name]
         short = Task(task.build, task.data, (12,), task.batch)
         data = load(task.data, root, cifar)
         variants: list[dict[str, Any]] = ROWS if "CNN" in name else [{}]

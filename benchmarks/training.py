@@ -17,6 +17,12 @@ from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, Target
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 _TEST_BATCH = 500
 
+OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+    "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,20 +63,20 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def target_config(settings: dict[str, Any]) -> TargetSpaceConfig:
-    """A config from a flat dict: ``size`` and ``rows`` go to the reference batch."""
+    """A config from a flat dict: ``size`` and ``rows`` go to the reference batch, ``optimizer`` is left out."""
     reference = {k: settings[k] for k in ("size", "rows") if k in settings}
-    rest = {k: v for k, v in settings.items() if k not in ("size", "rows")}
+    rest = {k: v for k, v in settings.items() if k not in ("size", "rows", "optimizer")}
     return TargetSpaceConfig(reference=ReferenceConfig(**reference), **rest)
 
 
 def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train with Adam.
+    """Train with Adam, or what ``settings["optimizer"]`` names.
 
     Args:
         task: what is trained.
         data: x_train, y_train, x_test, y_test.
         space: "target" or "weight".
-        lr: Adam's learning rate.
+        lr: learning rate.
         seed: of the weights, the targets and the order of the samples, which is the same in both spaces.
         settings: for "weight" {"start": ...}; for "target" what differs from the default config.
 
@@ -93,7 +99,7 @@ def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: di
         else:
             start(model, settings["start"], task)
             parameters = list(model.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=lr)
+        optimizer = OPTIMIZERS[settings.get("optimizer", "adam")](parameters, lr)
         for step in range(1, max(task.at) + 1):
             chosen = slice(None) if task.batch is None else torch.randint(len(x), (task.batch,), generator=order)
             begin = time.perf_counter()

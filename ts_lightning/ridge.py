@@ -234,24 +234,29 @@ class _SolveApply(torch.autograd.Function):
         if a.shape[-2] < a.shape[-1]:
             factor = solver.dual(a)
             dtype = factor.cholesky.dtype
-            kt = factor.solve(t)
-            w = factor.unscale(a.mT.to(dtype) @ kt)
+            residual = factor.solve(t)  # (T - A W) / c
+            w = factor.unscale(a.mT.to(dtype) @ residual)
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            z = a @ w.to(a.dtype) if apply else None
         else:
             factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
             dtype = factor.cholesky.dtype
-            kt = None
             w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
-        solver.check(w, t)
-        w = w.to(t.dtype)
-        ctx.solver, ctx.factor, ctx.kt = solver, factor, kt
-        ctx.save_for_backward(a, t, w)
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            achieved = a.to(dtype) @ w.to(dtype)
+            residual = t.to(dtype) - achieved
+            z = achieved.to(a.dtype) if apply else None
+        ctx.solver, ctx.factor, ctx.output = solver, factor, t.dtype
+        ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
-        return w, a @ w.to(a.dtype) if apply else None
+        return w, z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
-        a, t, w = ctx.saved_tensors
+        a, residual, w = ctx.saved_tensors
         factor: Factor = ctx.factor
         dtype = factor.cholesky.dtype
         at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
@@ -264,17 +269,17 @@ class _SolveApply(torch.autograd.Function):
         if factor.dual:
             av = factor.solve(ax @ factor.unscale(g))
             if ctx.needs_input_grad[0]:
-                left, right = ctx.kt, factor.unscale(g - at @ av)
+                right = factor.unscale(g - at @ av)
                 cvw = (right * wx).sum(-1)
         else:
             v = factor.solve(g)
             av = ax @ v
             if ctx.needs_input_grad[0]:
-                left, right = t.to(dtype) - ax @ wx, v
+                right = v
                 cvw = factor.c * (v * wx).sum(-1)
         if ctx.needs_input_grad[0]:
             passed = -av if dz is None else dz.to(dtype) - av
-            da = torch.cat([left, passed], -1) @ torch.cat([right, wx], -1).mT
+            da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient
@@ -282,7 +287,7 @@ class _SolveApply(torch.autograd.Function):
                 if offset is not None:
                     da += offset.unsqueeze(-2)
             da = da.to(a.dtype)
-        return da, av.to(t.dtype), None, None
+        return da, av.to(ctx.output), None, None
 
 
 def solve_apply(a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
