@@ -108,6 +108,14 @@ def peak_memory(name: str, variant: str, device: str, threads: int) -> tuple[flo
     return float(out[-2]), float(out[-1])
 
 
+def process_peak() -> int:
+    """Bytes of this process's peak; getrusage's would count the parent's, which it is started from, on Linux."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def print_memory(case: Case, variant: str, device: str) -> None:
     """The child's side of :func:`peak_memory`."""
     # one small convolution and matrix product first, so that the libraries' own buffers count as imports
@@ -115,7 +123,7 @@ def print_memory(case: Case, variant: str, device: str) -> None:
     if device == "cuda":
         base = torch.cuda.memory_allocated()
     else:
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        base = process_peak()
     step = variants(case, device)[variant]()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -124,7 +132,7 @@ def print_memory(case: Case, variant: str, device: str) -> None:
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = process_peak()
     print(peak / 2**20, (peak - base) / 2**20)
 
 

@@ -103,7 +103,7 @@ class TargetSpaceConfig:
 
     layers: Sequence[str] | None = None
     exclude: Sequence[str] = ()
-    ridge: float = 1.0
+    ridge: float = 0.7
     ridge_scale: RidgeScale = "variance"
     method: Method = "scu"
     init: Init = "normalised"
