@@ -69,7 +69,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                     f"layer '{name}' shares a weight: {', '.join(owners[id(parameter)])} are one parameter. A weight "
                     f"solved from one layer's targets cannot serve another: untie them, or add '{name}' to exclude."
                 )
-        chosen.append(kind(name, module, config))
+        chosen += kind.of(name, module, config)
     if frozen:
         warnings.warn(f"Left out of target space because they are frozen: {', '.join(frozen)}.", stacklevel=3)
     if not chosen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.conv import ConvTargets
 from ts_lightning.layers.linear import LinearTargets
 
@@ -35,4 +35,4 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     return None
 
 
-__all__ = ["FAMILIES", "TargetLayer", "family"]
+__all__ = ["FAMILIES", "TargetLayer", "Visit", "family"]
