@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.ridge import RidgeSolver
 
-_START_DAMPING = 0.1  # docs/defaults.md has the measurements
+START_DAMPING = 0.1  # docs/defaults.md has the measurements
 
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
@@ -121,7 +121,7 @@ class AffineLayer(TargetLayer):
         bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
         spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
         weight = weight * (std / spread if spread > 0 else 1.0)
-        return self.reproduce(x, [weight, *bias], _START_DAMPING)[0]
+        return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
 
 
 def sample_rows(total: int, keep: int, generator: torch.Generator) -> Tensor | None:
@@ -167,6 +167,11 @@ def _inverse(matrix: Tensor, right: Tensor, shift: Tensor, size: int) -> tuple[T
     if (shift > 0).all():
         shifted = matrix + shift * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         return torch.cholesky_solve(right, torch.linalg.cholesky(shifted)), matrix.shape[-1]
+    return pseudo_inverse(matrix, right, size)
+
+
+def pseudo_inverse(matrix: Tensor, right: Tensor, size: int) -> tuple[Tensor, int]:
+    """The pseudo-inverse of a Gram matrix (..., d, d) of ``size`` rows times ``right``; and the least rank."""
     values, vectors = torch.linalg.eigh(matrix)
     floor = torch.finfo(values.dtype).eps * max(matrix.shape[-1], size) * values[..., -1:]
     kept = values > floor
