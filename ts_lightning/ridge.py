@@ -274,11 +274,17 @@ class _SolveApply(torch.autograd.Function):
             v = factor.solve(g)
             av = ax @ v
             if ctx.needs_input_grad[0]:
-                left, right = t.to(dtype) - ax @ wx, v
                 cvw = factor.c * (v * wx).sum(-1)
+                if dz is None and a.shape[-1] < 2 * t.shape[-1]:
+                    # many outputs: T V' - A (W V' + V W'), which has one product less with N x outputs
+                    wv = wx @ v.mT
+                    da = t.to(dtype) @ v.mT - ax @ (wv + wv.mT)
+                else:
+                    left, right = t.to(dtype) - ax @ wx, v
         if ctx.needs_input_grad[0]:
-            passed = -av if dz is None else dz.to(dtype) - av
-            da = torch.cat([left, passed], -1) @ torch.cat([right, wx], -1).mT
+            if da is None:
+                passed = -av if dz is None else dz.to(dtype) - av
+                da = torch.cat([left, passed], -1) @ torch.cat([right, wx], -1).mT
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient

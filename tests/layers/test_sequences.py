@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ts_lightning.layers.sequences import Dense, Packed, scan
+from ts_lightning.layers.sequences import Dense, Packed, scan, scan_backward
 
 LENGTHS = (6, 4, 4, 1)
 
@@ -38,8 +38,8 @@ def test_which_step_follows_which(kind):
 @pytest.mark.parametrize("kind", [0, 1, "packed"])
 def test_scan(kind):
     layout, joined, lengths = layouts(kind)
-    f, u = sequences(lengths, 1), sequences(lengths, 2)
-    initial = torch.randn(len(f), 3, dtype=torch.float64)
+    f, u = ([x.requires_grad_() for x in sequences(lengths, seed)] for seed in (1, 2))
+    initial = torch.randn(len(f), 3, dtype=torch.float64, requires_grad=True)
     expected = []
     for keep, update, c in zip(f, u, initial, strict=True):
         states = []
@@ -47,6 +47,14 @@ def test_scan(kind):
             c = a * c + b
             states.append(c)
         expected.append(torch.stack(states))
-    inputs = joined(f).requires_grad_(), joined(u).requires_grad_(), initial.requires_grad_()
-    torch.testing.assert_close(scan(*inputs, layout), joined(expected), rtol=1e-14, atol=1e-14)
-    assert torch.autograd.gradcheck(lambda *args: scan(*args, layout), inputs)
+    given = joined(f), joined(u), initial
+    arrives = torch.randn(given[1].shape, dtype=torch.float64)
+    *gradients, dinitial = torch.autograd.grad(joined(expected), [*f, *u, initial], arrives)
+    df, du = joined(gradients[: len(f)]), joined(gradients[len(f) :])
+    with torch.no_grad():
+        c = scan(*given, layout)
+        torch.testing.assert_close(c, joined(expected), rtol=1e-14, atol=1e-14)
+        found, first = scan_backward(given[0], arrives.clone(), layout)
+        torch.testing.assert_close(found, du, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(found * layout.before(c, initial), df, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(first, dinitial, rtol=1e-13, atol=1e-13)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.layers.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent import Passed, RecurrentLayer
-from ts_lightning.layers.sequences import Dense, Sequences, scan
+from ts_lightning.layers.sequences import Dense, Sequences
 
 
 def _matrix(*parts: Tensor, ones: bool) -> Tensor:
@@ -87,9 +88,7 @@ class LSTMLayer(_OneSystem):
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h and the memory c."""
-        i, f, g, o = targets.chunk(4, -1)
-        c = scan(torch.sigmoid(f + self.forget_bias), torch.sigmoid(i) * torch.tanh(g), x.initial[1], x.layout)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return lstm_states(targets, x.initial[1], x.layout, self.forget_bias)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.lstm."""
@@ -111,10 +110,7 @@ class GRULayer(RecurrentLayer):
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h."""
-        r, z, nx, nh = targets.chunk(4, -1)
-        keep = torch.sigmoid(z)
-        new = torch.tanh(nx + torch.sigmoid(r) * nh)
-        return (scan(keep, new - keep * new, x.initial[0], x.layout),)
+        return (gru_states(targets, x.initial[0], x.layout),)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.gru."""

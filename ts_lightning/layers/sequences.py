@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Dense:
@@ -104,35 +102,8 @@ class Sequences:
         return Sequences(self.data.double(), tuple(state.double() for state in self.initial), self.layout)
 
 
-class _Scan(torch.autograd.Function):
-    """c_t = f_t c_(t-1) + u_t; its backward is the same scan from the end, dc_t = (what arrives) + f_(t+1) dc_(t+1)."""
-
-    @staticmethod
-    def forward(ctx: Any, f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
-        c = torch.empty_like(u)
-        previous = initial
-        for now, keep, update in zip(layout.steps(c), layout.steps(f), layout.steps(u), strict=True):
-            torch.addcmul(update, keep, previous[: len(update)], out=now)
-            previous = now
-        ctx.layout = layout
-        ctx.save_for_backward(f, c, initial)
-        return c
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dc: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        f, c, initial = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        du = dc.clone()
-        gradients, keeps = layout.steps(du), layout.steps(f)
-        for t in range(len(gradients) - 2, -1, -1):
-            later = gradients[t + 1]
-            gradients[t][: len(later)].addcmul_(keeps[t + 1], later)
-        return du * layout.before(c, initial), du, keeps[0] * gradients[0], None
-
-
 def scan(f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
-    """The elementwise linear recurrence c_t = f_t c_(t-1) + u_t.
+    """The elementwise linear recurrence c_t = f_t c_(t-1) + u_t, without autograd.
 
     Args:
         f: what is kept of the step before, in the layout.
@@ -143,4 +114,27 @@ def scan(f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
     Returns:
         c in the layout.
     """
-    return _Scan.apply(f, u, initial, layout)  # type: ignore[no-any-return, no-untyped-call]
+    c = torch.empty_like(u)
+    previous = initial
+    for now, keep, update in zip(layout.steps(c), layout.steps(f), layout.steps(u), strict=True):
+        torch.addcmul(update, keep, previous[: len(update)], out=now)
+        previous = now
+    return c
+
+
+def scan_backward(f: Tensor, dc: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """The gradient through :func:`scan`, the same recurrence from the end: du_t = dc_t + f_(t+1) du_(t+1).
+
+    Args:
+        f: as in :func:`scan`.
+        dc: what arrives on c, in the layout; written over.
+        layout: as in :func:`scan`.
+
+    Returns:
+        The gradient on u, in the layout; times the c before, it is that on f. And the gradient on the initial c.
+    """
+    du, keeps = layout.steps(dc), layout.steps(f)
+    for t in range(len(du) - 2, -1, -1):
+        later = du[t + 1]
+        du[t][: len(later)].addcmul_(keeps[t + 1], later)
+    return dc, keeps[0] * du[0]
