@@ -87,7 +87,7 @@ class _GRUStates(torch.autograd.Function):
 
 
 def lstm_states(t: Tensor, c0: Tensor, layout: Layout, forget_bias: float) -> tuple[Tensor, Tensor]:
-    """Outputs h and memory c (..., hidden) for pre-activations ``t`` (..., 4 hidden), to whose second gate ``forget_bias`` is added."""
+    """Outputs h and memory c, each (..., hidden), for pre-activations ``t`` (..., 4 hidden), forget bias apart."""
     h, c = _LSTMStates.apply(t, c0, layout, forget_bias)  # type: ignore[no-untyped-call]
     return h, c
 
