@@ -56,7 +56,8 @@ class ReferenceConfig:
         selection: ``"first"`` of the training data, a ``"random"`` sample, or a ``"balanced"`` random sample with
             the same number of every class (labels are then the last element of each training sample).
         rows: how many rows of A each layer is solved from, out of the reference batch's (a row is one place where the
-            layer is applied: a sample and position for a convolution, a sample and token for a Linear on sequences).
+            layer is applied: a sample and position for a convolution, a sample and step for a recurrent layer or a
+            Linear on sequences).
             ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
             ``max(512, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
             this default is in ``docs/defaults.md``.

@@ -57,7 +57,8 @@ class TargetSpace:
 
     Attributes:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
-            or (rows, out) where rows are sampled; in units of ``step_scale``.
+            or (rows, out) where rows are sampled; in units of ``step_scale``. Those of a recurrent module are named
+            after its layers, "rnn.l0", "rnn.l0_reverse", ..., and hold all gates at every step.
         step_scale: the unit of the targets, ``config.step_scale`` or what it comes to where that is "auto".
     """
 

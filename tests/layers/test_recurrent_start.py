@@ -77,5 +77,5 @@ def test_a_normalised_start_has_inputs_of_the_asked_spread_and_states_that_live(
     residuals = space.residuals()
     assert max(residuals.values()) < 0.6
     # orthogonal recurrent weights, but for the ridge
-    values = torch.linalg.svdvals(rnn.weight_hh_l0[:30].double())
+    values = torch.linalg.svdvals(rnn.weight_hh_l0.detach()[:30].double())
     assert float(values.max()) < 1.3
