@@ -152,7 +152,8 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
     for variant in steps:
         per_round = [t / w for t, w in zip(times[variant], times["weight"], strict=True)]
         literal = times.get(variant.replace("target", "literal"), [])
-        faster = [a / b for a, b in zip(literal, times[variant], strict=True)] if literal else []
+        compared = literal if variant.startswith("target") else []
+        faster = [a / b for a, b in zip(compared, times[variant], strict=False)]
         whole, added = memory[variant]
         print(
             f"{variant:26}{statistics.median(times[variant]) * 1e3:10.2f}{statistics.median(per_round):10.2f}"

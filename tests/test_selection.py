@@ -90,7 +90,11 @@ REFUSALS = {
         lambda: Net(cell=nn.LSTMCell(3, 4)),
         {},
         X,
-        ["layer 'cell' is a LSTMCell, called step by step", "Use nn.LSTM on whole sequences", "add 'cell' to exclude"],
+        [
+            "layer 'cell' is an nn.LSTMCell, called step by step",
+            "Use nn.LSTM on whole sequences",
+            "add 'cell' to exclude",
+        ],
     ),
     "projected states": (
         lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)),

@@ -54,7 +54,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
         if isinstance(module, nn.RNNCellBase) and any(p.requires_grad for p in module.parameters(recurse=False)):
             cell = type(module).__name__
             raise TargetSpaceError(
-                f"layer '{name}' is a {cell}, called step by step; targets need all steps at once. Use "
+                f"layer '{name}' is an nn.{cell}, called step by step; targets need all steps at once. Use "
                 f"nn.{cell.removesuffix('Cell')} on whole sequences, or add '{name}' to exclude."
             )
         kind = family(module)

@@ -10,8 +10,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from tests.exactness import check_exact, close, random_targets
+from tests.fits import Plain, fit, loader, trainer
 from tests.literal import Literal
-from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceMixin
 from ts_lightning.config import RidgeScale
 
 SCALES = get_args(RidgeScale)
@@ -273,3 +274,31 @@ def test_training_remembers(cell):
         space.solve()
     # what the input was six steps ago
     assert float((run(x).argmax(-1) == y.flatten()).float().mean()) > 0.9
+
+
+def test_a_lightning_module_with_a_recurrent_layer_trains_and_goes_on_from_its_checkpoint(tmp_path):
+    class Lit(TargetSpaceMixin, Plain):
+        target_space = TargetSpaceConfig(ridge=0.01, reference=ReferenceConfig(size=32))
+
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(1, 8, batch_first=True, bidirectional=True)
+            self.net = nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.net(self.rnn(x.unsqueeze(-1))[0][:, -1])
+
+    torch.manual_seed(0)
+    whole, first = Lit(), Lit()
+    first.load_state_dict(whole.state_dict())
+    # targets are drawn from the seed
+    torch.manual_seed(0)
+    fit(whole, max_epochs=4)
+    torch.manual_seed(0)
+    run = fit(first, max_epochs=2)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    second = Lit()
+    trainer(max_epochs=4).fit(second, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert first.losses + second.losses == pytest.approx(whole.losses, rel=1e-4)
+    for a, b in zip(second.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -72,7 +72,7 @@ def test_a_normalised_start_has_inputs_of_the_asked_spread_and_states_that_live(
     space = TargetSpace(model, (given,), config)
     inputs = float((x.flatten(0, 1) @ rnn.weight_ih_l0.detach().T).std())
     assert inputs == pytest.approx(std or NORMALISED_STD, rel=0.35)
-    states = rnn(given)[0].data[-50:]
+    states = rnn(given)[0].data[-50:].detach()
     assert 0.02 < float(states.std()) < 0.9
     residuals = space.residuals()
     assert max(residuals.values()) < 0.6
