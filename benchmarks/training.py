@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning.reference import reference_size
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 _TEST_BATCH = 500
+
+OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+    "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,20 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def target_config(settings: dict[str, Any]) -> TargetSpaceConfig:
-    """A config from a flat dict: ``size`` and ``rows`` go to the reference batch."""
+    """A config from a flat dict: ``size`` and ``rows`` go to the reference batch, ``optimizer`` is left out."""
     reference = {k: settings[k] for k in ("size", "rows") if k in settings}
-    rest = {k: v for k, v in settings.items() if k not in ("size", "rows")}
+    rest = {k: v for k, v in settings.items() if k not in ("size", "rows", "optimizer")}
     return TargetSpaceConfig(reference=ReferenceConfig(**reference), **rest)
 
 
 def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train with Adam.
+    """Train with Adam, or what ``settings["optimizer"]`` names.
 
     Args:
         task: what is trained.
         data: x_train, y_train, x_test, y_test.
         space: "target" or "weight".
-        lr: Adam's learning rate.
+        lr: learning rate.
         seed: of the weights, the targets and the order of the samples, which is the same in both spaces.
         settings: for "weight" {"start": ...}; for "target" what differs from the default config.
 
@@ -88,12 +95,12 @@ def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: di
     try:
         if space == "target":
             config = target_config(settings)
-            engine = TargetSpace(model, x[: config.reference.size], config)
+            engine = TargetSpace(model, x[: reference_size(model, config.reference.size)], config)
             parameters = list(engine.parameters())
         else:
             start(model, settings["start"], task)
             parameters = list(model.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=lr)
+        optimizer = OPTIMIZERS[settings.get("optimizer", "adam")](parameters, lr)
         for step in range(1, max(task.at) + 1):
             chosen = slice(None) if task.batch is None else torch.randint(len(x), (task.batch,), generator=order)
             begin = time.perf_counter()

@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
 
-CONFIG = TargetSpaceConfig(ridge=0.1, ridge_scale="absolute", init="projected", reference=ReferenceConfig(size=32))
+CONFIG = TargetSpaceConfig(
+    ridge=0.1, ridge_scale="absolute", init="projected", step_scale=20.0, reference=ReferenceConfig(size=32)
+)
 
 
 def data(rows=64, dtype=torch.float32):

@@ -235,27 +235,37 @@ class _SolveApply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, apply: bool) -> tuple[Tensor, Tensor | None]:
+        # many outputs: T V' - A (W V' + V W') gives the gradient on A without the residual, two products less of size N
+        many = not apply and a.shape[-1] <= a.shape[-2] and a.shape[-1] < 2 * t.shape[-1]
         if a.shape[-2] < a.shape[-1]:
             factor = solver.dual(a)
             dtype = factor.cholesky.dtype
-            kt = factor.solve(t)
-            w = factor.unscale(a.mT.to(dtype) @ kt)
+            residual = factor.solve(t)  # (T - A W) / c
+            w = factor.unscale(a.mT.to(dtype) @ residual)
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            z = a @ w.to(a.dtype) if apply else None
         else:
             factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
             dtype = factor.cholesky.dtype
-            kt = None
             w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
-        solver.check(w, t)
-        w = w.to(t.dtype)
-        ctx.solver, ctx.factor, ctx.kt = solver, factor, kt
-        ctx.save_for_backward(a, t, w)
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            if many:
+                residual, z = t, None
+            else:
+                achieved = a.to(dtype) @ w.to(dtype)
+                residual = t.to(dtype) - achieved
+                z = achieved.to(a.dtype) if apply else None
+        ctx.solver, ctx.factor, ctx.output, ctx.many = solver, factor, t.dtype, many
+        ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
-        return w, a @ w.to(a.dtype) if apply else None
+        return w, z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
-        a, t, w = ctx.saved_tensors
+        a, residual, w = ctx.saved_tensors
         factor: Factor = ctx.factor
         dtype = factor.cholesky.dtype
         at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
@@ -268,23 +278,21 @@ class _SolveApply(torch.autograd.Function):
         if factor.dual:
             av = factor.solve(ax @ factor.unscale(g))
             if ctx.needs_input_grad[0]:
-                left, right = ctx.kt, factor.unscale(g - at @ av)
+                right = factor.unscale(g - at @ av)
                 cvw = (right * wx).sum(-1)
         else:
             v = factor.solve(g)
             av = ax @ v
             if ctx.needs_input_grad[0]:
+                right = v
                 cvw = factor.c * (v * wx).sum(-1)
-                if dz is None and a.shape[-1] < 2 * t.shape[-1]:
-                    # many outputs: T V' - A (W V' + V W'), which has one product less with N x outputs
-                    wv = wx @ v.mT
-                    da = t.to(dtype) @ v.mT - ax @ (wv + wv.mT)
-                else:
-                    left, right = t.to(dtype) - ax @ wx, v
         if ctx.needs_input_grad[0]:
-            if da is None:
+            if ctx.many:
+                vw = right @ wx.mT
+                da = residual.to(dtype) @ right.mT - ax @ (vw + vw.mT)
+            else:
                 passed = -av if dz is None else dz.to(dtype) - av
-                da = torch.cat([left, passed], -1) @ torch.cat([right, wx], -1).mT
+                da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient
@@ -292,7 +300,7 @@ class _SolveApply(torch.autograd.Function):
                 if offset is not None:
                     da += offset.unsqueeze(-2)
             da = da.to(a.dtype)
-        return da, av.to(t.dtype), None, None
+        return da, av.to(ctx.output), None, None
 
 
 def solve_apply(a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from ts_lightning.recipes._training import Outcome, fit
 
 TARGET_SPACE = TargetSpaceConfig()
 #: Adam's learning rate in each space, from the table in recipes/cnn_images/README.md
-LEARNING_RATES = {"target": 0.1, "weight": 0.003}
+LEARNING_RATES = {"target": 0.002, "weight": 0.003}
 _SLOPE = 0.2
 
 
@@ -104,7 +104,7 @@ def train(
         steps: end after this many optimizer steps, if epochs do not end before.
         batch_size: images in a training batch.
         dropout: share of activations dropped after each pooling, 0 to 1; the paper uses 0.2.
-        lr: Adam's learning rate; default 0.1 in target space, 0.003 in weight space.
+        lr: Adam's learning rate; default 0.002 in target space, 0.003 in weight space.
         seed: of the order of the data, and of initial targets and weights.
         accelerator: device; auto takes a GPU (CUDA) where there is one.
         target_space: settings of target space; unused in weight space.
