@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -16,23 +17,38 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Case:
-    """One network and its data; ``rows`` is what "all rows" is compared with, None where all rows are the default."""
+    """One network and its data.
+
+    Args:
+        build: makes the network.
+        x: shape of a sample.
+        classes: number of labels.
+        rows: the settings of ``reference.rows`` to compare.
+        batch: samples in a batch and in the reference batch.
+        reference: shape of a reference sample; None for that of a sample.
+        labels: shape of a sample's labels.
+        literal: whether the literal implementation, which loops over samples and steps, is timed too.
+    """
 
     build: Callable[[], nn.Module]
     x: tuple[int, ...]
     classes: int
     rows: tuple[str, ...] = ("auto",)
+    batch: int = BATCH
+    reference: tuple[int, ...] | None = None
+    labels: tuple[int, ...] = ()
+    literal: bool = True
 
     def data(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch (100, ...), labels (100,), reference batch (100, ...)."""
+        """Batch, labels and reference batch, each (samples, ...)."""
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(BATCH, *self.x, generator=generator)
-        y = torch.randint(self.classes, (BATCH,), generator=generator)
-        return x, y, torch.rand(BATCH, *self.x, generator=generator)
+        x = torch.rand(self.batch, *self.x, generator=generator)
+        y = torch.randint(self.classes, (self.batch, *self.labels), generator=generator)
+        return x, y, torch.rand(self.batch, *(self.reference or self.x), generator=generator)
 
     def config(self, rows: str) -> TargetSpaceConfig:
         """The defaults, with this many rows."""
-        return TargetSpaceConfig(reference=ReferenceConfig(size=BATCH, rows=rows))
+        return TargetSpaceConfig(reference=ReferenceConfig(size=self.batch, rows=rows))
 
 
 def mlp(depth: int, inputs: int, width: int, outputs: int, activation: type[nn.Module] = nn.Tanh) -> nn.Module:
@@ -56,8 +72,35 @@ def paper_cnn(channels: int = 3, size: int = 32) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, samples first, and a readout of every step (samples, classes, steps), or of the last one."""
+
+    def __init__(self, cell: type[nn.RNNBase], inputs: int, hidden: int, *, last: bool) -> None:
+        super().__init__()
+        self.rnn = cell(inputs, hidden, batch_first=True)
+        self.readout = nn.Linear(hidden, 2)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits, classes in axis 1."""
+        h = self.rnn(x)[0]
+        return self.readout(h[:, -1] if self.last else h).movedim(-1, 1)
+
+
+def recall(cell: type[nn.RNNBase]) -> Case:
+    """Recall at delay 60, as far as cost goes: 110 steps of one bit, a label for each."""
+    return Case(partial(Recurrent, cell, 1, 63, last=False), (110, 1), 2, labels=(110,), literal=False)
+
+
 CASES = {
     "two_spirals": Case(lambda: mlp(4, 2, 12, 2), (2,), 2),
     "cnn": Case(paper_cnn, (3, 32, 32), 10, ("auto", "all")),
     "mlp512": Case(lambda: mlp(10, 784, 512, 10), (784,), 10),
+    "recall_rnn": recall(nn.RNN),
+    "recall_lstm": recall(nn.LSTM),
+    "recall_gru": recall(nn.GRU),
+    # embeddings of 500 words, and a shorter reference
+    "imdb_lstm": Case(
+        partial(Recurrent, nn.LSTM, 32, 100, last=True), (500, 32), 2, batch=40, reference=(60, 32), literal=False
+    ),
 }

@@ -3,11 +3,12 @@
     python benchmarks/step.py                      # every case
     python benchmarks/step.py cnn --rounds 9
 
-A step is forward, backward and Adam on one batch of 100, with a reference batch of 100. The variants take turns, one
-step each, and a ratio is the median over rounds of (variant / weight space) within the round, so that a machine whose
-speed drifts does not matter. "literal" builds every patch, solves by torch.linalg.solve and lets autograd
-differentiate both passes (tests/literal.py). Memory is measured in a process of its own for each variant: the peak of
-the whole process, and what of it came on top after the imports and the data.
+A step is forward, backward and Adam on one batch, with a reference batch; benchmarks/cases.py has the sizes. The
+variants take turns, one step each, and a ratio is the median over rounds of (variant / weight space) within the round,
+so that a machine whose speed drifts does not matter. "literal" builds every patch, solves by torch.linalg.solve and
+lets autograd differentiate both passes (tests/literal.py; not for recurrent layers, where it is a loop over samples and
+steps). Memory is measured in a process of its own for each variant: the peak of the whole process, and what of it came
+on top after the imports and the data.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
     for rows in case.rows:
         tag = "" if len(case.rows) == 1 else ", all rows" if rows == "all" else ", sampled rows"
         found[f"target{tag}"] = lambda rows=rows: target_step(case, device, rows)
-        found[f"literal{tag}"] = lambda rows=rows: literal_step(case, device, rows)
+        if case.literal:
+            found[f"literal{tag}"] = lambda rows=rows: literal_step(case, device, rows)
     return found
 
 
@@ -158,7 +160,8 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
     for variant in steps:
         per_round = [t / w for t, w in zip(times[variant], times["weight"], strict=True)]
         literal = times.get(variant.replace("target", "literal"), [])
-        faster = [a / b for a, b in zip(literal, times[variant], strict=True)] if variant.startswith("target") else []
+        compared = literal if variant.startswith("target") else []
+        faster = [a / b for a, b in zip(compared, times[variant], strict=False)]
         whole, added = memory[variant]
         print(
             f"{variant:26}{statistics.median(times[variant]) * 1e3:10.2f}{statistics.median(per_round):10.2f}"

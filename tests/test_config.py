@@ -18,6 +18,8 @@ from ts_lightning import ReferenceConfig, TargetSpaceConfig
         ({"method": "SCU"}, ValueError, "method='SCU': expected one of 'scu', 'ocu'"),
         ({"init": "zeros"}, ValueError, "init='zeros': expected one of 'projected', 'normalised', 'weights'"),
         ({"init_std": -1}, ValueError, "init_std=-1"),
+        ({"forget_bias": float("nan")}, ValueError, "forget_bias=nan: expected a finite number"),
+        ({"forget_bias": None}, TypeError, "forget_bias=None: expected a number, found NoneType"),
         ({"solve_dtype": "float16"}, ValueError, "solve_dtype='float16': expected one of 'auto', 'float32', 'float64'"),
         ({"layers": "encoder"}, TypeError, r"layers='encoder': expected a list .* as in \['encoder'\]"),
         ({"exclude": "encoder"}, TypeError, "exclude='encoder'"),

@@ -14,7 +14,7 @@ from ts_lightning import TargetSpace, TargetSpaceConfig
 
 def load(name):
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as data:
-        return {key: torch.from_numpy(data[key]) for key in data}
+        return {key: torch.from_numpy(data[key]) for key in data if data[key].dtype.kind != "U"}
 
 
 def check(found, expected, tolerance=1e-9):
@@ -101,3 +101,47 @@ def test_projection():
     for i, name in enumerate(solved):
         check(space.targets[name], projected[f"Tproj{i}"])
     check(model(x), projected["out_after_projection"])
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.readout = nn.RNN(1, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.readout(self.rnn(x)[0])
+
+
+def recurrent():
+    g = load("rnn_hybrid")
+    model = Recurrent().double()
+    targets = {"rnn.l0": g["T0"], "readout": g["T1"]}
+    return model, TargetSpace(model, g["Xbar"], TargetSpaceConfig.paper(float(g["reg"])), targets=targets), g
+
+
+def test_a_recurrent_network():
+    model, space, g = recurrent()
+    rnn = model.rnn
+    check(torch.cat([rnn.bias_ih_l0[None], rnn.weight_ih_l0.T, rnn.weight_hh_l0.T]), g["W0"])
+    assert not rnn.bias_hh_l0.any()
+    check(as_matrix(model.readout), g["W1"])
+    with torch.no_grad():
+        check(torch.atanh(rnn(g["Xbar"])[0]), g["Sbar0"])
+        check(model(g["Xbar"]), g["Sbar1"])
+    logits = model(g["X"])[int(g["delay"]) :]
+    check(logits, g["out"])
+    loss = functional.cross_entropy(logits.flatten(0, 1), g["y"].long().flatten())
+    check(loss, g["loss"])
+    loss.backward()
+    space.pullback()
+    for i, target in enumerate(space.targets.values()):
+        check(target.grad, g[f"grad_T{i}"])
+
+
+def test_projection_of_a_recurrent_network():
+    model, space, g = recurrent()
+    space.project()
+    projected = load("rnn_hybrid_keras_projection")
+    for i, target in enumerate(space.targets.values()):
+        check(target.transpose(0, 1), projected[f"Tproj{i}"])
+    check(model(g["X"]).transpose(0, 1), projected["out_after_projection"])

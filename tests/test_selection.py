@@ -38,6 +38,19 @@ def half_frozen():
     return net
 
 
+def half_frozen_recurrent():
+    net = Net(rnn=nn.LSTM(3, 4))
+    net.rnn.bias_hh_l0.requires_grad_(False)
+    return net
+
+
+class Output(nn.Module):
+    """The outputs of a recurrent module without its states."""
+
+    def forward(self, result):
+        return result[0]
+
+
 def frozen():
     return Net().requires_grad_(False)
 
@@ -66,7 +79,53 @@ REFUSALS = {
         ["No layer to solve in Net", "3 Linear", "neither excluded nor frozen"],
     ),
     "all frozen": (frozen, {}, X, ["No layer to solve in Net", "3 Linear", "frozen"]),
-    "half frozen": (half_frozen, {}, X, ["layer 'head' has a frozen weight or bias", "freeze both", "exclude"]),
+    "half frozen": (half_frozen, {}, X, ["layer 'head' has a frozen weight or bias", "freeze all", "exclude"]),
+    "half frozen, recurrent": (
+        half_frozen_recurrent,
+        {},
+        X,
+        ["layer 'rnn' has a frozen weight or bias", "freeze all, or none", "exclude"],
+    ),
+    "a cell": (
+        lambda: Net(cell=nn.LSTMCell(3, 4)),
+        {},
+        X,
+        [
+            "layer 'cell' is an nn.LSTMCell, called step by step",
+            "Use nn.LSTM on whole sequences",
+            "add 'cell' to exclude",
+        ],
+    ),
+    "projected states": (
+        lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)),
+        {},
+        X,
+        ["layer 'rnn' has proj_size=2", "Use proj_size=0 with an nn.Linear behind", "add 'rnn' to exclude"],
+    ),
+    "recurrent, not reached": (
+        lambda: Net(rnn=nn.GRU(3, 4, num_layers=2)),
+        {},
+        X,
+        ["did not reach rnn. Every", "override reference_forward"],
+    ),
+    "recurrent, used twice": (
+        lambda: nn.Sequential(rnn := nn.RNN(3, 3), Output(), rnn),
+        {},
+        X,
+        ["layer '0' is used twice in one forward", "exclude"],
+    ),
+    "recurrent, parametrized": (
+        lambda: Net(rnn=nn.utils.parametrizations.weight_norm(nn.GRU(3, 4), "weight_hh_l0")),
+        {"layers": ["rnn"]},
+        X,
+        ["layers: 'rnn'", "without parametrizations"],
+    ),
+    "recurrent, no samples": (
+        lambda: nn.GRU(3, 4),
+        {},
+        torch.ones(5, 0, 3),
+        ["layer 'l0' received an empty input, (5, 0, 3)", "at least one sample"],
+    ),
     "not reached": (
         lambda: Net(extra=nn.Linear(2, 2)),
         {},
@@ -191,6 +250,24 @@ def test_only_layers_that_compute_what_their_base_class_computes():
 
     model = nn.Sequential(Same(3, 3), Other(3, 3), nn.MultiheadAttention(4, 2))
     assert [layer.name for layer in select_layers(model, TargetSpaceConfig())] == ["0"]
+
+
+def test_a_cell_that_is_frozen_or_excluded_or_not_asked_for_is_no_matter():
+    for settings in ({"exclude": ["cell"]}, {"layers": ["head"]}):
+        assert "head" in [x.name for x in select_layers(Net(cell=nn.GRUCell(3, 4)), TargetSpaceConfig(**settings))]
+    assert select_layers(Net(cell=nn.RNNCell(3, 4).requires_grad_(False)), TargetSpaceConfig())
+
+
+def test_layers_of_a_stack_are_named_after_their_weights():
+    model = Net(rnn=nn.LSTM(3, 4, num_layers=2, bidirectional=True))
+    names = ["rnn.l0", "rnn.l0_reverse", "rnn.l1", "rnn.l1_reverse"]
+    chosen = select_layers(model, TargetSpaceConfig(layers=["rnn"]))
+    assert [layer.name for layer in chosen] == names
+    for layer in chosen:
+        suffix = layer.name.removeprefix("rnn.")
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        expected = [getattr(model.rnn, f"{kind}_{suffix}") for kind in kinds]
+        assert [id(p) for p in layer.parameters] == [id(p) for p in expected]
 
 
 def test_a_module_registered_twice_is_one_layer():

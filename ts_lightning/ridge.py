@@ -90,6 +90,10 @@ class Factor:
         """The regularised system's inverse times ``b``, in the factor's precision."""
         return torch.cholesky_solve(b.to(self.cholesky.dtype), self.cholesky)
 
+    def diagonal(self) -> Tensor:
+        """The diagonal of R, (..., d), of the primal form."""
+        return self.c.expand_as(self.scale.means) if self.scale.s2 is None else self.c * self.scale.s2
+
     def unscale(self, b: Tensor) -> Tensor:
         """S^-2 ``b`` for ``b`` (..., d, m)."""
         return b if self.scale.s2 is None else b / self.scale.s2.unsqueeze(-1)
@@ -231,6 +235,8 @@ class _SolveApply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, apply: bool) -> tuple[Tensor, Tensor | None]:
+        # many outputs: T V' - A (W V' + V W') gives the gradient on A without the residual, two products less of size N
+        many = not apply and a.shape[-1] <= a.shape[-2] and a.shape[-1] < 2 * t.shape[-1]
         if a.shape[-2] < a.shape[-1]:
             factor = solver.dual(a)
             dtype = factor.cholesky.dtype
@@ -245,10 +251,13 @@ class _SolveApply(torch.autograd.Function):
             w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
             solver.check(w, t)
             w = w.to(t.dtype)
-            achieved = a.to(dtype) @ w.to(dtype)
-            residual = t.to(dtype) - achieved
-            z = achieved.to(a.dtype) if apply else None
-        ctx.solver, ctx.factor, ctx.output = solver, factor, t.dtype
+            if many:
+                residual, z = t, None
+            else:
+                achieved = a.to(dtype) @ w.to(dtype)
+                residual = t.to(dtype) - achieved
+                z = achieved.to(a.dtype) if apply else None
+        ctx.solver, ctx.factor, ctx.output, ctx.many = solver, factor, t.dtype, many
         ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
         return w, z
@@ -278,8 +287,12 @@ class _SolveApply(torch.autograd.Function):
                 right = v
                 cvw = factor.c * (v * wx).sum(-1)
         if ctx.needs_input_grad[0]:
-            passed = -av if dz is None else dz.to(dtype) - av
-            da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
+            if ctx.many:
+                vw = right @ wx.mT
+                da = residual.to(dtype) @ right.mT - ax @ (vw + vw.mT)
+            else:
+                passed = -av if dz is None else dz.to(dtype) - av
+                da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient
