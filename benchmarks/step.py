@@ -122,19 +122,13 @@ def print_memory(case: Case, variant: str, device: str) -> None:
     """The child's side of :func:`peak_memory`."""
     # one small convolution and matrix product first, so that the libraries' own buffers count as imports
     torch.nn.Conv2d(1, 1, 3).to(device)(torch.rand(1, 1, 8, 8, device=device)).sum().backward()
-    if device == "cuda":
-        base = torch.cuda.memory_allocated()
-    else:
-        base = process_peak()
+    base = torch.cuda.memory_allocated() if device == "cuda" else process_peak()
     step = variants(case, device)[variant]()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for _ in range(4):
         step()
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = process_peak()
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else process_peak()
     print(peak / 2**20, (peak - base) / 2**20)
 
 

@@ -47,9 +47,7 @@ def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping
             break
         found = [_correction(layer, a, w, damping) for a, w in zip(systems, w0, strict=True)]
         previous, larger = larger, [w + correction for w, (correction, _) in zip(w0, found, strict=True)]
-        change = max(
-            float((w - old).norm() / w.norm().clamp_min(1e-300)) for w, old in zip(larger, previous, strict=True)
-        )
+        change = max(_change(w, old) for w, old in zip(larger, previous, strict=True))
         if damping > 0 or change < _SETTLED:
             return _joined(x, systems, larger), *_least(systems, [rank for _, rank in found])
     return _at_the_end(layer, x, values)
