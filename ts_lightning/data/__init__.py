@@ -4,5 +4,6 @@ from ts_lightning.data.bits import BitsDataModule
 from ts_lightning.data.errors import DataError
 from ts_lightning.data.images import ImagesDataModule
 from ts_lightning.data.spirals import SpiralsDataModule
+from ts_lightning.data.text import TextDataModule
 
-__all__ = ["BitsDataModule", "DataError", "ImagesDataModule", "SpiralsDataModule"]
+__all__ = ["BitsDataModule", "DataError", "ImagesDataModule", "SpiralsDataModule", "TextDataModule"]
