@@ -10,20 +10,20 @@ from typing import Any
 
 from ts_lightning.data.errors import DataError, imported
 
-_INTEGER, _NUMBER = re.compile(r"[+-]?\d+"), re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf)")
+_INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
 
 
-def csv_texts(file: Path, text_column: str, label_column: str) -> tuple[list[str], list[Any]]:
+def csv_texts(file: Path, text_column: str, label_column: str) -> tuple[list[str], list[str]]:
     """The texts and labels of a CSV file: UTF-8, separated by commas, names of columns in the first line.
 
     Args:
         file: the file.
         text_column: name of the column of texts.
-        label_column: name of the column of labels; they are integers if every one of them reads as an integer.
+        label_column: name of the column of labels.
 
     Raises:
-        DataError: no such file, not UTF-8, not CSV, empty, a column or a field is missing, or labels are numbers with
-            fractions.
+        DataError: no such file, not UTF-8, not CSV, empty, or a column or a field is missing.
     """
     content = _decoded(file)
     limit = csv.field_size_limit(len(content) + 1)  # its default, 131,072 characters, refuses long texts
@@ -48,12 +48,23 @@ def csv_texts(file: Path, text_column: str, label_column: str) -> tuple[list[str
         raise DataError(f"'{file}', line {reader.line_num}: not readable as CSV ({error}).") from error
     finally:
         csv.field_size_limit(limit)
-    if all(_INTEGER.fullmatch(label) for label in labels):
-        return texts, [int(label) for label in labels]
-    if all(_NUMBER.fullmatch(label, re.IGNORECASE) for label in labels):
-        fraction = next(label for label in labels if not _INTEGER.fullmatch(label))
-        raise DataError(f"'{file}': found the label {fraction}; expected integers or strings in '{label_column}'.")
     return texts, labels
+
+
+def typed(labels: list[str], source: str) -> list[Any]:
+    """Labels of a CSV file: integers if every one of them reads as an integer, else strings.
+
+    Raises:
+        DataError: all of them read as numbers, but some have fractions.
+    """
+    if all(_INTEGER.fullmatch(label) for label in labels):
+        return [int(label) for label in labels]
+    if all(_NUMBER.fullmatch(label) for label in labels):
+        fraction = next(label for label in labels if not _INTEGER.fullmatch(label))
+        raise DataError(
+            f"{source}: found numbers as labels, but {fraction} is no integer; expected integers or strings."
+        )
+    return list(labels)
 
 
 def parquet_texts(file: Path, text_column: str, label_column: str) -> tuple[list[Any], list[Any]]:

@@ -57,8 +57,8 @@ def text_set(
         DataError: a split is empty, something is no string or no label, there is one class only, or a test label does
             not occur in training.
     """
-    _check(x_train, y_train, source, "training")
-    _check(x_test, y_test, source, "test")
+    _check(x_train, y_train, source, "training ")
+    _check(x_test, y_test, source, "test ")
     known = set(y_train)
     unseen = {label: y_test.count(label) for label in sorted(set(y_test) - known, key=str)}
     if unseen:
@@ -89,7 +89,7 @@ def split_by_hash(texts: Sequence[str], labels: Sequence[Any], source: str) -> T
     Raises:
         DataError: as :func:`text_set`.
     """
-    _check(texts, labels, source, "all")
+    _check(texts, labels, source)
     test = [_hash(text) % _TEST_SHARE == 0 for text in texts]
     train_rows = [i for i, is_test in enumerate(test) if not is_test]
     test_rows = [i for i, is_test in enumerate(test) if is_test]
@@ -106,20 +106,24 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
 
 
-def _check(texts: Sequence[Any], labels: Sequence[Any], source: str, split: str) -> None:
+def _check(texts: Sequence[Any], labels: Sequence[Any], source: str, split: str = "") -> None:
+    """Raise if these are not texts and labels; ``split`` is ``training ``, ``test `` or empty."""
     if len(texts) == 0:
-        raise DataError(f"{source}: found no {split} texts; expected at least one.")
+        raise DataError(f"{source}: found no {split}texts; expected at least one.")
     for row, text in enumerate(texts, 1):
         if not isinstance(text, str):
-            raise DataError(f"{source}: found {_what(text)} as text {row} of {split}; expected a string.")
-    kinds = {type(label) for label in labels}
+            raise DataError(f"{source}: found {_what(text)} as {split}text {row}; expected a string.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(
+                f"{source}: {split}text {row} is not valid Unicode (a lone surrogate); expected UTF-8 text."
+            )
     for row, label in enumerate(labels, 1):
         if type(label) not in (int, str) or label == "":
             raise DataError(
-                f"{source}: found {_what(label)} as the label of text {row} of {split}; expected integers or strings."
+                f"{source}: found {_what(label)} as the label of {split}text {row}; expected integers or strings."
             )
-    if len(kinds) > 1:
-        raise DataError(f"{source}: found integers and strings among the labels of {split}; expected one of them.")
+    if len({type(label) for label in labels}) > 1:
+        raise DataError(f"{source}: found integers and strings among the {split}labels; expected one of them.")
 
 
 def _what(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ts_lightning.data.errors import DataError, imported
-from ts_lightning.data.text_files import csv_texts, parquet_texts
+from ts_lightning.data.text_files import csv_texts, parquet_texts, typed
 from ts_lightning.data.text_set import TextSet, split_by_hash, text_set
 from ts_lightning.data.topics import topics
 
@@ -62,12 +62,16 @@ def from_files(
     Raises:
         DataError: a file or what it holds is missing or unusable.
     """
+    files = [file] if test_file is None else [file, test_file]
+    source = " and ".join(f"'{path}'" for path in files)
     read = csv_texts if kind == "csv" else parquet_texts
-    texts, labels = read(file, text_column, label_column)
+    texts, labels = zip(*(read(path, text_column, label_column) for path in files), strict=True)
+    if kind == "csv":
+        together = typed([label for part in labels for label in part], source)
+        labels = together[: len(labels[0])], together[len(labels[0]) :]
     if test_file is None:
-        return split_by_hash(texts, labels, f"'{file}'")
-    test_texts, test_labels = read(test_file, text_column, label_column)
-    return text_set(texts, labels, test_texts, test_labels, f"'{file}' and '{test_file}'")
+        return split_by_hash(texts[0], labels[0], source)
+    return text_set(texts[0], labels[0], texts[1], labels[1], source)
 
 
 def load(

@@ -23,7 +23,7 @@ from ts_lightning.data.errors import DataError, imported
 Split = Callable[[str], list[str]]
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 #: letters and digits, with apostrophes inside; all else separates words
-_WORD = r"\w+(?:['\u2019]\w+)*"
+_WORD = r"\w+(?:'\w+)*"
 _CHUNK = 1000
 _LONG_WORK = 10_000
 
@@ -62,6 +62,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
+        tokenizer.encode_special_tokens = True  # "[PAD]" in a text is the word "pad"
         self._tokenizer = tokenizer
         self._split = split
         self.length: int = tokenizer.padding["length"]
@@ -85,10 +86,9 @@ class TextEncoder:
         library = imported("tokenizers", "tokenizers")
         tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
         if split is None:
+            normal = library.normalizers
+            tokenizer.normalizer = normal.Sequence([normal.NFC(), normal.Lowercase(), normal.Replace("\u2019", "'")])
             pieces = library.pre_tokenizers
-            tokenizer.normalizer = library.normalizers.Sequence(
-                [library.normalizers.NFC(), library.normalizers.Lowercase()]
-            )
             tokenizer.pre_tokenizer = pieces.Split(library.Regex(_WORD), behavior="removed", invert=True)
             counted: Iterator[list[str]] = _chunks(texts, "counting words")
         else:
