@@ -34,12 +34,12 @@ def gradients(space, model, loss):
         parameter.grad = None
     loss(model).backward()
     space.pullback()
-    solved = {f"{name}.{kind}" for name in space.targets for kind in ("weight", "bias")}
-    named = {**space.targets, **{n: p for n, p in model.named_parameters() if n not in solved}}
+    solved = {id(p) for layer in space.layers for p in layer.parameters}
+    named = {**space.targets, **{n: p for n, p in model.named_parameters() if id(p) not in solved}}
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named.items()}
 
 
-def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, tolerance=1e-10):
+def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, tolerance=1e-10, step=1e-4):
     """Weights and every gradient equal the literal implementation's, and gradients predict finite differences."""
     model = model.double()
     config = replace(config, step_scale=1.0)  # test_space.py has what another one does
@@ -47,10 +47,11 @@ def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, toler
     generator = torch.Generator().manual_seed(seed)
     random_targets(space, generator)
     rows = {layer.name: layer.rows for layer in space.layers if layer.rows is not None}
-    literal = Literal(
-        model, space.targets, ridge=config.ridge, scale=config.ridge_scale, method=config.method, rows=rows
-    )
-    for name, value in literal.weights(*reference).items():
+    options = {"scale": config.ridge_scale, "method": config.method, "forget_bias": config.forget_bias}
+    literal = Literal(model, space.targets, ridge=config.ridge, rows=rows, **options)
+    solved = literal.weights(*reference)
+    assert len(solved) == sum(len(layer.parameters) for layer in space.layers)
+    for name, value in solved.items():
         assert close(model.get_parameter(name), value, tolerance), f"weights of {name}"
     expected = literal.gradients(reference, loss)
     found = gradients(space, model, loss)
@@ -59,7 +60,7 @@ def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, toler
     floor = 1e-3 * max(float(g.norm()) for g in expected.values())
     for name, value in expected.items():
         assert close(found[name], value, tolerance, floor), (name, relative(found[name], value))
-    check_differences(space, model, loss, found, generator)
+    check_differences(space, model, loss, found, generator, step)
 
 
 def check_differences(space, model, loss, found, generator, step=1e-4, tolerance=1e-6):

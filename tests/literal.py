@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tests.literal_recurrent import Walk
+
 
 def padding_of(module: nn.Module) -> list[tuple[int, int]]:
     """Entries added before and after each axis; "same" puts the odd one behind."""
@@ -96,21 +98,58 @@ def solve_layer(module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ri
 class Literal:
     """A copy of a model whose solved weights are functions of targets that autograd differentiates."""
 
-    def __init__(self, model, targets, *, ridge, scale="absolute", method="scu", rows=None):
+    def __init__(self, model, targets, *, ridge, scale="absolute", method="scu", rows=None, forget_bias=1.0):
         self.model = copy.deepcopy(model).train()
         self.targets = {name: t.detach().clone().requires_grad_() for name, t in targets.items()}
         self.ridge, self.scale, self.method, self.rows = ridge, scale, method, rows or {}
+        self.forget_bias = forget_bias
 
-    def walk(self, reference, visit) -> None:
-        """Run the model on the reference batch with ``visit(name, module, x)`` giving each solved layer's output."""
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules that have targets; a recurrent one's are named after it and its layers."""
+        names = {name for name, _ in self.model.named_modules()}
+        owners = dict.fromkeys(name if name in names else name.rpartition(".")[0] for name in self.targets)
+        return {name: self.model.get_submodule(name) for name in owners}
+
+    def walk(self, reference, visit, project=False) -> dict[str, Tensor]:
+        """Run the model on the reference batch with ``visit(name, module, x)`` giving each solved layer's output.
+
+        Returns:
+            The solved parameters of recurrent modules, which have no visit, by name.
+        """
+        solved: dict[str, Tensor] = {}
 
         def hook(name):
             return lambda module, args, output: visit(name, module, args[0])
 
-        handles = [self.model.get_submodule(name).register_forward_hook(hook(name)) for name in self.targets]
+        def recurrent(name):
+            prefix = f"{name}." if name else ""
+
+            def call(module, args, output):
+                def own(values):
+                    return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+
+                targets = own(self.targets)
+                walk = Walk(
+                    module, targets, lambda a, t: ridge_solve(a, t, self.ridge, self.scale),
+                    method=self.method, forget=self.forget_bias, rows=own(self.rows),
+                )  # fmt: skip
+                result = walk(*args, project=project)
+                if project:
+                    self.targets.update({prefix + key: value for key, value in targets.items()})
+                solved.update({prefix + key: value for key, value in walk.solved.items()})
+                return result
+
+            return call
+
+        handles = [
+            module.register_forward_hook(recurrent(name) if isinstance(module, nn.RNNBase) else hook(name))
+            for name, module in self.modules().items()
+        ]
+        # the hooks, not dropout between the layers of a stack, say what is passed on
         self.model(*reference)
         for handle in handles:
             handle.remove()
+        return solved
 
     def solve_layer(self, name, module, x):
         """Weight, bias and output of one layer on input ``x``."""
@@ -127,8 +166,8 @@ class Literal:
                 solved[f"{name}.bias"] = bias
             return self.targets[name] * 1 if self.method == "ocu" else z
 
-        self.walk(reference, visit)
-        return solved
+        recurrent = self.walk(reference, visit)
+        return {**solved, **recurrent}
 
     @torch.no_grad()
     def project(self, *reference: Tensor) -> None:
@@ -142,7 +181,7 @@ class Literal:
             self.targets[name] = z
             return z if self.method == "ocu" else self.solve_layer(name, module, x)[2]
 
-        self.walk(reference, visit)
+        self.walk(reference, visit, project=True)
 
     def gradients(self, reference, loss) -> dict[str, Tensor]:
         """Gradients of ``loss(run)`` by name: of every target, and of every parameter that isn't solved."""
@@ -150,6 +189,10 @@ class Literal:
         others = {n: p for n, p in self.model.named_parameters() if n not in solved}
 
         def run(*inputs):
+            for name, module in self.modules().items():
+                if isinstance(module, nn.RNNBase):  # which has a list of its weights beside the parameters
+                    prefix = f"{name}." if name else ""
+                    module._flat_weights = [solved[prefix + weight] for weight in module._flat_weights_names]
             return torch.func.functional_call(self.model, solved, inputs)
 
         variables = {**self.targets, **others}

@@ -24,6 +24,14 @@ def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
 
 
+def check_finite(name: str, value: float) -> None:
+    """Raise TypeError or ValueError if ``value`` is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: expected a finite number.")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise TypeError or ValueError if ``value`` is not a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -89,6 +97,8 @@ class TargetSpaceConfig:
             ``"weights"``: targets that reproduce the model's present weights.
         init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.6 where
             ``init="normalised"``; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
+        forget_bias: added to the forget gate of an nn.LSTM with biases after the solve, so that targets around zero
+            remember. It becomes part of the layer's bias.
         step_scale: the unit that targets are trained in, which makes up for targets being larger than weights: a
             learning rate that suits weights then suits targets (Adam around 0.002). An optimizer's step moves a
             target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
@@ -105,6 +115,7 @@ class TargetSpaceConfig:
     method: Method = "scu"
     init: Init = "normalised"
     init_std: float | None = None
+    forget_bias: float = 1.0
     step_scale: StepScale = "auto"
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
@@ -121,6 +132,7 @@ class TargetSpaceConfig:
         check_choice("init", self.init, get_args(Init))
         if self.init_std is not None:
             check_positive("init_std", self.init_std)
+        check_finite("forget_bias", self.forget_bias)
         if self.step_scale != "auto":
             check_positive("step_scale ('auto' or a number)", self.step_scale)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))

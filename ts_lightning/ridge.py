@@ -90,6 +90,10 @@ class Factor:
         """The regularised system's inverse times ``b``, in the factor's precision."""
         return torch.cholesky_solve(b.to(self.cholesky.dtype), self.cholesky)
 
+    def diagonal(self) -> Tensor:
+        """The diagonal of R, (..., d), of the primal form."""
+        return self.c.expand_as(self.scale.means) if self.scale.s2 is None else self.c * self.scale.s2
+
     def unscale(self, b: Tensor) -> Tensor:
         """S^-2 ``b`` for ``b`` (..., d, m)."""
         return b if self.scale.s2 is None else b / self.scale.s2.unsqueeze(-1)

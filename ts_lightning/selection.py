@@ -42,7 +42,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     owners = _owners(model)
     for pattern in config.layers or ():
         hits = list(_match([pattern], modules, "layers"))
-        if not any(_solvable(modules[name]) for name in hits):
+        if not any(family(modules[name]) for name in hits):
             found = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5])
             raise TargetSpaceError(
                 f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {_SUPPORTED}, "
@@ -51,15 +51,21 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     for name, module in modules.items():
         if name in dropped or (asked is not None and name not in asked):
             continue
-        kind = _solvable(module)
+        if isinstance(module, nn.RNNCellBase) and any(p.requires_grad for p in module.parameters(recurse=False)):
+            cell = type(module).__name__
+            raise TargetSpaceError(
+                f"layer '{name}' is a {cell}, called step by step; targets need all steps at once. Use "
+                f"nn.{cell.removesuffix('Cell')} on whole sequences, or add '{name}' to exclude."
+            )
+        kind = family(module)
         if kind is None:
             continue
         trainable = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
         if not all(trainable):
             if any(trainable):
                 raise TargetSpaceError(
-                    f"layer '{name}' has a frozen weight or bias, not both. Targets set both together: freeze "
-                    f"both, or neither, or add '{name}' to exclude."
+                    f"layer '{name}' has a frozen weight or bias beside trainable ones. Targets set all of them "
+                    f"together: freeze all, or none, or add '{name}' to exclude."
                 )
             frozen.append(name)
             continue
@@ -69,7 +75,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                     f"layer '{name}' shares a weight: {', '.join(owners[id(parameter)])} are one parameter. A weight "
                     f"solved from one layer's targets cannot serve another: untie them, or add '{name}' to exclude."
                 )
-        chosen.append(kind(name, module, config))
+        chosen += kind.of(name, module, config)
     if frozen:
         warnings.warn(f"Left out of target space because they are frozen: {', '.join(frozen)}.", stacklevel=3)
     if not chosen:
@@ -85,15 +91,10 @@ def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
     return [
         plain_name(name)
         for name, module in model.named_modules()
-        if _solvable(module) is not None
+        if family(module) is not None
         and all(p.requires_grad for p in module.parameters(recurse=False))
-        and id(module.weight) not in trained
+        and id(next(module.parameters(recurse=False))) not in trained
     ]
-
-
-def _solvable(module: nn.Module) -> type[TargetLayer] | None:
-    """The family that solves ``module``, whose weight must be a parameter of its own."""
-    return family(module) if module._parameters.get("weight") is not None else None
 
 
 def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ts_lightning.config import NORMALISED_STD, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers import TargetLayer
+from ts_lightning.layers import TargetLayer, Visit
 from ts_lightning.reference import own
 from ts_lightning.selection import select_layers
 
@@ -126,7 +127,8 @@ class TargetSpace:
             raise TargetSpaceError(
                 "pullback() was called twice after one solve(). Call solve() after each optimizer step."
             )
-        pairs = [(value, p.grad) for p, value in self._solved if p.grad is not None]
+        # a value that depends on no target: the redundant bias of a recurrent layer, kept at zero
+        pairs = [(value, p.grad) for p, value in self._solved if p.grad is not None and value.requires_grad]
         self._solved = []
         self.clear()
         if pairs:
@@ -165,11 +167,11 @@ class TargetSpace:
         """The relative residual ||A W - T|| / ||T|| of each layer's solve."""
         found: dict[str, float] = {}
 
-        def visit(layer: TargetLayer, x: Tensor) -> Tensor:
+        def visit(layer: TargetLayer, x: Any) -> Any:
             targets = self._wanted(layer)
-            _, _, z = layer.solve(x, targets)
-            found[layer.name] = float((layer.select(z) - targets).norm() / targets.norm())
-            return self._passed(targets, z)
+            values, passed = layer.solve(x, targets)
+            found[layer.name] = float((layer.achieved(x, values) - targets).norm() / targets.norm())
+            return passed
 
         with torch.no_grad():
             self._walk(visit)
@@ -178,8 +180,9 @@ class TargetSpace:
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the targets in the place of the solved weights in ``optimizer``, in place and before its first step.
 
-        A layer's targets take the place of its weight; its bias is taken out. Learning rates and other options of the
-        parameter groups stay; so does the list object itself, which LBFGS and schedulers hold.
+        A layer's targets take the place of its weight (the first of several); its bias and other weights are taken out.
+        Learning rates and other options of the parameter groups stay; so does the list object itself, which LBFGS and
+        schedulers hold.
 
         Raises:
             TargetSpaceError: the optimizer has already made a step.
@@ -189,28 +192,28 @@ class TargetSpace:
                 f"{type(optimizer).__name__} already holds state for weights that targets should replace. Make the "
                 f"substitution before the first step."
             )
-        replacement = {id(layer.weight): self.targets[layer.name] for layer in self.layers}
+        replacement = {id(layer.parameters[0]): self.targets[layer.name] for layer in self.layers}
         for group in optimizer.param_groups:
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in self._targeted]
             group["params"][:] = [replacement.get(id(p), p) for p in kept]
 
-    def _walk(self, visit: Callable[[TargetLayer, Tensor], Tensor]) -> None:
+    def _walk(self, visit: Visit) -> None:
         """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
         self._visited = {}
         with _reference_mode(self.model), _replaced(self.layers, lambda layer, x: self._once(layer, x, visit)):
             self._run_reference()
-        missing = [layer.name for layer in self.layers if layer.name not in self._visited]
+        missing = dict.fromkeys(layer.module_name for layer in self.layers if layer.name not in self._visited)
         if missing:
             raise TargetSpaceError(
                 f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
                 f"override reference_forward, or add the name to exclude."
             )
 
-    def _once(self, layer: TargetLayer, x: Tensor, visit: Callable[[TargetLayer, Tensor], Tensor]) -> Tensor:
+    def _once(self, layer: TargetLayer, x: Any, visit: Visit) -> Any:
         if layer.name in self._visited:
             raise TargetSpaceError(
-                f"layer '{layer.name}' is used twice in one forward; its weights would have two solutions. Give each "
-                f"use a layer of its own, or add '{layer.name}' to exclude."
+                f"layer '{layer.module_name}' is used twice in one forward; its weights would have two solutions. Give "
+                f"each use a layer of its own, or add '{layer.module_name}' to exclude."
             )
         self._visited[layer.name] = layer
         return visit(layer, x)
@@ -219,23 +222,15 @@ class TargetSpace:
         """The layer's targets in the unit of its outputs; never the Parameter itself."""
         return self.targets[layer.name] * self.step_scale
 
-    def _passed(self, targets: Tensor, z: Tensor) -> Tensor:
-        """What the next layer receives."""
-        # a copy, since the next layer may change its input in place
-        return targets.clone() if self.config.method == "ocu" else z
+    def _visit_solve(self, layer: TargetLayer, x: Any) -> Any:
+        values, passed = layer.solve(x, self._wanted(layer))
+        self._solved += zip(layer.parameters, values, strict=True)
+        return passed
 
-    def _visit_solve(self, layer: TargetLayer, x: Tensor) -> Tensor:
-        targets = self._wanted(layer)
-        weight, bias, z = layer.solve(x, targets)
-        self._solved.append((layer.weight, weight))
-        if layer.bias is not None and bias is not None:
-            self._solved.append((layer.bias, bias))
-        return self._passed(targets, z)
-
-    def _visit_project(self, layer: TargetLayer, x: Tensor) -> Tensor:
-        achieved = layer.select(layer.solve(x, self._wanted(layer))[2])
-        self.targets[layer.name].copy_(achieved).div_(self.step_scale)
-        return self._passed(self._wanted(layer), layer.solve(x, self._wanted(layer))[2])
+    def _visit_project(self, layer: TargetLayer, x: Any) -> Any:
+        values, _ = layer.solve(x, self._wanted(layer))
+        self.targets[layer.name].copy_(layer.achieved(x, values)).div_(self.step_scale)
+        return layer.solve(x, self._wanted(layer))[1]
 
     @torch.no_grad()
     def _bind(self, generator: torch.Generator, given: dict[str, Tensor] | None) -> None:
@@ -246,7 +241,7 @@ class TargetSpace:
             rows = "all"
         before = self._outputs() if self.config.init == "weights" and given is None else None
 
-        def visit(layer: TargetLayer, x: Tensor) -> Tensor:
+        def visit(layer: TargetLayer, x: Any) -> Any:
             if x.numel() == 0:
                 raise TargetSpaceError(
                     f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
@@ -256,7 +251,7 @@ class TargetSpace:
             if given is not None:
                 start = _checked(given, layer.name, shape)
             elif self.config.init == "weights":
-                start, rank, columns = layer.reproduce(x, layer.weight, layer.bias, 0.0)
+                start, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
                 if rank < columns:
                     changes.append((layer.name, rank, columns))
             elif self.config.init == "normalised":
@@ -266,11 +261,11 @@ class TargetSpace:
                 start = torch.empty(shape)
                 nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
             start = start if given is not None else start / self.step_scale
-            self.targets[layer.name] = nn.Parameter(start.to(device=x.device, dtype=layer.weight.dtype, copy=True))
+            like = layer.parameters[0]
+            self.targets[layer.name] = nn.Parameter(start.to(device=like.device, dtype=like.dtype, copy=True))
             if given is None and self.config.init == "projected":
                 return self._visit_project(layer, x)
-            wanted = self._wanted(layer)
-            return self._passed(wanted, layer.solve(x, wanted)[2])
+            return layer.solve(x, self._wanted(layer))[1]
 
         self._walk(visit)
         if given is None and self.config.init == "normalised":
@@ -357,15 +352,16 @@ def _reference_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(layers: Sequence[TargetLayer], visit: Callable[[TargetLayer, Tensor], Tensor]) -> Iterator[None]:
-    """Let ``visit`` stand for each layer's forward, so that the layer's own hooks still run around it."""
-    kept = [(layer.module, layer.module.__dict__.get("forward")) for layer in layers]
+def _replaced(layers: Sequence[TargetLayer], visit: Visit) -> Iterator[None]:
+    """Let ``visit`` stand for each layer's forward, so that their modules' own hooks still run around them."""
+    kept = {layer.module: layer.module.__dict__.get("forward") for layer in layers}
     try:
-        for layer in layers:
-            layer.module.__dict__["forward"] = lambda input, layer=layer: visit(layer, input)
+        for module in kept:
+            inside = [layer for layer in layers if layer.module is module]
+            module.__dict__["forward"] = partial(inside[0].forward, inside, visit)
         yield
     finally:
-        for module, forward in kept:
+        for module, forward in kept.items():
             if forward is None:
                 del module.__dict__["forward"]
             else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.cells import GRULayer, LSTMLayer, RNNLayer
 from ts_lightning.layers.conv import ConvTargets
 from ts_lightning.layers.linear import LinearTargets
 
@@ -14,15 +15,22 @@ FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.Conv1d: ConvTargets,
     nn.Conv2d: ConvTargets,
     nn.Conv3d: ConvTargets,
+    nn.RNN: RNNLayer,
+    nn.LSTM: LSTMLayer,
+    nn.GRU: GRULayer,
 }
 
 
 def family(module: nn.Module) -> type[TargetLayer] | None:
     """The family that can solve ``module``, or None.
 
-    A subclass counts only if it computes what its base class computes. The output projection of
-    nn.MultiheadAttention does not: its weight is used without calling it.
+    A subclass counts only if it computes what its base class computes, and a weight only if it is a parameter of its
+    own, without parametrization. The output projection of nn.MultiheadAttention does not: its weight is used without
+    calling it.
     """
+    weights = getattr(module, "_flat_weights_names", ["weight"])
+    if any(module._parameters.get(name) is None for name in weights):
+        return None
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return None
     for base, targets in FAMILIES.items():
@@ -35,4 +43,4 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     return None
 
 
-__all__ = ["FAMILIES", "TargetLayer", "family"]
+__all__ = ["FAMILIES", "TargetLayer", "Visit", "family"]

@@ -1,13 +1,15 @@
 """What every solved layer has in common: its parameters, its targets, and the rows that it is solved from.
 
-A family (linear, conv, ...) says how its layer becomes A, T and W: :meth:`TargetLayer.bind` looks at the input of the
-first reference forward and fixes the rows, :meth:`TargetLayer.solve` turns input and targets into weights and outputs,
-:meth:`TargetLayer.select` picks from the layer's outputs those that have targets.
+A family (linear, conv, recurrent) says how its layers become A, T and W: :meth:`TargetLayer.bind` looks at the input of
+the first reference forward and fixes the rows, :meth:`TargetLayer.solve` turns input and targets into weights and what
+the next layer receives, :meth:`TargetLayer.achieved` says what of the targets these weights achieve.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,61 +17,98 @@ from torch import Tensor, nn
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.ridge import RidgeSolver
 
-_START_DAMPING = 0.1  # docs/defaults.md has the measurements
+START_DAMPING = 0.1  # docs/defaults.md has the measurements
+
+#: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
+Visit = Callable[["TargetLayer", Any], Any]
 
 
 class TargetLayer(ABC):
-    """One layer whose weights are solved from targets.
+    """One layer whose weights are solved from targets; a module consists of one (linear, conv) or several (recurrent).
 
     Args:
-        name: the layer's name in the model.
-        module: the layer.
+        name: the layer's name, under which its targets are kept.
+        module: the module that it belongs to.
         config: the target space's settings.
+
+    Attributes:
+        module_name: the module's name in the model.
+        parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
+        rows: indices of the sampled rows; None where all rows are solved from.
     """
 
     #: standard deviation of the random targets before projection, where the config says none
     init_std = 1.0
+    parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
-        self.name = name
+        self.name = self.module_name = name
         self.module = module
+        self.ocu = config.method == "ocu"
         self.solver = RidgeSolver(config.ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
-        self.rows: Tensor | None = None  # indices of the sampled rows; None where all rows have targets
+        self.rows: Tensor | None = None
 
-    @property
-    def weight(self) -> nn.Parameter:
-        """The weight that the layer's solution is written to."""
-        return self.module.weight  # type: ignore[return-value]
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
+        """The layers that the module ``name`` consists of.
 
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """The bias that the layer's solution is written to."""
-        return self.module.bias  # type: ignore[return-value]
+        Raises:
+            TargetSpaceError: the module has an option that cannot be solved.
+        """
+        return [cls(name, module, config)]
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that targets replace."""
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any) -> Any:
+        """The forward of the module that ``layers`` belong to, with ``visit`` for each layer's own."""
+        (layer,) = layers
+        return visit(layer, input)
 
     @abstractmethod
-    def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
+    def bind(self, x: Any, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows for inputs like ``x`` and return the shape of the targets."""
 
     @abstractmethod
-    def solve(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Solve on input ``x``: the weight, the bias and the layer's output, all differentiable."""
+    def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:
+        """Solve on input ``x``, differentiably.
+
+        Returns:
+            The values of :attr:`parameters`, and what the next layer receives: in SCU what the layer produces with
+            them, in OCU what it was asked to produce.
+        """
 
     @abstractmethod
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def achieved(self, x: Any, values: Sequence[Tensor]) -> Tensor:
+        """What the layer produces on input ``x`` with these parameters where it has targets, in the targets' shape."""
+
+    @abstractmethod
+    def reproduce(self, x: Any, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
+        """Targets whose solution on input ``x`` is ``values``, the rank of A, and its columns."""
+
+    @abstractmethod
+    def start(self, x: Any, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets of the standard deviation ``std`` for ``init="normalised"``."""
+
+
+class AffineLayer(TargetLayer):
+    """A layer of one weight and perhaps a bias, whose targets are its outputs."""
+
+    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
+        super().__init__(name, module, config)
+        self.weight: nn.Parameter = module.weight  # type: ignore[assignment]
+        self.bias: nn.Parameter | None = module.bias  # type: ignore[assignment]
+        self.parameters = [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    @abstractmethod
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The layer's output on input ``x`` with these weights."""
 
     @abstractmethod
     def select(self, z: Tensor) -> Tensor:
         """The entries of the layer's output ``z`` that have targets, in the targets' shape."""
 
-    @abstractmethod
-    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
-        """Targets that reproduce ``weight`` and ``bias`` on input ``x``, the rank of A, and its columns."""
+    def achieved(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The outputs at the solved rows."""
+        return self.select(self.apply(x, *values))
 
     def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.
@@ -79,10 +118,10 @@ class TargetLayer(ABC):
         """
         weight = torch.empty(self.weight.shape, dtype=torch.float64)
         weight = nn.init.orthogonal_(weight, generator=generator).to(x.device)
-        bias = None if self.bias is None else weight.new_zeros(self.bias.shape)
-        spread = float(self.select(self.apply(x.double(), weight, bias)).std(correction=0))
+        bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
+        spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
         weight = weight * (std / spread if spread > 0 else 1.0)
-        return self.reproduce(x, weight, bias, _START_DAMPING)[0]
+        return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
 
 
 def sample_rows(total: int, keep: int, generator: torch.Generator) -> Tensor | None:
@@ -128,6 +167,11 @@ def _inverse(matrix: Tensor, right: Tensor, shift: Tensor, size: int) -> tuple[T
     if (shift > 0).all():
         shifted = matrix + shift * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         return torch.cholesky_solve(right, torch.linalg.cholesky(shifted)), matrix.shape[-1]
+    return pseudo_inverse(matrix, right, size)
+
+
+def pseudo_inverse(matrix: Tensor, right: Tensor, size: int) -> tuple[Tensor, int]:
+    """The pseudo-inverse of a Gram matrix (..., d, d) of ``size`` rows times ``right``; and the least rank."""
     values, vectors = torch.linalg.eigh(matrix)
     floor = torch.finfo(values.dtype).eps * max(matrix.shape[-1], size) * values[..., -1:]
     kept = values > floor

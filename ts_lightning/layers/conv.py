@@ -8,6 +8,7 @@ are fewer than the unknowns, the chosen patches are gathered and solved as a mat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,14 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import TargetLayer, reproduce_correction, reproduce_matrix, sample_rows
+from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
 from ts_lightning.ridge import RidgeSolver, solve
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
 
-class ConvTargets(TargetLayer):
+class ConvTargets(AffineLayer):
     """Targets (N, out, *space), or (rows, out) where rows are sampled, for an input (N, in, *space)."""
 
     init_std = 0.1
@@ -59,20 +60,23 @@ class ConvTargets(TargetLayer):
             return self.geometry.rows(targets)
         return targets.view(targets.shape[0], self.geometry.groups, -1).transpose(0, 1)
 
-    def solve(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Weight (out, in / groups, *kernel), bias (out,) and output (N, out, *space)."""
-        x = self.geometry.pad(x)
+    def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Weight (out, in / groups, *kernel) and bias (out,), and what is passed on (N, out, *space)."""
+        padded = self.geometry.pad(x)
         if self.patches is None:
-            weight, bias, z = _ConvSolve.apply(x, targets, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
-            return weight, bias, z
-        a, t = self.patches.gather(x, self.bias is not None), self._target_rows(targets)
+            weight, bias, z = _ConvSolve.apply(padded, targets, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            # a copy, since the next layer may change its input in place
+            return [weight] if bias is None else [weight, bias], targets.clone() if self.ocu else z
+        a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(targets)
         # one matrix where there is one group: a batch of one would take the slower way
         w = solve(a[0], t[0], self.solver)[None] if len(a) == 1 else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w, self.bias is not None)
-        weight = weight.contiguous()
-        return weight, bias, self.geometry.convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
+        if self.ocu:
+            return values, targets.clone()
+        return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
 
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""
         return self.geometry.convolve(self.geometry.pad(x), weight, bias)
 
@@ -80,10 +84,11 @@ class ConvTargets(TargetLayer):
         """The outputs at the solved rows."""
         return z if self.rows is None else z.movedim(1, -1).reshape(-1, z.shape[1])[self.rows]
 
-    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
+    def reproduce(self, x: Tensor, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias."""
         x = self.geometry.pad(x).double()
-        w0 = self.geometry.to_matrix(weight.double(), None if bias is None else bias.double())
+        bias = values[1].double() if len(values) > 1 else None
+        w0 = self.geometry.to_matrix(values[0].double(), bias)
         if self.patches is not None:
             t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver, damping)
             rows = t.transpose(0, 1).reshape(t.shape[1], -1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ts_lightning.config import Rows
-from ts_lightning.layers.base import TargetLayer, reproduce_matrix, sample_rows
+from ts_lightning.layers.base import AffineLayer, reproduce_matrix, sample_rows
 from ts_lightning.ridge import solve, solve_apply
 
 
-class LinearTargets(TargetLayer):
+class LinearTargets(AffineLayer):
     """Targets (..., out), or (rows, out) where rows are sampled, for an input (..., in) of any rank."""
 
     def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
@@ -28,19 +30,22 @@ class LinearTargets(TargetLayer):
             a = a[self.rows]
         return a if self.bias is None else torch.cat([a, a.new_ones(a.shape[0], 1)], 1)
 
-    def _split(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (w.mT, None) if self.bias is None else (w[:-1].mT, w[-1])
+    def _split(self, w: Tensor) -> list[Tensor]:
+        return [w.mT] if self.bias is None else [w[:-1].mT, w[-1]]
 
-    def solve(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Weight (out, in), bias (out,) and output (..., out)."""
+    def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Weight (out, in) and bias (out,), and what is passed on (..., out)."""
         a = self._matrix(x)
+        if self.ocu:
+            # a copy, since the next layer may change its input in place
+            return self._split(solve(a, targets.reshape(-1, targets.shape[-1]), self.solver)), targets.clone()
         if self.rows is None:
             w, z = solve_apply(a, targets.reshape(-1, targets.shape[-1]), self.solver)
-            return *self._split(w), z.view(*x.shape[:-1], z.shape[-1])
-        weight, bias = self._split(solve(a, targets, self.solver))
-        return weight, bias, self.apply(x, weight, bias)
+            return self._split(w), z.view(*x.shape[:-1], z.shape[-1])
+        values = self._split(solve(a, targets, self.solver))
+        return values, self.apply(x, *values)
 
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (..., out)."""
         return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -48,10 +53,10 @@ class LinearTargets(TargetLayer):
         """The outputs at the solved rows."""
         return z if self.rows is None else z.reshape(-1, z.shape[-1])[self.rows]
 
-    def reproduce(self, x: Tensor, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, int, int]:
+    def reproduce(self, x: Tensor, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias."""
         a = self._matrix(x)
-        w0 = weight.mT if bias is None else torch.cat([weight.mT, bias.unsqueeze(0)])
+        w0 = torch.cat([values[0].mT, *(bias.unsqueeze(0) for bias in values[1:])])
         targets, rank = reproduce_matrix(a, w0, self.solver, damping)
         shape = (*x.shape[:-1], targets.shape[-1]) if self.rows is None else targets.shape
         return targets.reshape(shape), rank, a.shape[-1]

@@ -53,7 +53,7 @@ class Geometry:
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.dilation, self.padding, strict=True)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in sizes)
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A W."""
         zeros = (0,) * len(self.kernel)
         return torch.convolution(x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, self.groups)

@@ -1,0 +1,109 @@
+"""nn.RNN, nn.LSTM and nn.GRU, against the literal implementation and finite differences, in float64."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from tests.exactness import check_exact
+from ts_lightning import ReferenceConfig, TargetSpaceConfig
+from ts_lightning.config import RidgeScale
+
+SCALES = get_args(RidgeScale)
+CELLS = {
+    "tanh": (nn.RNN, {}),
+    "relu": (nn.RNN, {"nonlinearity": "relu"}),
+    "lstm": (nn.LSTM, {}),
+    "gru": (nn.GRU, {}),
+}
+# of finite differences: shorter where there are kinks to step over
+STEP = {"tanh": 1e-4, "relu": 1e-6, "lstm": 1e-4, "gru": 1e-4}
+STACKS = {
+    "one": {},
+    "batch first": {"batch_first": True},
+    "no bias": {"bias": False},
+    "stacked": {"num_layers": 2, "dropout": 0.5},
+    "both ways": {"bidirectional": True, "batch_first": True},
+    "stacked both ways": {"num_layers": 2, "bidirectional": True, "bias": False},
+}
+
+
+class Tagger(nn.Module):
+    """A recurrent module between an input layer, a trained first state and a readout of all steps and the last state.
+
+    ``lengths``: of the reference or of the batch, by its number of sequences; padding behind is packed away.
+    """
+
+    def __init__(self, cell, *, lengths=None, **options):
+        super().__init__()
+        kind, more = CELLS[cell]
+        self.lengths = lengths or {}
+        self.embed = nn.Linear(2, 3)
+        self.rnn = kind(3, 4, **more, **options)
+        ways = 2 if self.rnn.bidirectional else 1
+        first = 0.5 * torch.randn(2, self.rnn.num_layers * ways, 1, 4)
+        self.h0, self.c0 = nn.Parameter(first[0]), nn.Parameter(first[1])
+        self.readout = nn.Linear(4 * ways, 3)
+
+    def forward(self, x):
+        """(samples, steps, 2) to (samples, steps + 1, 3)."""
+        samples = len(x)
+        x = self.embed(x if self.rnn.batch_first else x.transpose(0, 1))
+        h0, c0 = (state.expand(-1, samples, -1).contiguous() for state in (self.h0, self.c0))
+        hx = (h0, c0) if isinstance(self.rnn, nn.LSTM) else h0 + 0 * c0
+        if self.lengths:
+            lengths = self.lengths[samples]
+            x = pack_padded_sequence(x, lengths, self.rnn.batch_first, enforce_sorted=False)
+        y, last = self.rnn(x, hx)
+        if self.lengths:
+            y, _ = pad_packed_sequence(y, self.rnn.batch_first)
+        last = sum(last) if isinstance(self.rnn, nn.LSTM) else last
+        ways = 2 if self.rnn.bidirectional else 1
+        last = torch.cat(list(last[-ways:]), -1)
+        y = y if self.rnn.batch_first else y.transpose(0, 1)
+        return self.readout(torch.tanh(torch.cat([y, last.unsqueeze(1)], 1)))
+
+
+def case(cell, stack, *, packed, seed=0, samples=5, steps=6):
+    """A model, a reference batch longer than the batch, and a loss."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    lengths = {samples: [3, steps, 1, 5, 3][:samples], 4: [2, 4, 3, 4]} if packed else None
+    model = Tagger(cell, lengths=lengths, **STACKS[stack])
+    reference = torch.randn(samples, steps, 2, generator=generator, dtype=torch.float64)
+    x = torch.randn(4, 4, 2, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (4, 5), generator=generator)
+
+    def loss(run):
+        torch.manual_seed(1)  # of the dropout between the layers of a stack
+        return functional.cross_entropy(run(x).flatten(0, 1), y.flatten())
+
+    return model, reference, loss
+
+
+@pytest.mark.parametrize("method", ["scu", "ocu"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_and_stack(cell, stack, packed, method):
+    model, reference, loss = case(cell, stack, packed=packed)
+    check_exact(model, (reference,), loss, TargetSpaceConfig(ridge=0.1, method=method), step=STEP[cell])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("samples", [1, 5])  # dual and primal
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_scale(cell, samples, scale):
+    model, reference, loss = case(cell, "one", packed=False, samples=samples)
+    check_exact(model, (reference,), loss, TargetSpaceConfig(ridge=0.1, ridge_scale=scale), step=STEP[cell])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_sampled_rows(cell, packed):
+    model, reference, loss = case(cell, "both ways", packed=packed)
+    config = TargetSpaceConfig(ridge=0.1, reference=ReferenceConfig(rows=14))
+    check_exact(model, (reference,), loss, config, step=STEP[cell])

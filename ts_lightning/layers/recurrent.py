@@ -1,0 +1,198 @@
+"""nn.RNN, nn.LSTM and nn.GRU: targets are the gates' pre-activations at every reference step.
+
+A row of A is a step of a sample, [x_t, h_(t-1), 1]. The state h_(t-1) is the cell's output on the targets of the steps
+before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. What
+the next layer receives is the real run of the solved layer, by PyTorch's fused kernels (SCU), or the cell's output on
+its targets (OCU).
+
+Every direction of every level of a stack is a layer with targets of its own: ``name.l0``, ``name.l0_reverse``,
+``name.l1``, ... A reverse layer sees its sequences, and has its targets, in the order in which it steps through them.
+The cells are in ``cells.py``, layouts and the scan along time in ``sequences.py``. Source: Fairbank et al. (2022).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sample_rows
+from ts_lightning.layers.recurrent_start import orthogonal, reproduce
+from ts_lightning.layers.sequences import Dense, Layout, Packed, Sequences
+from ts_lightning.ridge import solve
+
+#: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
+Passed = tuple[Tensor, tuple[Tensor, ...]]
+
+
+class RecurrentLayer(TargetLayer):
+    """One direction of one level of a recurrent module.
+
+    Targets have the layout of the input, (..., blocks x hidden): (steps, samples, ...), or (samples, steps, ...) with
+    ``batch_first``, or (sum of lengths, ...) for a PackedSequence. Where rows are sampled, targets still stand at all
+    steps, because the states depend on them.
+
+    Args:
+        name: the module's name.
+        module: the nn.RNN, nn.LSTM or nn.GRU.
+        config: the target space's settings.
+        suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...
+    """
+
+    #: blocks of hidden size in the targets
+    blocks: ClassVar[int]
+
+    def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
+        super().__init__(f"{name}.{suffix}" if name else suffix, module, config)
+        self.module_name = name
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
+        self.parameters = [getattr(module, f"{kind}_{suffix}") for kind in kinds]
+        self.hidden = module.hidden_size
+        self.inputs = self.parameters[0].shape[1]
+        self.ones = module.bias
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
+        """One layer for each level and direction.
+
+        Raises:
+            TargetSpaceError: the module projects its states (``proj_size``).
+        """
+        assert isinstance(module, nn.RNNBase)
+        if module.proj_size:
+            raise TargetSpaceError(
+                f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with "
+                f"an nn.Linear behind the layer, or add '{name}' to exclude."
+            )
+        suffixes = [f"l{n}{side}" for n in range(module.num_layers) for side in ("", "_reverse")[: _directions(module)]]
+        return [cls(name, module, config, suffix) for suffix in suffixes]
+
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any, hx: Any = None) -> Any:
+        """nn.RNNBase's forward without its dropout, level by level; takes and returns what the module does."""
+        module: Any = layers[0].module
+        packed = isinstance(input, PackedSequence)
+        data: Tensor = input.data if packed else input
+        single = not packed and data.dim() == 2
+        layout: Layout
+        if packed:
+            layout = Packed(input.batch_sizes, data.device)
+            samples = layout.sizes[0]
+        else:
+            layout = Dense(1 if module.batch_first else 0)
+            data = data.unsqueeze(1 - layout.dim) if single else data
+            samples = data.shape[1 - layout.dim]
+        states = _initial(module, hx, data, samples, single)
+        if packed:
+            states = _permuted(states, input.sorted_indices)
+        as_given = states if isinstance(module, nn.LSTM) else states[0]
+        module.check_forward_args(data, as_given, input.batch_sizes if packed else None)
+        final: list[tuple[Tensor, ...]] = []
+        remaining = list(layers)
+        while remaining:
+            outputs = []
+            for reverse in range(_directions(module)):
+                initial = tuple(state[len(final)] for state in states)
+                given = Sequences(layout.flip(data) if reverse else data, initial, layout)
+                output, last = visit(remaining.pop(0), given)
+                outputs.append(layout.flip(output) if reverse else output)
+                final.append(last)
+            data = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        states = tuple(torch.stack(state) for state in zip(*final, strict=True))
+        if packed:
+            states = _permuted(states, input.unsorted_indices)
+            result: Any = PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        elif single:
+            states = tuple(state.squeeze(1) for state in states)
+            result = data.squeeze(1 - layout.dim)  # type: ignore[union-attr]
+        else:
+            result = data
+        return result, states if isinstance(module, nn.LSTM) else states[0]
+
+    def bind(self, x: Sequences, rows: Rows, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; only a number samples them, since "auto" means all rows."""
+        if isinstance(rows, int):
+            sampled = sample_rows(x.shape[:-1].numel(), rows, generator)
+            self.rows = None if sampled is None else sampled.to(x.data.device)
+        return torch.Size([*x.shape[:-1], self.blocks * self.hidden])
+
+    @abstractmethod
+    def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
+        """The states h (and c) at every step, in the layout, of a cell whose pre-activations are ``targets``."""
+
+    @abstractmethod
+    def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
+        """PyTorch's own forward with these parameters."""
+
+    @abstractmethod
+    def matrices(self, x: Tensor, h: Tensor) -> list[Tensor]:
+        """The A of every system, (rows, d), for rows of inputs and of states of the step before."""
+
+    @abstractmethod
+    def split(self, targets: Tensor) -> list[Tensor]:
+        """The targets of every system, (rows, m), from rows of targets."""
+
+    @abstractmethod
+    def pack(self, solutions: Sequence[Tensor]) -> list[Tensor]:
+        """The values of the parameters for the W of every system."""
+
+    @abstractmethod
+    def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The W of every system for values of the parameters."""
+
+    def systems(self, x: Sequences, h: Tensor) -> list[Tensor]:
+        """The A of every system for the states ``h`` (in the layout), all rows."""
+        before = x.layout.before(h, x.initial[0])
+        return self.matrices(x.data.reshape(-1, self.inputs), before.reshape(-1, self.hidden))
+
+    def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
+        """Weights and biases, and what is passed on."""
+        states = self.states(x, targets)
+        systems = self.systems(x, states[0])
+        rows = self.split(targets.reshape(-1, targets.shape[-1]))
+        if self.rows is not None:
+            systems, rows = [a[self.rows] for a in systems], [t[self.rows] for t in rows]
+        values = self.pack([solve(a, t, self.solver) for a, t in zip(systems, rows, strict=True)])
+        if self.ocu:
+            # a copy, since the next layer may change its input in place
+            return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
+        return values, self.run(x, values)
+
+    def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
+        """The pre-activations of the real run with these parameters, without the forget bias."""
+        systems = self.systems(x, self.run(x, values)[0])
+        z = torch.cat([a @ w.to(a.dtype) for a, w in zip(systems, self.unpack(values), strict=True)], -1)
+        return z.view(*x.shape[:-1], -1)
+
+    def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
+        """Targets for weights and biases, see :func:`~ts_lightning.layers.recurrent_start.reproduce`."""
+        return reproduce(self, x.double(), [value.double() for value in values], damping)
+
+    def start(self, x: Sequences, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets: the pre-activations of orthogonal weights, those of the inputs rescaled to ``std``."""
+        x = x.double()
+        return reproduce(self, x, orthogonal(self, x, std, generator), START_DAMPING)[0]
+
+
+def _directions(module: nn.RNNBase) -> int:
+    return 2 if module.bidirectional else 1
+
+
+def _initial(module: nn.RNNBase, hx: Any, data: Tensor, samples: int, single: bool) -> tuple[Tensor, ...]:
+    """The initial states, each (levels x directions, samples, hidden); zeros where none are given."""
+    lstm = isinstance(module, nn.LSTM)
+    if hx is None:
+        zeros = data.new_zeros(module.num_layers * _directions(module), samples, module.hidden_size)
+        return (zeros, zeros) if lstm else (zeros,)
+    states = tuple(hx) if lstm else (hx,)
+    return tuple(state.unsqueeze(1) for state in states) if single else states
+
+
+def _permuted(states: tuple[Tensor, ...], order: Tensor | None) -> tuple[Tensor, ...]:
+    return states if order is None else tuple(state.index_select(1, order) for state in states)
