@@ -5,6 +5,7 @@ Later releases are compiled against one release of torch; 0.6.0 is pure Python a
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ def pretrained(name: str) -> Any:
             f"{', '.join(vocab.pretrained_aliases)}."
         )
     try:
-        if path.is_file():
-            # torchtext keeps a binary copy, which belongs beside the file and not into the working directory
-            return vocab.Vectors(path.name, cache=str(path.parent))
-        return vocab.pretrained_aliases[name]()
+        if not path.is_file():
+            return vocab.pretrained_aliases[name]()
+        # torchtext keeps a binary copy, and would read it again after the file has changed
+        with tempfile.TemporaryDirectory() as cache:
+            return vocab.Vectors(name, cache=cache)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"--vectors {name}: could not be read or fetched ({str(error).splitlines()[0]}).") from error
 
