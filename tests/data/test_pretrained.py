@@ -57,7 +57,7 @@ def test_a_tokenizer_splits_the_words(torchtext, reviews):
 def test_a_vocab_gives_the_numbers(torchtext, reviews, first):
     vocab = vocabulary(torchtext, min_freq=2, specials_first=first)
     data = TextDataModule(**reviews, split=splitter("basic_english"), vocab=vocab)
-    with pytest.warns(UserWarning, match="not among the 6 of the vocabulary"):
+    with pytest.warns(UserWarning, match="not among the 6 of the vocabulary: 4 "):
         data.setup()
     assert data.encoder.words == vocab.itos
     ((x, _),) = data.val_dataloader()

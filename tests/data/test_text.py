@@ -34,8 +34,8 @@ def test_texts_are_padded_and_cut_on_the_left_and_losses_counted(reviews):
         data.setup()
     assert [str(warning.message) for warning in caught] == [
         "4 training texts: 1 longer than 3 words, of which the last ones are used.",
-        "3 test texts: 1 longer than 3 words, of which the last ones are used; 1 words (20.0%) not among the 6 of the "
-        "vocabulary, taken as one unknown word; 1 without any known word.",
+        "3 test texts: 1 longer than 3 words, of which the last ones are used; words that are not among the 6 of "
+        "the vocabulary: 1 (20.0%); 1 without any known word.",
     ]
     ((x, y),) = data.test_dataloader()
     assert [words(data, row) for row in x] == [

@@ -1,5 +1,7 @@
 """Sentences of Python's documentation: whatever this version's pages hold, the task is well formed."""
 
+import sys
+
 import pytest
 
 from ts_lightning.data import DataError
@@ -44,6 +46,12 @@ def test_the_split_is_the_same_every_time_and_for_any_number_of_topics():
     assert few.x_test == topics(3).x_test
     assert set(few.x_test) <= set(more.x_test)
     assert set(few.x_train) <= set(more.x_train)
+
+
+def test_a_python_without_its_topics(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(DataError, match="comes without its documentation topics"):
+        topics(3)
 
 
 @pytest.mark.parametrize("count", [1, 100_000])

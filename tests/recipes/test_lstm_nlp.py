@@ -65,7 +65,7 @@ def test_it_learns_and_its_checkpoint_classifies_new_text(space, cell, pets, tmp
     assert [row[0] for row in rows][:2] == ["miaow", "woof"]
     assert [row[2] for row in rows] == ["text 99 has a CAT in it", "text has a dog, in it!", ""]
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
-    assert re.search(r"warning: 3 lines: 1 words \(7\.7%\) not among the .*; 1 without any known word", err)
+    assert re.search(r"warning: 3 lines: words that are not among the .*: 1 \(7\.7%\); 1 without any known word", err)
 
 
 def test_predict_reads_lines_of_standard_input_as_the_run_did_its_test_texts(pets, tmp_path, capsys, monkeypatch):

@@ -11,20 +11,20 @@ from ts_lightning.recipes import rnn_bits
 from ts_lightning.recipes._recurrent import recurrent
 
 FILES = {"figure.png", "figure.svg", "last.ckpt", "metrics.csv", "settings.yaml"}
-WEIGHT = ["--space", "weight"]
 
 
 @pytest.mark.parametrize(
-    ("task", "cell", "units"), [("recall", "rnn", 6), ("xor", "lstm", 8), ("adder", "gru", 8)], ids=str
+    ("space", "task", "cell", "units"),
+    [("weight", "recall", "rnn", 6), ("target", "xor", "lstm", 8), ("target", "adder", "gru", 8)],
 )
-def test_a_run_leaves_its_files_and_a_table(task, cell, units, tmp_path, capsys):
+def test_a_run_leaves_its_files_and_a_table(space, task, cell, units, tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--task", task, "--cell", cell, "--delay", "3", "--steps", "6", "--validate_every", "3"]
-    rnn_bits.main([*options, *WEIGHT, "--out", str(folder)])
+    rnn_bits.main([*options, "--space", space, "--out", str(folder)])
     assert {path.name for path in folder.iterdir()} == FILES
     assert (folder / "figure.png").stat().st_size < 150_000
     table = capsys.readouterr().out
-    assert f"{task} over 3 steps, {cell} of {units} units, weight space: done after 6 steps" in table
+    assert f"{task} over 3 steps, {cell} of {units} units, {space} space: done after 6 steps" in table
     assert re.search(r"test accuracy +0\.\d{4} +0\.\d{4} +\d+", table)
     assert re.search(r"first measured at 99.9% test accuracy +not reached", table)
     assert str(folder) in table
@@ -32,14 +32,15 @@ def test_a_run_leaves_its_files_and_a_table(task, cell, units, tmp_path, capsys)
         measured = [float(row["steps"]) for row in csv.DictReader(lines) if row["steps"]]
     assert measured == [3, 6, 6]
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
-    assert (settings["lr"], settings["units"]) == (rnn_bits.LEARNING_RATES["weight"], units)
+    assert (settings["lr"], settings["units"]) == (rnn_bits.LEARNING_RATES[space], units)
     model = rnn_bits.BitClassifier.load_from_checkpoint(folder / "last.ckpt")
     assert model.network.recurrent.hidden_size == units
 
 
-def test_a_vanilla_network_learns_to_recall(tmp_path, capsys):
+@pytest.mark.parametrize("space", ["target", "weight"])
+def test_a_vanilla_network_learns_to_recall(space, tmp_path, capsys):
     options = ["--delay", "2", "--steps", "150", "--lr", "0.01", "--validate_every", "75"]
-    rnn_bits.main([*options, *WEIGHT, "--out", str(tmp_path)])
+    rnn_bits.main([*options, "--space", space, "--out", str(tmp_path)])
     assert re.search(r"first measured at 99.9% test accuracy +(75|150)\n", capsys.readouterr().out)
 
 
@@ -73,7 +74,7 @@ def test_every_gate_starts_orthogonal_and_the_forget_gate_open(cell, gates):
 )
 def test_a_mistake_ends_with_what_to_do_and_code_2(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        rnn_bits.main([*options, *WEIGHT, "--out", str(tmp_path / "run")])
+        rnn_bits.main([*options, "--out", str(tmp_path / "run")])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

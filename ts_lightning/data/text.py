@@ -141,8 +141,7 @@ def remarks(encoded: Encoded, encoder: TextEncoder) -> list[str]:
     if encoded.unknown:
         share = encoded.unknown / encoded.tokens
         result.append(
-            f"{encoded.unknown:,} words ({share:.1%}) not among the {len(encoder.words):,} of the vocabulary, taken as "
-            f"one unknown word"
+            f"words that are not among the {len(encoder.words):,} of the vocabulary: {encoded.unknown:,} ({share:.1%})"
         )
     if encoded.blank:
         result.append(f"{encoded.blank:,} without any known word")
