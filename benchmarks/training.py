@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning.reference import reference_size
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 _TEST_BATCH = 500
@@ -94,7 +95,7 @@ def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: di
     try:
         if space == "target":
             config = target_config(settings)
-            engine = TargetSpace(model, x[: config.reference.size], config)
+            engine = TargetSpace(model, x[: reference_size(model, config.reference.size)], config)
             parameters = list(engine.parameters())
         else:
             start(model, settings["start"], task)

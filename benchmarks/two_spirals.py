@@ -59,7 +59,7 @@ def main() -> None:
     """Print the table, one line a setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| network | space, start, Adam | first step at 100 %, by seed | median | test at 1,000 | test at the end |")

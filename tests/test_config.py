@@ -33,8 +33,8 @@ def test_refusals(settings, error, message):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"size": 0}, ValueError, "reference.size=0: expected at least 1"),
-        ({"size": 1.5}, TypeError, "reference.size=1.5: expected a whole number, found float"),
+        ({"size": 0}, ValueError, r"reference.size \('auto' or a number\)=0: expected at least 1"),
+        ({"size": 1.5}, TypeError, r"reference.size \('auto' or a number\)=1.5: expected a whole number, found float"),
         ({"rows": -1}, ValueError, "rows .*=-1: expected at least 1"),
         ({"rows": "some"}, TypeError, "'auto', 'all' or a number"),
         ({"selection": "last"}, ValueError, "selection='last': expected one of 'first', 'random', 'balanced'"),

@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -17,8 +18,8 @@ from torch.utils.data import (
     default_collate,
 )
 
-from ts_lightning import ReferenceConfig, TargetSpaceError
-from ts_lightning.reference import batch_size, reference_samples
+from ts_lightning import TargetSpaceError
+from ts_lightning.reference import batch_size, reference_samples, reference_size
 
 Pair = namedtuple("Pair", ["image", "label"])
 X, Y = torch.arange(60.0).reshape(30, 2), torch.arange(30) % 3
@@ -48,7 +49,7 @@ class Stream(IterableDataset):
 
 
 def choose(loader, size=7, selection="first", seed=0):
-    return reference_samples(loader, ReferenceConfig(size=size, selection=selection), seed)
+    return reference_samples(loader, size, selection, seed)
 
 
 FORMS = {
@@ -216,3 +217,15 @@ def test_refusals(loader, selection, message):
 )
 def test_batch_size(batch, size):
     assert batch_size(batch) == size
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), 200),
+        (nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1)), 100),
+    ],
+)
+def test_the_size_by_itself_depends_on_the_layers(model, expected):
+    assert reference_size(model, "auto") == expected
+    assert reference_size(model, 7) == 7

@@ -12,6 +12,7 @@ Method = Literal["scu", "ocu"]
 Init = Literal["projected", "normalised", "weights"]
 Selection = Literal["first", "random", "balanced"]
 SolveDtype = Literal["auto", "float32", "float64"]
+Size = int | Literal["auto"]
 Rows = int | Literal["auto", "all"]
 StepScale = float | Literal["auto"]
 
@@ -52,7 +53,8 @@ class ReferenceConfig:
     """Which samples the targets are defined on.
 
     Args:
-        size: number of training samples in the reference batch.
+        size: number of training samples in the reference batch. ``"auto"``: 200 for a model of ``nn.Linear`` layers,
+            and 100 for one with convolutions, which see many places of every sample.
         selection: ``"first"`` of the training data, a ``"random"`` sample, or a ``"balanced"`` random sample with
             the same number of every class (labels are then the last element of each training sample).
         rows: how many rows of A each layer is solved from, out of the reference batch's (a row is one place where the
@@ -62,13 +64,14 @@ class ReferenceConfig:
             this default is in ``docs/defaults.md``.
     """
 
-    size: int = 100
+    size: Size = "auto"
     selection: Selection = "first"
     rows: Rows = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        _count("reference.size", self.size)
+        if self.size != "auto":
+            _count("reference.size ('auto' or a number)", self.size)
         check_choice("reference.selection", self.selection, get_args(Selection))
         if self.rows not in ("auto", "all"):
             _count("reference.rows ('auto', 'all' or a number)", self.rows)
@@ -156,6 +159,6 @@ class TargetSpaceConfig:
             "ridge_scale": "absolute",
             "init": "projected",
             "step_scale": 1.0,
-            "reference": ReferenceConfig(rows="all"),
+            "reference": ReferenceConfig(size=100, rows="all"),
         }
         return cls(ridge=ridge, **{**settings, **changes})

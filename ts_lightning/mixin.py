@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.reference import batch_size, own, reference_samples
+from ts_lightning.reference import batch_size, own, reference_samples, reference_size
 from ts_lightning.selection import select_layers, untrained_layers
 from ts_lightning.space import TargetSpace
 from ts_lightning.strategy import SolveHook
@@ -46,8 +46,7 @@ class TargetSpaceMixin(LightningModule):
 
         Returns:
             A batch in the form of the training batches; it goes through the module's transfer hooks as they do. By
-            default the samples that
-            ``target_space.reference`` asks for, out of the training data.
+            default the samples that ``target_space.reference`` asks for, out of the training data.
         """
         config = self.target_space
         assert config is not None
@@ -60,7 +59,8 @@ class TargetSpaceMixin(LightningModule):
         loader = source.dataloader()
         if isinstance(loader, CombinedLoader):
             loader = loader.iterables  # which reference_samples refuses by its kind
-        return reference_samples(loader, config.reference, torch.initial_seed() % 2**63)
+        size = reference_size(self, config.reference.size)
+        return reference_samples(loader, size, config.reference.selection, torch.initial_seed() % 2**63)
 
     def reference_forward(self, batch: Any) -> Any:
         """Run the model on the reference batch; override where ``self(x)`` is not how the model is called.

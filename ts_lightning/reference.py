@@ -10,11 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from ts_lightning.config import ReferenceConfig
+from ts_lightning.config import Selection, Size
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers import family
+from ts_lightning.layers.linear import LinearTargets
+
+_MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -23,12 +27,21 @@ def own(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
 
 
-def reference_samples(loader: Any, config: ReferenceConfig, seed: int) -> Any:
-    """A reference batch of ``config.size`` samples out of ``loader``'s data set.
+def reference_size(model: nn.Module, size: Size) -> int:
+    """The number of samples that ``size`` asks for, "auto" depending on the layers of ``model``."""
+    if size != "auto":
+        return size
+    places = any(family(module) not in (None, LinearTargets) for module in model.modules())
+    return _FEW if places else _MANY
+
+
+def reference_samples(loader: Any, size: int, selection: Selection, seed: int) -> Any:
+    """A reference batch of ``size`` samples out of ``loader``'s data set.
 
     Args:
         loader: the training data: a DataLoader, or any iterable of batches.
-        config: how many samples, and which.
+        size: how many samples.
+        selection: which samples.
         seed: for the random selections.
 
     Returns:
@@ -43,32 +56,31 @@ def reference_samples(loader: Any, config: ReferenceConfig, seed: int) -> Any:
                 f"The training data is a {type(loader).__name__} of loaders; the reference batch needs to know which "
                 f"to take. Override reference_batch()."
             )
-        return _leading(loader, config)
+        return _leading(loader, size, selection)
     dataset: Any = loader.dataset
     total = len(dataset)
     if total == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data set is. Expected samples.")
     generator = torch.Generator().manual_seed(seed)
-    size = min(config.size, total)
     if loader.batch_sampler is None and _is_batch(dataset[0]):
-        return _whole_batches(loader, config, generator)
-    if config.selection == "first":
-        indices = torch.arange(size)
-    elif config.selection == "random":
+        return _whole_batches(loader, size, selection, generator)
+    if selection == "first":
+        indices = torch.arange(min(size, total))
+    elif selection == "random":
         indices = torch.randperm(total, generator=generator)[:size].sort().values
     else:
-        indices = _balanced(_labels(dataset), size, generator)
+        indices = _balanced(_labels(dataset), min(size, total), generator)
     if loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler):
         return loader.collate_fn(dataset[indices.tolist()])
     samples = [dataset[int(i)] for i in indices]
     return loader.collate_fn(samples) if loader.batch_sampler is not None else default_collate(samples)
 
 
-def _leading(loader: Iterable[Any], config: ReferenceConfig) -> Any:
+def _leading(loader: Iterable[Any], size: int, selection: Selection) -> Any:
     """The first samples of data that can only be iterated."""
-    if config.selection != "first":
+    if selection != "first":
         raise TargetSpaceError(
-            f"reference.selection={config.selection!r} needs a data set with a length and an index; found "
+            f"reference.selection={selection!r} needs a data set with a length and an index; found "
             f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
             f"reference_batch()."
         )
@@ -77,19 +89,19 @@ def _leading(loader: Iterable[Any], config: ReferenceConfig) -> Any:
         loader = DataLoader(
             loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, generator=torch.Generator()
         )
-    return _gathered(iter(loader), config.size)
+    return _gathered(iter(loader), size)
 
 
-def _whole_batches(loader: DataLoader[Any], config: ReferenceConfig, generator: torch.Generator) -> Any:
+def _whole_batches(loader: DataLoader[Any], size: int, selection: Selection, generator: torch.Generator) -> Any:
     """Samples out of a data set whose items are batches already, as batch_size=None says."""
-    if config.selection == "balanced":
+    if selection == "balanced":
         raise TargetSpaceError(
             "reference.selection='balanced' chooses among samples; found a data set of whole batches. Use "
             "selection='random', or override reference_batch()."
         )
     total = len(loader.dataset)  # type: ignore[arg-type]
-    order = torch.randperm(total, generator=generator) if config.selection == "random" else torch.arange(total)
-    return _gathered((loader.collate_fn(loader.dataset[int(i)]) for i in order), config.size)
+    order = torch.randperm(total, generator=generator) if selection == "random" else torch.arange(total)
+    return _gathered((loader.collate_fn(loader.dataset[int(i)]) for i in order), size)
 
 
 def _gathered(batches: Iterator[Any], size: int) -> Any:
