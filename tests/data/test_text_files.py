@@ -111,6 +111,7 @@ def test_equal_texts_are_never_in_different_splits():
         ({"source": "topics", "file": "a.csv"}, "--file 'a.csv' goes with --data csv and --data parquet"),
         ({"source": "imdb", "test_file": "a.csv"}, "--test_file 'a.csv' goes with"),
         ({"source": "topics", "root": "a"}, "--root 'a' goes with --data imdb"),
+        ({"source": "csv", "root": "a", "file": "a.csv"}, "--root 'a' goes with --data imdb"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
@@ -167,5 +168,6 @@ def test_imdb_is_read_from_a_folder_of_its_files(parquet, tmp_path, monkeypatch)
         table = arrow.table({"text": texts, "label": [int("good" in text) for text in texts]})
         writer.write_table(table, folder / f"{split}-00000-of-00001.parquet")
     found = imdb(tmp_path)
+    assert found.labels == ["negative", "positive"]
     assert (found.x_train, found.y_train.tolist()) == (["good film", "bad film"], [1, 0])
     assert (found.x_test, found.y_test.tolist()) == (["bad"], [0])

@@ -14,10 +14,11 @@ from ts_lightning.data.topics import topics
 Source = Literal["topics", "imdb", "csv", "parquet"]
 _HUB = "stanfordnlp/imdb"
 _SPLITS = ("train", "test")
+_OPINIONS = {0: "negative", 1: "positive"}
 
 
 def imdb(root: Path | None) -> TextSet:
-    """The Large Movie Review Dataset (Maas et al., 2011) in its official split: 25,000 reviews each, 0 bad, 1 good.
+    """The Large Movie Review Dataset (Maas et al., 2011) in its official split of 25,000 reviews each.
 
     Args:
         root: a folder with its Parquet files, ``train*.parquet`` and ``test*.parquet`` (also ``imdb_train...``);
@@ -43,7 +44,7 @@ def imdb(root: Path | None) -> TextSet:
                 f"imdb: no column {', '.join(missing)} in the {split} files; found "
                 f"{', '.join(loaded[split].column_names)}. Use --data parquet for other columns."
             )
-        columns += [list(loaded[split]["text"]), list(loaded[split]["label"])]
+        columns += [list(loaded[split]["text"]), [_OPINIONS.get(label, label) for label in loaded[split]["label"]]]
     return text_set(columns[0], columns[1], columns[2], columns[3], "imdb")
 
 
@@ -84,6 +85,8 @@ def load(
     largest: int,
 ) -> TextSet:
     """The texts of a source by its name, as :class:`ts_lightning.data.TextDataModule` takes it."""
+    if root is not None and source != "imdb":
+        raise DataError(f"--root '{root}' goes with --data imdb; found --data {source}.")
     if source in ("csv", "parquet"):
         if file is None:
             raise DataError(f"{source}: found no file; expected --file PATH, the file with the texts.")
@@ -93,8 +96,6 @@ def load(
             raise DataError(f"{option} '{value}' goes with --data csv and --data parquet; found --data {source}.")
     if source == "imdb":
         return imdb(root)
-    if root is not None:
-        raise DataError(f"--root '{root}' goes with --data imdb; found --data {source}.")
     return topics(largest)
 
 
