@@ -113,7 +113,7 @@ def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference(
 
     texts = ["a b c d", "b d", "c"]
     encoder = TextEncoder.learn(texts, 10, 4)
-    model = TextClassifier(encoder.to_json(), ["x", "y"], embedding=3, units=5)
+    model = TextClassifier(encoder.to_json(), ["x", "y"], embedding=3, units=5, reference="embeddings")
     tokens = encoder(texts).ids
     space = TargetSpace(model, tokens, model.target_space)
     model(tokens[2:]).square().sum().backward()

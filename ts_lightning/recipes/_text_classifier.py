@@ -14,7 +14,7 @@ from ts_lightning.data.tokens import TextEncoder
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recurrent import Cell, recurrent
 
-Reference = Literal["embeddings", "noise"]
+Reference = Literal["noise", "embeddings"]
 #: as many reference sequences as the paper has for IMDB
 TARGET_SPACE = TargetSpaceConfig(reference=ReferenceConfig(size=40))
 #: Adam's learning rate in each space
@@ -67,9 +67,9 @@ class TextClassifier(Classifier):
         cell: the kind of recurrent layer.
         embedding: features of a word.
         units: the width of the recurrent layer's state.
-        reference: what target space's reference batch is made of. ``embeddings``: training texts, through the
-            embedding, which then also gets the solve's gradient. ``noise``: fixed uniform noise in [-1, 1] in the
-            place of embeddings (the paper's).
+        reference: what target space's reference batch is made of. ``noise``: fixed uniform noise in [-1, 1] in the
+            place of embeddings (the paper's). ``embeddings``: training texts, through the embedding, which then also
+            gets the solve's gradient.
         reference_steps: steps of the reference batch; of texts these are the last ones.
         lr: Adam's learning rate.
         target_space: settings of target space; ``None`` trains in weight space.
@@ -85,7 +85,7 @@ class TextClassifier(Classifier):
         cell: Cell = "lstm",
         embedding: int = 32,
         units: int = 100,
-        reference: Reference = "embeddings",
+        reference: Reference = "noise",
         reference_steps: int = 60,
         lr: float = LEARNING_RATES["target"],
         target_space: TargetSpaceConfig | None = TARGET_SPACE,

@@ -44,7 +44,7 @@ def train(
     length: int | None = None,
     tokenizer: str | None = None,
     vectors: str | None = None,
-    reference: Reference = "embeddings",
+    reference: Reference = "noise",
     reference_steps: int = 60,
     epochs: int | None = None,
     steps: int | None = None,
@@ -76,8 +76,8 @@ def train(
             small letters.
         vectors: pretrained vectors that the embedding starts from, read by torchtext - a file, or a name that it
             downloads, as glove.6B.100d.
-        reference: the reference batch - embeddings are those of training texts, noise is uniform in -1 to 1 in their
-            place, as in the paper.
+        reference: the reference batch - noise is uniform in -1 to 1 in the place of embeddings, as in the paper;
+            embeddings are those of training texts.
         reference_steps: steps of the reference batch; of texts these are the last ones.
         epochs: passes over the training data; the test texts are measured after each. Default 15 for topics, 10 for
             others.
