@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from ts_lightning.recipes import cnn_images, two_spirals
+from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
 
 FILES = {"figure.png", "figure.svg", "last.ckpt", "metrics.csv", "settings.yaml"}
 SPIRALS = ["--steps", "24", "--validate_every", "12"]
@@ -203,7 +203,7 @@ def test_ctrl_c_ends_with_the_table_and_a_checkpoint(after, tmp_path, monkeypatc
 
 
 def test_help_gives_every_setting_with_its_default(capsys):
-    for recipe in (two_spirals, cnn_images):
+    for recipe in (two_spirals, cnn_images, rnn_bits, lstm_nlp):
         with pytest.raises(SystemExit) as caught:
             recipe.main(["--help"])
         assert caught.value.code == 0

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ts_lightning.data.arrays import ImageSet, image_set
-from ts_lightning.data.errors import DataError
+from ts_lightning.data.errors import DataError, imported
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_INSTALL = "pip install 'ts-lightning[recipes]'"
 #: name in the options -> class in torchvision.datasets, and the folder that it reads under the root
 _TORCHVISION = {
     "mnist": ("MNIST", "MNIST/raw"),
@@ -34,8 +31,8 @@ def digits() -> ImageSet:
     Raises:
         DataError: scikit-learn is not installed.
     """
-    datasets = _imported("sklearn.datasets", "scikit-learn")
-    selection = _imported("sklearn.model_selection", "scikit-learn")
+    datasets = imported("sklearn.datasets", "scikit-learn")
+    selection = imported("sklearn.model_selection", "scikit-learn")
     bunch = datasets.load_digits()
     images = (bunch.images / 16).astype(np.float32)
     x_train, x_test, y_train, y_test = selection.train_test_split(
@@ -55,7 +52,7 @@ def torchvision_images(name: str, root: Path, download: bool = False) -> ImageSe
     Raises:
         DataError: torchvision is not installed, or the data is not there, damaged or cannot be fetched.
     """
-    datasets = _imported("torchvision.datasets", "torchvision")
+    datasets = imported("torchvision.datasets", "torchvision")
     kind, folder = _TORCHVISION[name]
     try:
         train, test = (getattr(datasets, kind)(root, train=split, download=download) for split in (True, False))
@@ -111,12 +108,3 @@ def load(source: str, root: Path, file: Path | None, download: bool) -> ImageSet
     if file is not None:
         raise DataError(f"--file '{file}' goes with --data npz; found --data {source}.")
     return digits() if source == "digits" else torchvision_images(source, root, download)
-
-
-def _imported(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
-        raise DataError(
-            f"{package} could not be imported ({str(error).splitlines()[0]}). Install it: {_INSTALL}"
-        ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,15 +104,31 @@ def program(recipe: str, train: Callable[..., Outcome], argv: Sequence[str] | No
         _fail(name, str(error))
     out = arguments.pop("out")
     arguments.pop("config", None)
-    try:
+    with plain(name):
         if train(Run(recipe, out, settings), **arguments.as_dict()).interrupted:
             sys.exit(_INTERRUPTED)
-    except (DataError, RecipeError, TargetSpaceError) as error:
-        _fail(name, str(error))
-    except ModuleNotFoundError as error:
-        _fail(name, f"{error.name} is not installed; recipes need it: {_INSTALL}")
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+
+
+@contextmanager
+def plain(name: str) -> Iterator[None]:
+    """One line for a user's mistake and for a warning, in the place of a traceback or a line of code.
+
+    Args:
+        name: the program's, which errors begin with.
+
+    Raises:
+        SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except (DataError, RecipeError, TargetSpaceError) as error:
+            _fail(name, str(error))
+        except ModuleNotFoundError as error:
+            _fail(name, f"{error.name} is not installed; recipes need it: {_INSTALL}")
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
 
 
 def expect(option: str, value: float, minimum: float, *, below: float = float("inf"), strict: bool = False) -> None:

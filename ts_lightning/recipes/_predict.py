@@ -1,0 +1,68 @@
+"""Classify new text with the checkpoint of a run: ``python -m ts_lightning.recipes.lstm_nlp predict CHECKPOINT``."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from ts_lightning.data.text import remarks
+from ts_lightning.recipes._program import RecipeError, plain
+from ts_lightning.recipes._text_classifier import TextClassifier
+
+
+def predict(program: str, argv: Sequence[str]) -> None:
+    """Print the label, its probability and the text, tab-separated, for every line of text.
+
+    Args:
+        program: the name that ``python -m`` takes.
+        argv: the checkpoint, and texts; without any, the lines of standard input.
+
+    Raises:
+        SystemExit: with 2 after a user's mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program} predict",
+        description="Classify lines of text: label, its probability and the text are printed for each.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
+    parser.add_argument("text", nargs="*", help="lines of text; without any, standard input is read")
+    arguments = parser.parse_args(argv)
+    with plain(f"{program} predict"):
+        model = _loaded(arguments.checkpoint)
+        lines = arguments.text or _lines(sys.stdin.buffer.read())
+        if not lines:
+            raise RecipeError("found no text; expected lines of it as arguments or on standard input.")
+        said = remarks(model.encoder(lines), model.encoder)
+        if said:
+            warnings.warn(f"{len(lines):,} lines: {'; '.join(said)}.", stacklevel=1)
+        for line, row in zip(lines, model.probabilities(lines), strict=True):
+            print(f"{model.labels[int(row.argmax())]}\t{float(row.max()):.4f}\t{line}")
+
+
+def _loaded(checkpoint: Path) -> TextClassifier:
+    if not checkpoint.is_file():
+        found = "a folder" if checkpoint.is_dir() else "nothing"
+        raise RecipeError(f"'{checkpoint}': found {found}; expected a checkpoint, last.ckpt of a run.")
+    try:
+        return TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
+    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RecipeError(
+            f"'{checkpoint}': not a checkpoint of lstm_nlp ({str(error).splitlines()[0]}); expected last.ckpt of a run."
+        ) from error
+
+
+def _lines(raw: bytes) -> list[str]:
+    result = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            result.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise RecipeError(
+                f"standard input, line {number}: found the byte 0x{line[error.start]:02x}, which is not UTF-8. "
+                f"Expected UTF-8: convert the text (iconv -f latin1 -t utf-8)."
+            ) from error
+    return result
