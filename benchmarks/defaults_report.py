@@ -162,7 +162,7 @@ def rows_table() -> str:
                 cost = ["", ""] if each is None else [f"{each:.0f}", f"{each / TIMES[times]['weight']:.2f}"]
                 yield [
                     times,
-                    "512 (default)" if count == "auto" else str(count),
+                    "max(512, inputs), the default" if count == "auto" else str(count),
                     *(percent(values[s]) for s in (25, 50, 100)),
                     *cost,
                 ]

@@ -3,12 +3,11 @@
     python benchmarks/step.py                      # every case
     python benchmarks/step.py cnn --rounds 9
 
-A step is forward, backward and Adam on one batch, with a reference batch; benchmarks/cases.py has the sizes. The
-variants take turns, one step each, and a ratio is the median over rounds of (variant / weight space) within the round,
-so that a machine whose speed drifts does not matter. "literal" builds every patch, solves by torch.linalg.solve and
-lets autograd differentiate both passes (tests/literal.py; not for recurrent layers, where it is a loop over samples and
-steps). Memory is measured in a process of its own for each variant: the peak of the whole process, and what of it came
-on top after the imports and the data.
+A step is forward, backward and Adam on one batch of 100, with a reference batch of 100. Every variant lives in a
+process of its own, as in training; the processes take turns of a few steps, and a ratio is the median over rounds of
+(variant / weight space) within the round, so that a machine whose speed drifts does not matter. "literal" builds every
+patch, solves by torch.linalg.solve and lets autograd differentiate both passes (tests/literal.py). Memory is the peak
+of the process, and what of it came on top after the imports.
 """
 
 from __future__ import annotations
@@ -94,22 +93,6 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
     return found
 
 
-def clock(step: Step, device: str) -> float:
-    """Seconds of one step."""
-    begin = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def peak_memory(name: str, variant: str, device: str, threads: int) -> tuple[float, float]:
-    """Peak of a process that makes four steps, and what came on top of imports and data, in MB."""
-    command = [sys.executable, __file__, name, "--memory-of", variant, "--device", device, "--threads", str(threads)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(out[-2]), float(out[-1])
-
-
 def process_peak() -> int:
     """Bytes of this process's peak; getrusage's would count the parent's, which it is started from, on Linux."""
     status = Path("/proc/self/status")
@@ -118,49 +101,77 @@ def process_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def print_memory(case: Case, variant: str, device: str) -> None:
-    """The child's side of :func:`peak_memory`."""
-    # one small convolution and matrix product first, so that the libraries' own buffers count as imports
+def clock(step: Step, device: str, repeats: int) -> float:
+    """Mean seconds of a step."""
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / repeats
+
+
+def serve(case: Case, variant: str, device: str) -> None:
+    """The child's side: print the peak memory of four steps, then the time of as many steps as each line asks for."""
+    # one small convolution first, so that the libraries' own buffers count as imports
     torch.nn.Conv2d(1, 1, 3).to(device)(torch.rand(1, 1, 8, 8, device=device)).sum().backward()
     base = torch.cuda.memory_allocated() if device == "cuda" else process_peak()
     step = variants(case, device)[variant]()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(4):
-        step()
+    clock(step, device, 4)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else process_peak()
-    print(peak / 2**20, (peak - base) / 2**20)
+    print(peak / 2**20, (peak - base) / 2**20, flush=True)
+    for line in sys.stdin:
+        print(clock(step, device, int(line)), flush=True)
+
+
+class Child:
+    """A variant in a process of its own, as in training, so that no other one's allocations change its memory."""
+
+    def __init__(self, name: str, variant: str, device: str, threads: int) -> None:
+        command = [sys.executable, __file__, name, "--serve", variant, "--device", device, "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak, self.added = self._read()
+
+    def _read(self) -> list[float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"A variant ended with code {self.process.wait()}; its error is above.")
+        return [float(value) for value in line.split()]
+
+    def seconds(self, repeats: int) -> float:
+        """Mean seconds of a step."""
+        print(repeats, file=self.process.stdin, flush=True)
+        return self._read()[0]
 
 
 def measure(name: str, device: str, threads: int, rounds: int) -> None:
     """Print one case's table."""
-    case = CASES[name]
-    steps = {variant: build() for variant, build in variants(case, device).items()}
-    for step in steps.values():
-        clock(step, device)
-        clock(step, device)
-    times: dict[str, list[float]] = {variant: [] for variant in steps}
+    children = {variant: Child(name, variant, device, threads) for variant in variants(CASES[name], device)}
+    # several in a row, as in training: the first one finds the caches full of another process's data
+    repeats = max(3, int(0.05 / children["weight"].seconds(3)))
+    times: dict[str, list[float]] = {variant: [] for variant in children}
     for done in range(rounds):
-        for variant, step in steps.items():
-            # short steps are repeated, so that a round takes at least a few milliseconds of each
-            repeats = max(1, int(0.05 / max(times["weight"][0], 1e-4))) if times["weight"] else 1
-            times[variant].append(statistics.fmean(clock(step, device) for _ in range(repeats)))
+        for variant, child in children.items():
+            times[variant].append(child.seconds(repeats))
         print(f"\r{name}: round {done + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    memory = {variant: peak_memory(name, variant, device, threads) for variant in steps}
+    for child in children.values():
+        child.process.kill()
     print(f"\n{name}: {device}, {threads} threads, {rounds} rounds")
     heads = ["ms/step", "/ weight", "literal /", "peak MB", "/ weight", "added MB", "/ weight"]
     print(f"{'':26}" + "".join(f"{head:>10}" for head in heads))
-    for variant in steps:
+    weight = children["weight"]
+    for variant, child in children.items():
         per_round = [t / w for t, w in zip(times[variant], times["weight"], strict=True)]
         literal = times.get(variant.replace("target", "literal"), [])
-        compared = literal if variant.startswith("target") else []
-        faster = [a / b for a, b in zip(compared, times[variant], strict=False)]
-        whole, added = memory[variant]
+        faster = [a / b for a, b in zip(literal, times[variant], strict=True)] if variant.startswith("target") else []
         print(
             f"{variant:26}{statistics.median(times[variant]) * 1e3:10.2f}{statistics.median(per_round):10.2f}"
-            f"{statistics.median(faster) if faster else float('nan'):10.2f}{whole:10.0f}"
-            f"{whole / memory['weight'][0]:10.2f}{added:10.0f}{added / max(memory['weight'][1], 1):10.2f}"
+            f"{statistics.median(faster) if faster else float('nan'):10.2f}{child.peak:10.0f}"
+            f"{child.peak / weight.peak:10.2f}{child.added:10.0f}{child.added / max(weight.added, 1):10.2f}"
         )
 
 
@@ -171,13 +182,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="rounds over the variants (default 9)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     for name in args.cases:
-        if args.memory_of:
-            print_memory(CASES[name], args.memory_of, args.device)
+        if args.serve:
+            serve(CASES[name], args.serve, args.device)
         else:
             measure(name, args.device, args.threads, args.rounds)
 
