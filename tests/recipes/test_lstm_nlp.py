@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
+from tests.recipes.runs import FILES, files, metrics
 from ts_lightning.recipes import lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier
 
 pytest.importorskip("tokenizers")
 
-FILES = {"figure.png", "figure.svg", "last.ckpt", "metrics.csv", "settings.yaml"}
 SMALL = ["--embedding", "4", "--units", "6", "--batch_size", "20"]
 
 
@@ -25,11 +25,6 @@ def pets(tmp_path):
         rows = [f"text {i} has a {('cat', 'dog')[i % 2]} in it,{('miaow', 'woof')[i % 2]}" for i in range(count)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
     return ["--data", "csv", "--file", str(tmp_path / "train.csv"), "--test_file", str(tmp_path / "test.csv"), *SMALL]
-
-
-def metrics(folder, name):
-    with (folder / "metrics.csv").open() as lines:
-        return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
 
 
 def predicted(capsys, *arguments):
@@ -43,7 +38,7 @@ def predicted(capsys, *arguments):
 def test_a_run_leaves_its_files_and_a_table(options, tmp_path, capsys):
     folder = tmp_path / "run"
     lstm_nlp.main([*SMALL, *options, "--topics", "3", "--steps", "4", "--length", "12", "--out", str(folder)])
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert files(folder) == FILES
     assert (folder / "figure.png").stat().st_size < 150_000
     out, err = capsys.readouterr()
     assert f"topics, lstm of 6 units, {'weight' if 'weight' in options else 'target'} space: done after 4 steps" in out

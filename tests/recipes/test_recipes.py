@@ -1,6 +1,5 @@
 """The recipes as programs: what a run leaves, that it can be repeated, and how it ends on a mistake or Ctrl-C."""
 
-import csv
 import re
 import subprocess
 import sys
@@ -11,9 +10,9 @@ import pytest
 import torch
 import yaml
 
+from tests.recipes.runs import FILES, files, metrics
 from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
 
-FILES = {"figure.png", "figure.svg", "last.ckpt", "metrics.csv", "settings.yaml"}
 SPIRALS = ["--steps", "24", "--validate_every", "12"]
 
 
@@ -30,16 +29,6 @@ def images(tmp_path):
     path = tmp_path / "quarters.npz"
     np.savez(path, x_train=x[:40], y_train=labels[:40], x_test=x[40:], y_test=labels[40:])
     return ["--data", "npz", "--file", str(path), "--batch_size", "20"]
-
-
-def files(folder):
-    # older Lightnings write an empty hparams.yaml as well
-    return {path.name for path in folder.iterdir()} - {"hparams.yaml"}
-
-
-def metrics(folder, name):
-    with (folder / "metrics.csv").open() as lines:
-        return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
 
 
 @pytest.mark.parametrize("space", ["target", "weight"])

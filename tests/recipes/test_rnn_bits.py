@@ -7,10 +7,9 @@ import pytest
 import torch
 import yaml
 
+from tests.recipes.runs import FILES, files
 from ts_lightning.recipes import rnn_bits
 from ts_lightning.recipes._recurrent import recurrent
-
-FILES = {"figure.png", "figure.svg", "last.ckpt", "metrics.csv", "settings.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,7 @@ def test_a_run_leaves_its_files_and_a_table(space, task, cell, units, tmp_path, 
     folder = tmp_path / "run"
     options = ["--task", task, "--cell", cell, "--delay", "3", "--steps", "6", "--validate_every", "3"]
     rnn_bits.main([*options, "--space", space, "--out", str(folder)])
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert files(folder) == FILES
     assert (folder / "figure.png").stat().st_size < 150_000
     table = capsys.readouterr().out
     assert f"{task} over 3 steps, {cell} of {units} units, {space} space: done after 6 steps" in table
