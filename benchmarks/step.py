@@ -166,8 +166,8 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
     weight = children["weight"]
     for variant, child in children.items():
         per_round = [t / w for t, w in zip(times[variant], times["weight"], strict=True)]
-        literal = times.get(variant.replace("target", "literal"), [])
-        faster = [a / b for a, b in zip(literal, times[variant], strict=True)] if variant.startswith("target") else []
+        literal = times.get(variant.replace("target", "literal"), []) if variant.startswith("target") else []
+        faster = [a / b for a, b in zip(literal, times[variant], strict=False)]  # some cases have no literal form
         print(
             f"{variant:26}{statistics.median(times[variant]) * 1e3:10.2f}{statistics.median(per_round):10.2f}"
             f"{statistics.median(faster) if faster else float('nan'):10.2f}{child.peak:10.0f}"
