@@ -27,18 +27,21 @@ def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
 
 def check_finite(name: str, value: float) -> None:
     """Raise TypeError or ValueError if ``value`` is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
+    _check_number(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: expected a finite number.")
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise TypeError or ValueError if ``value`` is not a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
+    _check_number(name, value)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}={value!r}: expected a finite number above 0.")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
 
 
 def _count(name: str, value: object) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_INSTALL = "pip install 'ts-lightning[recipes]'"
+INSTALL = "pip install 'ts-lightning[recipes]'"
 
 
 class DataError(ValueError):
     """Data that is missing or unusable: its one line says what was found, what was expected and what to do."""
 
 
-def imported(module: str, package: str, install: str = _INSTALL) -> Any:
+def imported(module: str, package: str, install: str = INSTALL) -> Any:
     """The module of an optional package.
 
     Args:

@@ -67,7 +67,7 @@ def typed(labels: list[str], source: str) -> list[Any]:
     return list(labels)
 
 
-def parquet_texts(file: Path, text_column: str, label_column: str) -> tuple[list[Any], list[Any]]:
+def parquet_texts(file: Path, text_column: str, label_column: str) -> list[list[Any]]:
     """The texts and labels of a Parquet file.
 
     Args:
@@ -87,7 +87,7 @@ def parquet_texts(file: Path, text_column: str, label_column: str) -> tuple[list
             table = opened.read(columns)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"'{file}': not a readable Parquet file ({str(error).splitlines()[0]}).") from error
-    return [_listed(table[column], file, column) for column in columns]  # type: ignore[return-value]
+    return [_listed(table[column], file, column) for column in columns]
 
 
 def _listed(column: Any, file: Path, name: str) -> list[Any]:

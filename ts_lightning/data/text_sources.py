@@ -87,10 +87,10 @@ def load(
     """The texts of a source by its name, as :class:`ts_lightning.data.TextDataModule` takes it."""
     if root is not None and source != "imdb":
         raise DataError(f"--root '{root}' goes with --data imdb; found --data {source}.")
-    if source in ("csv", "parquet"):
+    if source == "csv" or source == "parquet":
         if file is None:
             raise DataError(f"{source}: found no file; expected --file PATH, the file with the texts.")
-        return from_files(source, file, test_file, text_column, label_column)  # type: ignore[arg-type]
+        return from_files(source, file, test_file, text_column, label_column)
     for option, value in (("--file", file), ("--test_file", test_file)):
         if value is not None:
             raise DataError(f"{option} '{value}' goes with --data csv and --data parquet; found --data {source}.")

@@ -16,13 +16,12 @@ import lightning
 import torch
 
 import ts_lightning
-from ts_lightning.data import DataError
+from ts_lightning.data.errors import INSTALL, DataError
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.recipes._training import Outcome
 
 #: a shell's exit code for a program that Ctrl-C ended
 _INTERRUPTED = 128 + signal.SIGINT
-_INSTALL = "pip install 'ts-lightning[recipes]'"
 
 
 class RecipeError(ValueError):
@@ -80,7 +79,7 @@ def program(recipe: str, train: Callable[..., Outcome], argv: Sequence[str] | No
     try:
         from jsonargparse import ArgumentParser
     except ModuleNotFoundError:
-        _fail(name, f"jsonargparse is not installed; recipes need it: {_INSTALL}")
+        _fail(name, f"jsonargparse is not installed; recipes need it: {INSTALL}")
     parser = ArgumentParser(
         prog=f"python -m {name}", description=train.__doc__.split("\n\n")[0] if train.__doc__ else None
     )
@@ -126,7 +125,7 @@ def plain(name: str) -> Iterator[None]:
         except (DataError, RecipeError, TargetSpaceError) as error:
             _fail(name, str(error))
         except ModuleNotFoundError as error:
-            _fail(name, f"{error.name} is not installed; recipes need it: {_INSTALL}")
+            _fail(name, f"{error.name} is not installed; recipes need it: {INSTALL}")
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
 
