@@ -64,9 +64,14 @@ def ridge_matrix(a: Tensor, ridge: float, scale: str) -> Tensor:
     """R (..., d, d) for A (..., N, d)."""
     diagonal = a.square().sum(-2)
     mean = diagonal.mean(-1, keepdim=True)
-    centred = (a - a.mean(-2, keepdim=True)).square().sum(-2).mean(-1, keepdim=True)
-    # what never changes still gets a millionth of the mean
-    r = {"absolute": mean * 0 + 1, "mean": mean, "variance": centred + 1e-6 * mean, "feature": diagonal + 1e-6 * mean}
+    total = (a - a.mean(-2, keepdim=True)).square().sum((-2, -1)).unsqueeze(-1)
+    # what never changes still gets a millionth
+    r = {
+        "absolute": mean * 0 + 1,
+        "variance": (total + 1e-6 * diagonal.sum(-1, keepdim=True)) / a.shape[-2],
+        "mean": mean,
+        "feature": diagonal + 1e-6 * mean,
+    }
     return torch.diag_embed((ridge * r[scale]).expand_as(diagonal))
 
 

@@ -11,7 +11,8 @@ from tests.exactness import close
 from tests.literal import Literal, matrix
 from tests.nets import Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import NORMALISED_STD, RidgeScale
+from ts_lightning.config import RidgeScale
+from ts_lightning.layers.linear import LinearTargets
 
 SCALES = RidgeScale.__args__
 
@@ -112,8 +113,8 @@ def test_a_normalised_start_gives_every_layer_the_same_spread_and_the_last_a_ten
     space = TargetSpace(model, x, TargetSpaceConfig(init="normalised", init_std=std))
     *hidden, last = (float(value.std()) for value in achieved(model, space, x).values())
     for spread in hidden:
-        assert spread == pytest.approx(std or NORMALISED_STD, rel=0.15)
-    assert last == pytest.approx(0.1 * (std or NORMALISED_STD), rel=0.15)
+        assert spread == pytest.approx(std or LinearTargets.normalised_std, rel=0.15)
+    assert last == pytest.approx(0.1 * (std or LinearTargets.normalised_std), rel=0.15)
 
 
 @pytest.mark.parametrize("init", ["projected", "normalised"])

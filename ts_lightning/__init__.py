@@ -3,7 +3,7 @@
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.mixin import TargetSpaceMixin
-from ts_lightning.ridge import ridge_solve
+from ts_lightning.solve import ridge_solve
 from ts_lightning.space import TargetSpace
 
 __version__ = "0.1.0.dev0"

@@ -16,8 +16,6 @@ Size = int | Literal["auto"]
 Rows = int | Literal["auto", "all"]
 StepScale = float | Literal["auto"]
 
-NORMALISED_STD = 0.6  # of the initial targets; docs/defaults.md
-
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
     """Raise ValueError if ``value`` is not one of ``choices``."""
@@ -92,24 +90,26 @@ class TargetSpaceConfig:
         layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
         exclude: names or globs of layers to leave in weight space.
         ridge: the ridge constant, in the unit that ``ridge_scale`` says.
-        ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"mean"``: ``ridge`` times the mean
-            of diag(A'A). ``"variance"``: the same with the mean of every input taken off, so that a layer's large
-            constant inputs (deep ReLU networks) do not drown what differs between samples. ``"feature"``: ``ridge``
-            times diag(A'A), a ridge of its own for every input.
+        ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
+            total variance of the layer's inputs, which is in proportion d / N of the Gram matrix for N rows and d
+            inputs: weak where many rows determine few weights. ``"mean"``: ``ridge`` times the mean of diag(A'A).
+            ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input.
         method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
             ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
             layer, and to a tenth of it in the last layer.
             ``"weights"``: targets that reproduce the model's present weights.
-        init_std: standard deviation of the initial targets (pre-activation units); ``None``: 0.6 where
-            ``init="normalised"``; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
+        init_std: standard deviation of the initial targets (pre-activation units), and for a recurrent layer of what
+            its inputs contribute to them. ``None``: where ``init="normalised"`` 0.6, and 0.05 for recurrent layers,
+            whose states then remember; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
         forget_bias: added to the forget gate of an nn.LSTM with biases after the solve, so that targets around zero
             remember. It becomes part of the layer's bias.
         step_scale: the unit that targets are trained in, which makes up for targets being larger than weights: a
             learning rate that suits weights then suits targets (Adam around 0.002). An optimizer's step moves a
             target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
-            ``"auto"`` is 50 / L^(1/4) for L solved layers, whose steps add up.
+            ``"auto"`` is 50 / L^(1/4) for L solved layers, whose steps add up, and a tenth of it where there are
+            recurrent ones, whose steps add up along time.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix.
@@ -117,7 +117,7 @@ class TargetSpaceConfig:
 
     layers: Sequence[str] | None = None
     exclude: Sequence[str] = ()
-    ridge: float = 0.7
+    ridge: float = 1.0
     ridge_scale: RidgeScale = "variance"
     method: Method = "scu"
     init: Init = "normalised"

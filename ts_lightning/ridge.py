@@ -1,4 +1,4 @@
-"""The differentiable ridge solve, W = (A'A + R)^-1 A'T, with R diagonal.
+"""The ridge system A'A + R of W = (A'A + R)^-1 A'T, with R diagonal, and its factor; ``solve.py`` differentiates it.
 
 Shapes: ``A`` (..., N, d), one row per place where a layer is applied and one column per input (a column of ones among
 them where the layer has a bias); ``T`` (..., N, m), the targets; ``W`` (..., d, m). Leading dimensions are separate
@@ -11,13 +11,17 @@ every column's mean taken off:
 scale       c                            S^2
 =========== ============================ =======================
 "absolute"  ridge                        1
-"variance"  ridge mean(diag B'B)         1
-"mean"      ridge mean(diag A'A)         1
+"variance"  ridge trace(B'B) / N         1
+"mean"      ridge trace(A'A) / d         1
 "feature"   ridge                        diag A'A
 =========== ============================ =======================
 
-("variance" adds 1e-6 of what "mean" would take, and "feature" 1e-6 of the diagonal's mean, so that inputs that never
-change have a ridge too.)
+("variance" adds 1e-6 of the trace of A'A, and "feature" 1e-6 of the diagonal's mean, so that inputs that never change
+have a ridge too.)
+
+trace(B'B) / N is the inputs' total variance. Beside the mean eigenvalue of B'B that ridge is ridge d / N: weak where
+many rows determine few weights, strong where they hardly do. It is the one of the Bayes estimate for weights drawn
+independently when the targets hold ``ridge`` times as much noise as signal.
 
 Primal (N >= d): M = A'A + R is factorised. Dual (N < d): K = A S^-2 A' + c I is, and d x d is never built. The Cholesky
 factor of the forward pass serves the backward pass (Fairbank et al. 2022, section 3.2 and appendix A): with G = dL/dW,
@@ -33,13 +37,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ts_lightning.config import RidgeScale, SolveDtype, check_choice, check_positive
+from ts_lightning.config import RidgeScale, SolveDtype
 from ts_lightning.errors import TargetSpaceError
 
 _FLOOR = 1e-6  # the share of the mean of diag(A'A) that an input which never changes still gets
@@ -73,6 +75,7 @@ class Scale:
     """What R is made of, for one A."""
 
     unit: Tensor  # (..., 1), c for a ridge of 1
+    share: float  # what of the trace is in the unit: 1 / d, 1 / N, or 0
     s2: Tensor | None  # (..., d), None for ones
     means: Tensor  # (..., d), of A's columns
 
@@ -132,15 +135,15 @@ class RidgeSolver:
     def _measure(self, diagonal: Tensor, means: Tensor, rows: int) -> Scale:
         """R's scale for diag(A'A) and the means of A's columns, each (..., d)."""
         trace = diagonal.sum(-1, keepdim=True).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
-        mean = trace / diagonal.shape[-1]
+        d = diagonal.shape[-1]
         if self.scale == "absolute":
-            return Scale(torch.ones_like(mean), None, means)
+            return Scale(torch.ones_like(trace), 0.0, None, means)
         if self.scale == "feature":
-            return Scale(torch.ones_like(mean), diagonal + _FLOOR * mean, means)
+            return Scale(torch.ones_like(trace), 0.0, diagonal + _FLOOR * trace / d, means)
         if self.scale == "mean":
-            return Scale(mean, None, means)
+            return Scale(trace / d, 1 / d, None, means)
         centred = (trace - rows * means.square().sum(-1, keepdim=True)).clamp_min(0)
-        return Scale((centred + _FLOOR * trace) / diagonal.shape[-1], None, means)
+        return Scale((centred + _FLOOR * trace) / rows, 1 / rows, None, means)
 
     def primal(self, moments: Moments, rows: int, given: torch.dtype) -> Factor:
         """Factorise A'A + R.
@@ -226,122 +229,5 @@ class RidgeSolver:
             return None
         if self.scale == "feature":
             return -2 * (cvw + _FLOOR * cvw.mean(-1, keepdim=True)), None
-        k = (-2 * cvw.mean(-1, keepdim=True) / factor.scale.unit).expand_as(cvw)
+        k = (-2 * factor.scale.share * cvw.sum(-1, keepdim=True) / factor.scale.unit).expand_as(cvw)
         return (k, None) if self.scale == "mean" else ((1 + _FLOOR) * k, -k * factor.scale.means)
-
-
-class _SolveApply(torch.autograd.Function):
-    """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A)."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, apply: bool) -> tuple[Tensor, Tensor | None]:
-        # many outputs: T V' - A (W V' + V W') gives the gradient on A without the residual, two products less of size N
-        many = not apply and a.shape[-1] <= a.shape[-2] and a.shape[-1] < 2 * t.shape[-1]
-        if a.shape[-2] < a.shape[-1]:
-            factor = solver.dual(a)
-            dtype = factor.cholesky.dtype
-            residual = factor.solve(t)  # (T - A W) / c
-            w = factor.unscale(a.mT.to(dtype) @ residual)
-            solver.check(w, t)
-            w = w.to(t.dtype)
-            z = a @ w.to(a.dtype) if apply else None
-        else:
-            factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
-            dtype = factor.cholesky.dtype
-            w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
-            solver.check(w, t)
-            w = w.to(t.dtype)
-            if many:
-                residual, z = t, None
-            else:
-                achieved = a.to(dtype) @ w.to(dtype)
-                residual = t.to(dtype) - achieved
-                z = achieved.to(a.dtype) if apply else None
-        ctx.solver, ctx.factor, ctx.output, ctx.many = solver, factor, t.dtype, many
-        ctx.save_for_backward(a, residual, w)
-        ctx.set_materialize_grads(False)
-        return w, z
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
-        a, residual, w = ctx.saved_tensors
-        factor: Factor = ctx.factor
-        dtype = factor.cholesky.dtype
-        at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
-        if dw is None and dz is None:
-            return None, None, None, None
-        g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
-        if dz is not None:
-            g = g + at @ dz.to(dtype)
-        da = None
-        if factor.dual:
-            av = factor.solve(ax @ factor.unscale(g))
-            if ctx.needs_input_grad[0]:
-                right = factor.unscale(g - at @ av)
-                cvw = (right * wx).sum(-1)
-        else:
-            v = factor.solve(g)
-            av = ax @ v
-            if ctx.needs_input_grad[0]:
-                right = v
-                cvw = factor.c * (v * wx).sum(-1)
-        if ctx.needs_input_grad[0]:
-            if ctx.many:
-                vw = right @ wx.mT
-                da = residual.to(dtype) @ right.mT - ax @ (vw + vw.mT)
-            else:
-                passed = -av if dz is None else dz.to(dtype) - av
-                da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
-            gradient = ctx.solver.scale_gradient(factor, cvw)
-            if gradient is not None:
-                gain, offset = gradient
-                da = da.addcmul_(ax, gain.unsqueeze(-2))
-                if offset is not None:
-                    da += offset.unsqueeze(-2)
-            da = da.to(a.dtype)
-        return da, av.to(ctx.output), None, None
-
-
-def solve_apply(a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
-    """W and Z = A W, differentiable in A (..., N, d) and T (..., N, m)."""
-    w, z = _SolveApply.apply(a, t, solver, True)  # type: ignore[no-untyped-call]
-    return w, z
-
-
-def solve(a: Tensor, t: Tensor, solver: RidgeSolver) -> Tensor:
-    """W alone, differentiable in A (..., N, d) and T (..., N, m)."""
-    w, _ = _SolveApply.apply(a, t, solver, False)  # type: ignore[no-untyped-call]
-    return w  # type: ignore[no-any-return]
-
-
-def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "absolute") -> Tensor:
-    """Solve W = (A'A + R)^-1 A'T, differentiably; primal for N >= d and dual otherwise.
-
-    Half-precision input is accumulated and factorised in float32; float64 is used where float32 cannot hold A'A.
-
-    Args:
-        a: inputs A, shape (..., N, d).
-        t: targets T, shape (..., N, m).
-        ridge: the ridge constant, above 0, in the unit that ``scale`` says.
-        scale: the unit of ``ridge``: "absolute": R = ridge I; "mean": R = ridge mean(diag A'A) I; "variance": the same
-            without the means of A's columns; "feature": R = ridge diag(A'A).
-
-    Returns:
-        W, shape (..., d, m), in the precision of ``t``.
-
-    Raises:
-        TargetSpaceError: A or T holds a NaN or an infinity.
-        ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
-
-    Source: Fairbank et al. (2022), equation 5; the scales are this package's.
-    """
-    if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
-        raise ValueError(
-            f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
-        )
-    if 0 in a.shape:
-        raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
-    check_positive("ridge", ridge)
-    check_choice("scale", scale, get_args(RidgeScale))
-    return solve(a, t, RidgeSolver(ridge, scale))

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ts_lightning.config import NORMALISED_STD, TargetSpaceConfig
+from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer, Visit
 from ts_lightning.reference import own
 from ts_lightning.selection import select_layers
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
+_RECURRENT = 0.1  # of that, where steps add up along time
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
 
 #: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
@@ -76,7 +77,9 @@ class TargetSpace:
         self._run_reference = _runner(model, reference)
         self.layers = select_layers(model, self.config)
         scale = self.config.step_scale
-        self.step_scale = _STEP_SCALE / len(self.layers) ** 0.25 if scale == "auto" else scale
+        self.step_scale = _step_scale(self.layers) if scale == "auto" else scale
+        for layer in self.layers:
+            layer.unit = self.step_scale
         self._solved: list[tuple[nn.Parameter, Tensor]] = []
         self._visited: dict[str, TargetLayer] = {}
         self._versions: list[int] = []
@@ -169,9 +172,9 @@ class TargetSpace:
         found: dict[str, float] = {}
 
         def visit(layer: TargetLayer, x: Any) -> Any:
-            targets = self._wanted(layer)
-            values, passed = layer.solve(x, targets)
-            found[layer.name] = float((layer.achieved(x, values) - targets).norm() / targets.norm())
+            values, passed = layer.solve(x, self.targets[layer.name])
+            wanted = self.targets[layer.name] * self.step_scale
+            found[layer.name] = float((layer.achieved(x, values) - wanted).norm() / wanted.norm())
             return passed
 
         with torch.no_grad():
@@ -219,19 +222,15 @@ class TargetSpace:
         self._visited[layer.name] = layer
         return visit(layer, x)
 
-    def _wanted(self, layer: TargetLayer) -> Tensor:
-        """The layer's targets in the unit of its outputs; never the Parameter itself."""
-        return self.targets[layer.name] * self.step_scale
-
     def _visit_solve(self, layer: TargetLayer, x: Any) -> Any:
-        values, passed = layer.solve(x, self._wanted(layer))
+        values, passed = layer.solve(x, self.targets[layer.name])
         self._solved += zip(layer.parameters, values, strict=True)
         return passed
 
     def _visit_project(self, layer: TargetLayer, x: Any) -> Any:
-        values, _ = layer.solve(x, self._wanted(layer))
+        values, _ = layer.solve(x, self.targets[layer.name])
         self.targets[layer.name].copy_(layer.achieved(x, values)).div_(self.step_scale)
-        return layer.solve(x, self._wanted(layer))[1]
+        return layer.solve(x, self.targets[layer.name])[1]
 
     @torch.no_grad()
     def _bind(self, generator: torch.Generator, given: dict[str, Tensor] | None) -> None:
@@ -256,9 +255,9 @@ class TargetSpace:
                 if rank < columns:
                     changes.append((layer.name, rank, columns))
             elif self.config.init == "normalised":
-                start = layer.start(x, self.config.init_std or NORMALISED_STD, generator)
+                start = layer.start(x, self.config.init_std or layer.normalised_std, generator)
             else:
-                std = self.config.init_std or layer.init_std
+                std = self.config.init_std or layer.projected_std
                 start = torch.empty(shape)
                 nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
             start = start if given is not None else start / self.step_scale
@@ -266,7 +265,7 @@ class TargetSpace:
             self.targets[layer.name] = nn.Parameter(start.to(device=like.device, dtype=like.dtype, copy=True))
             if given is None and self.config.init == "projected":
                 return self._visit_project(layer, x)
-            return layer.solve(x, self._wanted(layer))[1]
+            return layer.solve(x, self.targets[layer.name])[1]
 
         self._walk(visit)
         if given is None and self.config.init == "normalised":
@@ -288,6 +287,12 @@ class TargetSpace:
         """The model's output tensors on the reference batch, with its weights as they are."""
         with torch.no_grad(), _reference_mode(self.model):
             return [t.clone() for t in _tensors(self._run_reference())]
+
+
+def _step_scale(layers: Sequence[TargetLayer]) -> float:
+    """The unit of the targets where the config leaves it open."""
+    recurrent = any(isinstance(layer.module, nn.RNNBase) for layer in layers)
+    return (_RECURRENT if recurrent else 1.0) * _STEP_SCALE / float(len(layers) ** 0.25)
 
 
 def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from tests.exactness import close
 from tests.layers.test_recurrent import CELLS, STACKS
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import NORMALISED_STD
+from ts_lightning.layers.recurrent import RecurrentLayer
 
 RIDGES = [("absolute", 0.1), ("variance", 0.01), ("variance", 1.0), ("feature", 0.1), ("mean", 0.1)]
 
@@ -71,7 +71,7 @@ def test_a_normalised_start_has_inputs_of_the_asked_spread_and_states_that_live(
     config = TargetSpaceConfig(ridge=0.01, init_std=std)
     space = TargetSpace(model, (given,), config)
     inputs = float((x.flatten(0, 1) @ rnn.weight_ih_l0.detach().T).std())
-    assert inputs == pytest.approx(std or NORMALISED_STD, rel=0.35)
+    assert inputs == pytest.approx(std or RecurrentLayer.normalised_std, rel=0.35)
     states = rnn(given)[0].data[-50:].detach()
     assert 0.02 < float(states.std()) < 0.9
     residuals = space.residuals()

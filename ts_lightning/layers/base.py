@@ -35,10 +35,13 @@ class TargetLayer(ABC):
         module_name: the module's name in the model.
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         rows: indices of the sampled rows; None where all rows are solved from.
+        unit: what a target of 1 stands for, in the units of the outputs: the target space's ``step_scale``.
     """
 
-    #: standard deviation of the random targets before projection, where the config says none
-    init_std = 1.0
+    #: standard deviation of the initial targets where the config says none; docs/defaults.md
+    normalised_std = 0.6
+    #: the same of the random targets before projection
+    projected_std = 1.0
     parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
@@ -47,6 +50,7 @@ class TargetLayer(ABC):
         self.ocu = config.method == "ocu"
         self.solver = RidgeSolver(config.ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
         self.rows: Tensor | None = None
+        self.unit = 1.0
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
@@ -69,7 +73,7 @@ class TargetLayer(ABC):
 
     @abstractmethod
     def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:
-        """Solve on input ``x``, differentiably.
+        """Solve on input ``x`` for ``targets`` in :attr:`unit`, differentiably.
 
         Returns:
             The values of :attr:`parameters`, and what the next layer receives: in SCU what the layer produces with
@@ -78,7 +82,10 @@ class TargetLayer(ABC):
 
     @abstractmethod
     def achieved(self, x: Any, values: Sequence[Tensor]) -> Tensor:
-        """What the layer produces on input ``x`` with these parameters where it has targets, in the targets' shape."""
+        """What the layer produces on input ``x`` with these parameters where it has targets, in the targets' shape.
+
+        In units of the outputs, as are the targets of :meth:`reproduce` and :meth:`start`.
+        """
 
     @abstractmethod
     def reproduce(self, x: Any, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:

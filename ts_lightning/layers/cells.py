@@ -1,7 +1,7 @@
-"""The three recurrent cells: states along targets, and how their weights make up systems A W = T.
+"""The three recurrent cells: states along targets, and which weights solve for which gates.
 
-nn.RNN and nn.LSTM are one system each, [x, h, 1] -> all gates; nn.GRU is three, [x, h, 1] -> (r, z), [x, 1] -> n_x,
-[h, 1] -> n_h, so that each is linear, with n = tanh(n_x + r n_h). PyTorch's two biases are redundant but in n: the
+nn.RNN and nn.LSTM are one system, [x, 1, h] -> all gates; nn.GRU is three, [x, 1, h] -> (r, z), [x, 1] -> n_x,
+[1, h] -> n_h, so that each is linear, with n = tanh(n_x + r n_h). PyTorch's two biases are redundant but in n: the
 solved one is bias_ih and bias_hh is zero, except for n_h, whose bias is bias_hh's.
 """
 
@@ -17,10 +17,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent import Passed, RecurrentLayer
 from ts_lightning.layers.sequences import Dense, Sequences
-
-
-def _matrix(*parts: Tensor, ones: bool) -> Tensor:
-    return torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)] if ones else parts, -1)
+from ts_lightning.solve import Block
 
 
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:
@@ -33,28 +30,27 @@ def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], 
 
 
 class _OneSystem(RecurrentLayer):
-    """[x, h, 1] -> all gates."""
+    """[x, 1, h] -> all gates."""
 
     forget_bias = 0.0
 
-    def matrices(self, x: Tensor, h: Tensor) -> list[Tensor]:
-        """A, (rows, inputs + hidden + 1)."""
-        return [_matrix(x, h, ones=self.ones)]
+    @property
+    def blocks(self) -> list[Block]:
+        """All of A gives all of the targets."""
+        return [(slice(None), slice(None))]
 
-    def split(self, targets: Tensor) -> list[Tensor]:
-        """All targets."""
-        return [targets]
-
-    def pack(self, solutions: Sequence[Tensor]) -> list[Tensor]:
+    def pack(self, w: Tensor) -> list[Tensor]:
         """weight_ih, weight_hh, bias_ih, bias_hh."""
-        (w,) = solutions
-        weights = [w[: self.inputs].mT, w[self.inputs : self.inputs + self.hidden].mT]
-        return [*weights, self._shifted(w[-1], self.forget_bias), torch.zeros_like(w[-1])] if self.ones else weights
+        weights = [w[: self.inputs].mT, w[-self.hidden :].mT]
+        if not self.ones:
+            return weights
+        bias = w[self.inputs]
+        return [*weights, self._shifted(bias, self.forget_bias), torch.zeros_like(bias)]
 
-    def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """W, (inputs + hidden + 1, gates x hidden)."""
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W (inputs + 1 + hidden, gates x hidden)."""
         bias = [self._shifted(values[2] + values[3], -self.forget_bias).unsqueeze(0)] if self.ones else []
-        return [torch.cat([values[0].mT, values[1].mT, *bias])]
+        return torch.cat([values[0].mT, *bias, values[1].mT])
 
     def _shifted(self, gates: Tensor, by: float) -> Tensor:
         """With ``by`` added to the forget gate."""
@@ -64,11 +60,12 @@ class _OneSystem(RecurrentLayer):
 class RNNLayer(_OneSystem):
     """nn.RNN, h_t = tanh(T_t) or relu(T_t)."""
 
-    blocks: ClassVar[int] = 1
+    gates: ClassVar[int] = 1
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h."""
-        return (torch.tanh(targets) if self.module.nonlinearity == "tanh" else torch.relu(targets),)
+        wanted = targets * self.unit
+        return (torch.tanh(wanted) if self.module.nonlinearity == "tanh" else torch.relu(wanted),)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.rnn_tanh or torch.rnn_relu."""
@@ -80,7 +77,7 @@ class RNNLayer(_OneSystem):
 class LSTMLayer(_OneSystem):
     """nn.LSTM, gates i, f, g, o; c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c)."""
 
-    blocks: ClassVar[int] = 4
+    gates: ClassVar[int] = 4
 
     def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
         super().__init__(name, module, config, suffix)
@@ -88,7 +85,7 @@ class LSTMLayer(_OneSystem):
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h and the memory c."""
-        return lstm_states(targets, x.initial[1], x.layout, self.forget_bias)
+        return lstm_states(targets, x.initial[1], x.layout, self.unit, self.forget_bias)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.lstm."""
@@ -106,41 +103,43 @@ class LSTMLayer(_OneSystem):
 class GRULayer(RecurrentLayer):
     """nn.GRU, gates r, z, n_x, n_h; h_t = sigmoid(z) h_(t-1) + (1 - sigmoid(z)) tanh(n_x + sigmoid(r) n_h)."""
 
-    blocks: ClassVar[int] = 4
+    gates: ClassVar[int] = 4
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h."""
-        return (gru_states(targets, x.initial[0], x.layout),)
+        return (gru_states(targets, x.initial[0], x.layout, self.unit),)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.gru."""
         output, last = _fused(torch.gru, x, x.initial[0].unsqueeze(0), values, self.ones)
         return output, (last.squeeze(0),)
 
-    def matrices(self, x: Tensor, h: Tensor) -> list[Tensor]:
-        """[x, h, 1], [x, 1] and [h, 1]."""
-        return [_matrix(x, h, ones=self.ones), _matrix(x, ones=self.ones), _matrix(h, ones=self.ones)]
+    @property
+    def blocks(self) -> list[Block]:
+        """[x, 1, h] for r and z, [x, 1] for n_x and [1, h] for n_h."""
+        rz, nx = 2 * self.hidden, 3 * self.hidden
+        return [
+            (slice(None), slice(0, rz)),
+            (slice(0, self.inputs + self.ones), slice(rz, nx)),
+            (slice(self.inputs, None), slice(nx, None)),
+        ]
 
-    def split(self, targets: Tensor) -> list[Tensor]:
-        """(r, z), n_x and n_h."""
-        return list(torch.split(targets, [2 * self.hidden, self.hidden, self.hidden], -1))
-
-    def pack(self, solutions: Sequence[Tensor]) -> list[Tensor]:
+    def pack(self, w: Tensor) -> list[Tensor]:
         """weight_ih, weight_hh, bias_ih, bias_hh."""
-        rz, nx, nh = solutions
-        wx = torch.cat([rz[: self.inputs], nx[: self.inputs]], 1).mT
-        wh = torch.cat([rz[self.inputs : self.inputs + self.hidden], nh[: self.hidden]], 1).mT
+        rz, nx, nh = torch.split(w, [2 * self.hidden, self.hidden, self.hidden], -1)
+        i, h = slice(0, self.inputs), slice(-self.hidden, None)
+        weights = [torch.cat([rz[i], nx[i]], 1).mT, torch.cat([rz[h], nh[h]], 1).mT]
         if not self.ones:
-            return [wx, wh]
-        return [wx, wh, torch.cat([rz[-1], nx[-1]]), torch.cat([torch.zeros_like(rz[-1]), nh[-1]])]
+            return weights
+        one = self.inputs
+        return [*weights, torch.cat([rz[one], nx[one]]), torch.cat([torch.zeros_like(rz[one]), nh[one]])]
 
-    def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The W of the three systems, each (d, m)."""
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W (inputs + 1 + hidden, 4 x hidden)."""
         gates = 2 * self.hidden
-        rz, (nx, nh) = [w[:gates].mT for w in values[:2]], [[w[gates:].mT] for w in values[:2]]
+        (wx, nx), (wh, nh) = ((w[:gates].mT, w[gates:].mT) for w in values[:2])
+        rows = [torch.cat([wx, nx, torch.zeros_like(nx)], 1), torch.cat([wh, torch.zeros_like(nh), nh], 1)]
         if self.ones:
             bx, bh = values[2:]
-            rz.append((bx + bh)[:gates].unsqueeze(0))
-            nx.append(bx[gates:].unsqueeze(0))
-            nh.append(bh[gates:].unsqueeze(0))
-        return [torch.cat(parts) for parts in (rz, nx, nh)]
+            rows.insert(1, torch.cat([(bx + bh)[:gates], bx[gates:], bh[gates:]]).unsqueeze(0))
+        return torch.cat(rows)

@@ -19,7 +19,8 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
-from ts_lightning.ridge import RidgeSolver, solve
+from ts_lightning.ridge import RidgeSolver
+from ts_lightning.solve import solve
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
@@ -27,7 +28,7 @@ _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 class ConvTargets(AffineLayer):
     """Targets (N, out, *space), or (rows, out) where rows are sampled, for an input (N, in, *space)."""
 
-    init_std = 0.1
+    projected_std = 0.1
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
         super().__init__(name, module, config)
@@ -62,18 +63,18 @@ class ConvTargets(AffineLayer):
 
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in / groups, *kernel) and bias (out,), and what is passed on (N, out, *space)."""
-        padded = self.geometry.pad(x)
+        padded, wanted = self.geometry.pad(x), targets * self.unit
         if self.patches is None:
-            weight, bias, z = _ConvSolve.apply(padded, targets, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            weight, bias, z = _ConvSolve.apply(padded, wanted, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
             # a copy, since the next layer may change its input in place
-            return [weight] if bias is None else [weight, bias], targets.clone() if self.ocu else z
-        a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(targets)
+            return [weight] if bias is None else [weight, bias], wanted.clone() if self.ocu else z
+        a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         # one matrix where there is one group: a batch of one would take the slower way
         w = solve(a[0], t[0], self.solver)[None] if len(a) == 1 else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
         if self.ocu:
-            return values, targets.clone()
+            return values, wanted.clone()
         return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows
 from ts_lightning.layers.base import AffineLayer, reproduce_matrix, sample_rows
-from ts_lightning.ridge import solve, solve_apply
+from ts_lightning.solve import solve, solve_apply
 
 
 class LinearTargets(AffineLayer):
@@ -35,14 +35,14 @@ class LinearTargets(AffineLayer):
 
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in) and bias (out,), and what is passed on (..., out)."""
-        a = self._matrix(x)
+        a, wanted = self._matrix(x), targets * self.unit
         if self.ocu:
             # a copy, since the next layer may change its input in place
-            return self._split(solve(a, targets.reshape(-1, targets.shape[-1]), self.solver)), targets.clone()
+            return self._split(solve(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)), wanted.clone()
         if self.rows is None:
-            w, z = solve_apply(a, targets.reshape(-1, targets.shape[-1]), self.solver)
+            w, z = solve_apply(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)
             return self._split(w), z.view(*x.shape[:-1], z.shape[-1])
-        values = self._split(solve(a, targets, self.solver))
+        values = self._split(solve(a, wanted, self.solver))
         return values, self.apply(x, *values)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

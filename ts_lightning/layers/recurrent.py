@@ -1,6 +1,6 @@
 """nn.RNN, nn.LSTM and nn.GRU: targets are the gates' pre-activations at every reference step.
 
-A row of A is a step of a sample, [x_t, h_(t-1), 1]. The state h_(t-1) is the cell's output on the targets of the steps
+A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
 before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. What
 the next layer receives is the real run of the solved layer, by PyTorch's fused kernels (SCU), or the cell's output on
 its targets (OCU).
@@ -25,7 +25,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sample_rows
 from ts_lightning.layers.recurrent_start import orthogonal, reproduce
 from ts_lightning.layers.sequences import Dense, Layout, Packed, Sequences
-from ts_lightning.ridge import solve
+from ts_lightning.solve import Block, solve
 
 #: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
 Passed = tuple[Tensor, tuple[Tensor, ...]]
@@ -34,7 +34,7 @@ Passed = tuple[Tensor, tuple[Tensor, ...]]
 class RecurrentLayer(TargetLayer):
     """One direction of one level of a recurrent module.
 
-    Targets have the layout of the input, (..., blocks x hidden): (steps, samples, ...), or (samples, steps, ...) with
+    Targets have the layout of the input, (..., gates x hidden): (steps, samples, ...), or (samples, steps, ...) with
     ``batch_first``, or (sum of lengths, ...) for a PackedSequence. Where rows are sampled, targets still stand at all
     steps, because the states depend on them.
 
@@ -45,8 +45,10 @@ class RecurrentLayer(TargetLayer):
         suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...
     """
 
-    #: blocks of hidden size in the targets
-    blocks: ClassVar[int]
+    #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
+    normalised_std = 0.05
+    #: gates, each of hidden size, in the targets
+    gates: ClassVar[int]
 
     def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
         super().__init__(f"{name}.{suffix}" if name else suffix, module, config)
@@ -120,45 +122,43 @@ class RecurrentLayer(TargetLayer):
         if isinstance(rows, int):
             sampled = sample_rows(x.shape[:-1].numel(), rows, generator)
             self.rows = None if sampled is None else sampled.to(x.data.device)
-        return torch.Size([*x.shape[:-1], self.blocks * self.hidden])
+        return torch.Size([*x.shape[:-1], self.gates * self.hidden])
 
     @abstractmethod
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
-        """The states h (and c) at every step, in the layout, of a cell whose pre-activations are ``targets``."""
+        """The states h (and c) at every step, in the layout, of a cell with the pre-activations unit ``targets``."""
 
     @abstractmethod
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """PyTorch's own forward with these parameters."""
 
+    @property
     @abstractmethod
-    def matrices(self, x: Tensor, h: Tensor) -> list[Tensor]:
-        """The A of every system, (rows, d), for rows of inputs and of states of the step before."""
+    def blocks(self) -> list[Block]:
+        """The systems: which columns of A give which columns of the targets."""
 
     @abstractmethod
-    def split(self, targets: Tensor) -> list[Tensor]:
-        """The targets of every system, (rows, m), from rows of targets."""
+    def pack(self, w: Tensor) -> list[Tensor]:
+        """The values of the parameters for W (inputs + 1 + hidden, gates x hidden)."""
 
     @abstractmethod
-    def pack(self, solutions: Sequence[Tensor]) -> list[Tensor]:
-        """The values of the parameters for the W of every system."""
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W for values of the parameters, 0 outside of the blocks."""
 
-    @abstractmethod
-    def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The W of every system for values of the parameters."""
-
-    def systems(self, x: Sequences, h: Tensor) -> list[Tensor]:
-        """The A of every system for the states ``h`` (in the layout), all rows."""
-        before = x.layout.before(h, x.initial[0])
-        return self.matrices(x.data.reshape(-1, self.inputs), before.reshape(-1, self.hidden))
+    def matrix(self, x: Sequences, h: Tensor) -> Tensor:
+        """A = [x, 1, h of the step before] for the states ``h`` (in the layout), all rows."""
+        parts = [x.data.reshape(-1, self.inputs), x.layout.before(h, x.initial[0]).reshape(-1, self.hidden)]
+        if self.ones:
+            parts.insert(1, parts[0].new_ones(len(parts[0]), 1))
+        return torch.cat(parts, -1)
 
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""
         states = self.states(x, targets)
-        systems = self.systems(x, states[0])
-        rows = self.split(targets.reshape(-1, targets.shape[-1]))
+        a, t = self.matrix(x, states[0]), targets.reshape(-1, targets.shape[-1])
         if self.rows is not None:
-            systems, rows = [a[self.rows] for a in systems], [t[self.rows] for t in rows]
-        values = self.pack([solve(a, t, self.solver) for a, t in zip(systems, rows, strict=True)])
+            a, t = a[self.rows], t[self.rows]
+        values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
@@ -166,9 +166,8 @@ class RecurrentLayer(TargetLayer):
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
-        systems = self.systems(x, self.run(x, values)[0])
-        z = torch.cat([a @ w.to(a.dtype) for a, w in zip(systems, self.unpack(values), strict=True)], -1)
-        return z.view(*x.shape[:-1], -1)
+        a = self.matrix(x, self.run(x, values)[0])
+        return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], -1)
 
     def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for weights and biases, see :func:`~ts_lightning.layers.recurrent_start.reproduce`."""

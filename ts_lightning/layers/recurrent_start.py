@@ -5,7 +5,6 @@ The states in A follow from the targets T, so that what gives W0 back, T = A (W0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,19 +36,18 @@ def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping
         damping: how much of the ridge is added to A'A where the ridge's shrinkage is made up for.
 
     Returns:
-        The targets, the least rank of a system's A and that system's columns.
+        The targets, and the rank of A and its columns, of the block that lacks most.
     """
     w0 = layer.unpack(values)
     larger = w0
     for _ in range(1 if damping > 0 else _ROUNDS):
-        systems = layer.systems(x, layer.run(x, layer.pack(larger))[0])
-        if not all(a.isfinite().all() for a in systems):
+        a = layer.matrix(x, layer.run(x, layer.pack(larger))[0])
+        if not a.isfinite().all():
             break
-        found = [_correction(layer, a, w, damping) for a, w in zip(systems, w0, strict=True)]
-        previous, larger = larger, [w + correction for w, (correction, _) in zip(w0, found, strict=True)]
-        change = max(_change(w, old) for w, old in zip(larger, previous, strict=True))
-        if damping > 0 or change < _SETTLED:
-            return _joined(x, systems, larger), *_least(systems, [rank for _, rank in found])
+        correction, rank, columns = _correction(layer, a, w0, damping)
+        previous, larger = larger, w0 + correction
+        if damping > 0 or _change(larger, previous) < _SETTLED:
+            return _targets(x, a @ larger), rank, columns
     return _at_the_end(layer, x, values)
 
 
@@ -57,44 +55,49 @@ def _change(new: Tensor, old: Tensor) -> float:
     return float((new - old).norm() / new.norm().clamp_min(1e-300))
 
 
-def _correction(layer: RecurrentLayer, a: Tensor, w0: Tensor, damping: float) -> tuple[Tensor, int]:
-    """(A'A + damping R)^-1 R W0 over the solved rows of ``a``, and the rank of A."""
+def _correction(layer: RecurrentLayer, a: Tensor, w0: Tensor, damping: float) -> tuple[Tensor, int, int]:
+    """(A'A + damping R)^-1 R W0 over the solved rows of ``a``, and rank and columns of the block that lacks most."""
     a = a if layer.rows is None else a[layer.rows]
-    return reproduce_correction(a.mT @ a, a.sum(0), w0, layer.solver, a.shape[0], damping)
-
-
-def _ridge(layer: RecurrentLayer, a: Tensor) -> Tensor:
-    """The diagonal of R over the solved rows of ``a``, (d,)."""
-    a = a if layer.rows is None else a[layer.rows]
-    return layer.solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
+    out, found = torch.zeros_like(w0), []
+    for inputs, outputs in layer.blocks:
+        b, w = a[:, inputs], w0[inputs, outputs]
+        out[inputs, outputs], rank = reproduce_correction(b.mT @ b, b.sum(0), w, layer.solver, len(b), damping)
+        found.append((rank, b.shape[1]))
+    return out, *_least(found)
 
 
 def _at_the_end(layer: RecurrentLayer, x: Sequences, values: list[Tensor]) -> tuple[Tensor, int, int]:
     """T = A W0 of the real run of ``values``, and at the last steps E with A'E = R W0."""
     w0 = layer.unpack(values)
-    systems = layer.systems(x, layer.run(x, values)[0])
-    index = torch.arange(x.shape[:-1].numel(), device=x.data.device)
-    last = x.layout.last(index.view(x.shape[:-1]))
+    a = layer.matrix(x, layer.run(x, values)[0])
+    rows = torch.arange(len(a), device=a.device)
+    last = x.layout.last(rows.view(x.shape[:-1]))
     if layer.rows is not None:
-        last = last[torch.isin(last, layer.rows)]
-    targets, ranks = [], []
-    for a, w in zip(systems, w0, strict=True):
-        inverse, rank = pseudo_inverse(a[last].mT @ a[last], _ridge(layer, a).unsqueeze(-1) * w, len(last))
-        targets.append((a @ w).index_add_(0, last, a[last] @ inverse))
-        ranks.append(rank)
-    return torch.cat(targets, -1).view(*x.shape[:-1], -1), *_least(systems, ranks)
+        rows = layer.rows
+        last = last[torch.isin(last, rows)]
+    targets, found = a @ w0, []
+    for inputs, outputs in layer.blocks:
+        b, end = a[rows, inputs], a[last, inputs]
+        ridge = _ridge(layer, b)
+        inverse, rank = pseudo_inverse(end.mT @ end, ridge.unsqueeze(-1) * w0[inputs, outputs], len(last))
+        targets[last, outputs] += end @ inverse
+        found.append((rank, b.shape[1]))
+    return _targets(x, targets), *_least(found)
 
 
-def _joined(x: Sequences, systems: Sequence[Tensor], solutions: Sequence[Tensor]) -> Tensor:
-    """The targets A W of all systems, in the layout."""
-    z = torch.cat([a @ w for a, w in zip(systems, solutions, strict=True)], -1)
-    return z.view(*x.shape[:-1], -1)
+def _ridge(layer: RecurrentLayer, a: Tensor) -> Tensor:
+    """The diagonal of R for ``a`` (N, d)."""
+    return layer.solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
 
 
-def _least(systems: Sequence[Tensor], ranks: Sequence[int]) -> tuple[int, int]:
-    """The rank and columns of the system that lacks most."""
-    _, rank, columns = min((rank - a.shape[-1], rank, a.shape[-1]) for a, rank in zip(systems, ranks, strict=True))
-    return rank, columns
+def _targets(x: Sequences, rows: Tensor) -> Tensor:
+    """Rows of targets in the layout."""
+    return rows.view(*x.shape[:-1], -1)
+
+
+def _least(found: list[tuple[int, int]]) -> tuple[int, int]:
+    """The (rank, columns) of the block that lacks most."""
+    return min(found, key=lambda pair: pair[0] - pair[1])
 
 
 def orthogonal(layer: RecurrentLayer, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
@@ -107,7 +110,7 @@ def orthogonal(layer: RecurrentLayer, x: Sequences, std: float, generator: torch
         generator: where the weights are drawn from.
     """
     empty = [w.new_zeros(w.shape, dtype=torch.float64) for w in layer.parameters]
-    values = layer.pack([torch.zeros_like(w) for w in layer.unpack(empty)])
+    values = layer.pack(torch.zeros_like(layer.unpack(empty)))
     for value, rows in ((values[0], x.data.reshape(-1, layer.inputs)), (values[1], None)):
         for gate in torch.split(value, layer.hidden):
             drawn = nn.init.orthogonal_(torch.empty(gate.shape, dtype=torch.float64), generator=generator)

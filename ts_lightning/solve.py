@@ -1,0 +1,200 @@
+"""The differentiable ridge solves: W with A W for layers without blocks, and W alone for blocks that share their rows.
+
+The gradients are those of ``ridge.py``; one Cholesky factor serves forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from ts_lightning.config import RidgeScale, check_choice, check_positive
+from ts_lightning.ridge import Factor, RidgeSolver, matrix_moments
+
+#: a system of its own: which columns of A are its inputs, and which of T its targets
+Block = tuple[slice, slice]
+_WHOLE: Block = (slice(None), slice(None))
+
+
+class _SolveApply(torch.autograd.Function):
+    """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
+        if a.shape[-2] < a.shape[-1]:
+            factor = solver.dual(a)
+            dtype = factor.cholesky.dtype
+            residual = factor.solve(t)  # (T - A W) / c
+            w = factor.unscale(a.mT.to(dtype) @ residual)
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            z = a @ w.to(a.dtype)
+        else:
+            factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
+            dtype = factor.cholesky.dtype
+            w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
+            solver.check(w, t)
+            w = w.to(t.dtype)
+            achieved = a.to(dtype) @ w.to(dtype)
+            residual = t.to(dtype) - achieved
+            z = achieved.to(a.dtype)
+        ctx.solver, ctx.factor, ctx.output = solver, factor, t.dtype
+        ctx.save_for_backward(a, residual, w)
+        ctx.set_materialize_grads(False)
+        return w, z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        a, residual, w = ctx.saved_tensors
+        factor: Factor = ctx.factor
+        dtype = factor.cholesky.dtype
+        if dw is None and dz is None:
+            return None, None, None
+        at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
+        g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
+        if dz is not None:
+            g = g + at @ dz.to(dtype)
+        da = None
+        if factor.dual:
+            av = factor.solve(ax @ factor.unscale(g))
+            if ctx.needs_input_grad[0]:
+                right = factor.unscale(g - at @ av)
+                cvw = (right * wx).sum(-1)
+        else:
+            right = factor.solve(g)
+            av = ax @ right
+            cvw = factor.c * (right * wx).sum(-1)
+        if ctx.needs_input_grad[0]:
+            passed = -av if dz is None else dz.to(dtype) - av
+            da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
+            gradient = ctx.solver.scale_gradient(factor, cvw)
+            if gradient is not None:
+                gain, offset = gradient
+                da = da.addcmul_(ax, gain.unsqueeze(-2))
+                if offset is not None:
+                    da += offset.unsqueeze(-2)
+            da = da.to(a.dtype)
+        return da, av.to(ctx.output), None
+
+
+class _SolveBlocks(torch.autograd.Function):
+    """(A, T) -> W, primal, without A W: dL/dA is T V' - A (W V' + V W' - diag(k)) + 1 h', summed over the blocks.
+
+    One product of A and T serves all blocks, forward and in either direction back, with zeros in W and V elsewhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block]) -> Tensor:
+        products: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
+
+        def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+            if dtype not in products:
+                x = a.to(dtype)
+                products[dtype] = (*matrix_moments(x), x.mT @ t.to(dtype))
+            return products[dtype]
+
+        factors: list[Factor] = []
+        w = t.new_zeros(*a.shape[:-2], a.shape[-1], t.shape[-1])
+        for inputs, outputs in blocks:
+
+            def moments(dtype: torch.dtype, inputs: slice = inputs) -> tuple[Tensor, Tensor]:
+                gram, sums, _ = product(dtype)
+                return gram[..., inputs, inputs].clone(), sums[..., inputs]
+
+            factor = solver.primal(moments, a.shape[-2], a.dtype)
+            w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
+            factors.append(factor)
+        solver.check(w, t)
+        ctx.solver, ctx.factors, ctx.blocks = solver, factors, blocks
+        ctx.save_for_backward(a, t, w)
+        return w
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dw: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        a, t, w = ctx.saved_tensors
+        dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
+        ax, wx = a.to(dtype), w.to(dtype)
+        v = torch.zeros_like(wx)
+        gain, offset = v.new_zeros(2, *v.shape[:-1])
+        for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
+            v[..., inputs, outputs] = factor.solve(dw[..., inputs, outputs])
+            cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
+            gradient = ctx.solver.scale_gradient(factor, cvw)
+            if gradient is not None:
+                gain[..., inputs] += gradient[0]
+                if gradient[1] is not None:
+                    offset[..., inputs] += gradient[1]
+        da = None
+        if ctx.needs_input_grad[0]:
+            vw = v @ wx.mT
+            vw += vw.mT.clone()
+            vw.diagonal(dim1=-2, dim2=-1).sub_(gain)
+            da = t.to(dtype) @ v.mT
+            da -= ax @ vw
+            da += offset.unsqueeze(-2)
+            da = da.to(a.dtype)
+        return da, (ax @ v).to(t.dtype), None, None
+
+
+def solve_apply(a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
+    """W and Z = A W, differentiable in A (..., N, d) and T (..., N, m)."""
+    w, z = _SolveApply.apply(a, t, solver)  # type: ignore[no-untyped-call]
+    return w, z
+
+
+def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (_WHOLE,)) -> Tensor:
+    """W alone, differentiable in A (..., N, d) and T (..., N, m).
+
+    Args:
+        a: the inputs of all blocks.
+        t: the targets of all blocks.
+        solver: the ridge.
+        blocks: systems that are solved each for itself; W (..., d, m) is 0 outside of them.
+    """
+    if a.shape[-2] >= a.shape[-1]:
+        return _SolveBlocks.apply(a, t, solver, blocks)  # type: ignore[no-any-return, no-untyped-call]
+    columns = []
+    for inputs, outputs in blocks:
+        w = solve_apply(a[..., inputs], t[..., outputs], solver)[0]
+        first, last, _ = inputs.indices(a.shape[-1])
+        columns.append(functional.pad(w, (0, 0, first, a.shape[-1] - last)))
+    return columns[0] if len(columns) == 1 else torch.cat(columns, -1)
+
+
+def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "absolute") -> Tensor:
+    """Solve W = (A'A + R)^-1 A'T, differentiably; primal for N >= d and dual otherwise.
+
+    Half-precision input is accumulated and factorised in float32; float64 is used where float32 cannot hold A'A.
+
+    Args:
+        a: inputs A, shape (..., N, d).
+        t: targets T, shape (..., N, m).
+        ridge: the ridge constant, above 0, in the unit that ``scale`` says.
+        scale: the unit of ``ridge``: "absolute": R = ridge I; "variance": R = ridge trace(B'B) / N I, where B is A
+            without its columns' means; "mean": R = ridge trace(A'A) / d I; "feature": R = ridge diag(A'A).
+
+    Returns:
+        W, shape (..., d, m), in the precision of ``t``.
+
+    Raises:
+        TargetSpaceError: A or T holds a NaN or an infinity.
+        ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
+
+    Source: Fairbank et al. (2022), equation 5; the scales are this package's.
+    """
+    if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
+        raise ValueError(
+            f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
+        )
+    if 0 in a.shape:
+        raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
+    check_positive("ridge", ridge)
+    check_choice("scale", scale, get_args(RidgeScale))
+    return solve(a, t, RidgeSolver(ridge, scale))
