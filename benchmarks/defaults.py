@@ -85,10 +85,9 @@ def target(
                     yield name, "target", lr, seed, setting
 
 
-#: measured when the default ridge was 1
-ROWS: list[dict[str, Any]] = [{"ridge": 1.0, "rows": rows} for rows in (256, "auto", 1024, 4096, "all")]
+ROWS: list[dict[str, Any]] = [{"rows": rows} if rows != "auto" else {} for rows in (256, "auto", 1024, 4096, "all")]
 SCALES = {
-    "variance": (0.1, 0.3, 0.7, 1.0, 2.0),
+    "variance": (0.1, 0.3, 1.0, 2.0, 4.0),
     "mean": (0.1, 0.3, 1.0),
     "feature": (0.1, 0.3, 1.0),
     "absolute": (0.1, 1.0, 10.0),
@@ -109,10 +108,10 @@ def groups() -> dict[str, list[Run]]:
             *weight(MLPS, ("pytorch", "xavier", "he", "orthogonal"), (3e-4, 1e-3, 3e-3, 1e-2)),
         ],
         "spirals": [
-            *target(["two spirals"], [{}, {"ridge": 0.001}], (0.0005, TARGET_LR)),
+            *target(["two spirals"], [{}, {"ridge": 0.1}], (0.0005, TARGET_LR)),
             *weight(["two spirals"], ("pytorch", "xavier"), (0.01, 0.03)),
         ],
-        "digits": [*target(["CNN, digits"], [{}, *ROWS]), *weight(["CNN, digits"], ("pytorch", "he"), (1e-3, 3e-3))],
+        "digits": [*target(["CNN, digits"], ROWS), *weight(["CNN, digits"], ("pytorch", "he"), (1e-3, 3e-3))],
         # weight space is tuned on one seed, and its best setting trained on the others
         "cnn": [
             *target(CNNS, [{}]),

@@ -153,7 +153,7 @@ def rows_table() -> str:
             ("CNN, digits", "CNN, digits"),
         ):
             for count in (256, "auto", 1024, 4096, "all"):
-                lines = target(task, ridge=1.0, rows=count)
+                lines = target(task) if count == "auto" else target(task, rows=count)
                 if not lines:
                     continue
                 at = TASKS[task].at

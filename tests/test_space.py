@@ -225,15 +225,49 @@ def test_the_state_dict_is_that_of_the_model():
     plain.load_state_dict(model.state_dict(), strict=True)
 
 
-def test_step_scale_is_the_unit_of_the_targets_and_nothing_else():
+class Last(nn.Module):
+    """Of a recurrent layer's result, the output."""
+
+    def forward(self, result):
+        return result[0]
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(3, 6), (3,), "auto"),
+    "conv": (lambda: nn.Conv1d(3, 6, 2), (3, 5), "auto"),
+    "conv, sampled rows": (lambda: nn.Conv1d(3, 6, 2), (3, 5), 30),
+    "rnn": (lambda: nn.Sequential(nn.RNN(3, 6, batch_first=True), Last()), (5, 3), "auto"),
+    "lstm": (lambda: nn.Sequential(nn.LSTM(3, 6, batch_first=True), Last()), (5, 3), "auto"),
+    "gru": (lambda: nn.Sequential(nn.GRU(3, 6, batch_first=True), Last()), (5, 3), "auto"),
+}
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "unit"), [("linear", 1, 50.0), ("linear", 16, 25.0), ("lstm", 1, 5.0), ("gru", 16, 2.5)]
+)
+def test_the_unit_falls_with_depth_and_is_a_tenth_for_recurrent_layers(layer, depth, unit):
+    kinds = {"linear": nn.Linear(3, 3), "lstm": nn.LSTM(3, 3), "gru": nn.GRU(3, 3)}
+    first = nn.Sequential(kinds[layer], Last()) if layer != "linear" else kinds[layer]
+    model = nn.Sequential(first, *(nn.Linear(3, 3) for _ in range(depth - 1)))
+    assert TargetSpace(model, torch.randn(9, 4, 3)).step_scale == pytest.approx(unit)
+
+
+@pytest.mark.parametrize(("layer", "method"), [*((name, "scu") for name in LAYERS), ("conv", "ocu"), ("lstm", "ocu")])
+def test_step_scale_is_the_unit_of_the_targets_and_nothing_else(layer, method):
+    build, shape, rows = LAYERS[layer]
+
     def loss(model):
-        return model(torch.ones(4, 3).double()).square().sum()
+        return model(torch.ones(4, *shape).double()).square().sum()
 
     spaces, models = [], []
     for scale in (1.0, 20.0):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double()
-        space = TargetSpace(model, torch.randn(9, 3).double(), TargetSpaceConfig(step_scale=scale))
+        model = nn.Sequential(build(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+        x = torch.randn(9, *shape).double()
+        model(x)
+        reference = ReferenceConfig(rows=rows)
+        config = TargetSpaceConfig(step_scale=scale, init_std=0.6, method=method, reference=reference)
+        space = TargetSpace(model, x, config)
         loss(model).backward()
         space.pullback()
         spaces.append(space)

@@ -11,7 +11,7 @@ import yaml
 
 from tests.recipes.runs import FILES, files, metrics
 from ts_lightning.recipes import lstm_nlp
-from ts_lightning.recipes._text_classifier import TextClassifier
+from ts_lightning.recipes._text_classifier import TextClassifier, WordDropout
 
 pytest.importorskip("tokenizers")
 
@@ -100,6 +100,18 @@ def test_the_reference_is_the_end_of_training_texts_or_noise(reference, shape, p
         words = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt").encoder.words
         ends = {tuple(words[i] for i in row) for row in held}
         assert ends == {("cat", "in", "it"), ("dog", "in", "it")}
+
+
+def test_word_dropout_takes_words_to_the_unknown_one_in_training_only():
+    dropout = WordDropout(0.25, pad=0, unknown=1)
+    tokens = torch.arange(2, 2002).reshape(2, 1000)
+    tokens[:, :500] = 0
+    torch.manual_seed(0)
+    dropped = dropout(tokens)
+    assert (dropped[:, :500] == 0).all()
+    assert ((dropped == tokens) | (dropped == 1)).all()
+    assert 0.2 < (dropped[:, 500:] == 1).float().mean() < 0.3
+    assert dropout.eval()(tokens) is tokens
 
 
 def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference():

@@ -23,20 +23,54 @@ _EMBEDDING_STD = 0.1
 _BATCH = 500
 
 
+class WordDropout(nn.Module):
+    """Replaces words at random by the unknown one, in training only (Iyyer et al., ACL 2015).
+
+    Args:
+        share: probability of each word.
+        pad: the number of padding, which stays.
+        unknown: the number of the unknown word.
+    """
+
+    def __init__(self, share: float, pad: int, unknown: int) -> None:
+        super().__init__()
+        self.share, self.pad, self.unknown = share, pad, unknown
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Numbers of words, in their shape."""
+        if not self.training or self.share == 0:
+            return tokens
+        dropped = (torch.rand(tokens.shape, device=tokens.device) < self.share) & (tokens != self.pad)
+        return tokens.masked_fill(dropped, self.unknown)
+
+
 class TextNetwork(nn.Module):
     """An embedding, a recurrent layer, and a dense readout of its state at the last step.
 
     Args:
         words: the size of the vocabulary.
         pad: the number of padding, whose embedding is 0 and stays so.
+        unknown: the number of the unknown word.
         classes: the number of classes.
         cell: the kind of recurrent layer.
         embedding: features of a word.
         units: the width of the recurrent layer's state.
+        dropout: share of words that are replaced by the unknown one in training.
     """
 
-    def __init__(self, words: int, pad: int, classes: int, cell: Cell, embedding: int, units: int) -> None:
+    def __init__(
+        self,
+        words: int,
+        pad: int,
+        unknown: int,
+        classes: int,
+        cell: Cell,
+        embedding: int,
+        units: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
+        self.dropout = WordDropout(dropout, pad, unknown)
         self.embedding = nn.Embedding(words, embedding, padding_idx=pad)
         self.recurrent = recurrent(cell, embedding, units)
         self.readout = nn.Linear(units, classes)
@@ -48,7 +82,7 @@ class TextNetwork(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, classes) for numbers of words (batch, steps)."""
-        return self.read(self.embedding(tokens))
+        return self.read(self.embedding(self.dropout(tokens)))
 
     def read(self, features: Tensor) -> Tensor:
         """Logits (batch, classes) for features of words (batch, steps, embedding)."""
@@ -67,10 +101,11 @@ class TextClassifier(Classifier):
         cell: the kind of recurrent layer.
         embedding: features of a word.
         units: the width of the recurrent layer's state.
-        reference: what target space's reference batch is made of. ``noise``: fixed uniform noise in [-1, 1] in the
-            place of embeddings (the paper's). ``embeddings``: training texts, through the embedding, which then also
-            gets the solve's gradient.
+        reference: what target space's reference batch is made of. ``embeddings``: training texts, through the
+            embedding, which then also gets the solve's gradient. ``noise``: fixed uniform noise in [-1, 1] in the
+            place of embeddings (the paper's).
         reference_steps: steps of the reference batch; of texts these are the last ones.
+        dropout: share of words that are replaced by the unknown one in training.
         lr: Adam's learning rate.
         target_space: settings of target space; ``None`` trains in weight space.
     """
@@ -85,13 +120,15 @@ class TextClassifier(Classifier):
         cell: Cell = "lstm",
         embedding: int = 32,
         units: int = 100,
-        reference: Reference = "noise",
+        reference: Reference = "embeddings",
         reference_steps: int = 60,
+        dropout: float = 0.0,
         lr: float = LEARNING_RATES["target"],
         target_space: TargetSpaceConfig | None = TARGET_SPACE,
     ) -> None:
         encoder = TextEncoder.from_json(tokenizer, _split(splitter))
-        network = TextNetwork(len(encoder.words), encoder.pad, len(labels), cell, embedding, units)
+        words, pad, unknown = len(encoder.words), encoder.pad, encoder.unknown
+        network = TextNetwork(words, pad, unknown, len(labels), cell, embedding, units, dropout)
         super().__init__(network, len(labels), lr, target_space)
         self.save_hyperparameters(ignore=["target_space"], logger=False)
         self.encoder = encoder

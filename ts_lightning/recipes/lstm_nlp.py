@@ -43,8 +43,9 @@ def train(
     length: int | None = None,
     tokenizer: str | None = None,
     vectors: str | None = None,
-    reference: Reference = "noise",
+    reference: Reference = "embeddings",
     reference_steps: int = 60,
+    dropout: float = 0.0,
     epochs: int = 10,
     steps: int | None = None,
     batch_size: int = 40,
@@ -75,9 +76,10 @@ def train(
             small letters.
         vectors: pretrained vectors that the embedding starts from, read by torchtext - a file, or a name that it
             downloads, as glove.6B.100d.
-        reference: the reference batch - noise is uniform in -1 to 1 in the place of embeddings, as in the paper;
-            embeddings are those of training texts.
+        reference: the reference batch - embeddings are those of training texts; noise is uniform in -1 to 1 in the
+            place of embeddings, as in the paper.
         reference_steps: steps of the reference batch; of texts these are the last ones.
+        dropout: share of words, 0 to below 1, that are replaced by the unknown one in training.
         epochs: passes over the training data; the test texts are measured after each.
         steps: end after this many optimizer steps, if epochs do not end before.
         batch_size: texts in a training batch.
@@ -103,6 +105,7 @@ def train(
     ):
         expect(f"--{option}", value, 1)
     expect("--lr", lr, 0, strict=True)
+    expect("--dropout", dropout, 0, below=1)
     texts = TextDataModule(
         data, root, file, test_file, text_column, label_column, topics, words, length, batch_size, seed,
         split=None if tokenizer is None else splitter(tokenizer),
@@ -113,8 +116,8 @@ def train(
     embedding = embedding if start is None else start[0].shape[1]
     seed_everything(seed, verbose=False)
     model = TextClassifier(
-        texts.encoder.to_json(), texts.texts.labels, tokenizer, cell, embedding, units, reference, reference_steps, lr,
-        target_space if space == "target" else None,
+        texts.encoder.to_json(), texts.texts.labels, tokenizer, cell, embedding, units, reference, reference_steps,
+        dropout, lr, target_space if space == "target" else None,
     )  # fmt: skip
     extra = {
         "majority class": f"{texts.texts.majority:.4f} test accuracy",

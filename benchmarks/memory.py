@@ -1,0 +1,189 @@
+"""Bit sequences over seeds: steps to 99.9 % test accuracy in both spaces, and settings of recurrent layers compared.
+
+    python benchmarks/memory.py tasks settings    # runs what benchmarks/results/memory.jsonl lacks, one line each
+    python benchmarks/memory.py                   # prints the tables from the file
+
+Adam, batches of 100, in target space the first 100 training sequences over their full length as reference; accuracy on
+the 1,000 test sequences every 25 steps. Weight space starts from orthogonal recurrent weights, as the recipe does, or
+from the paper's truncated normal. The tables of recipes/rnn_bits/README.md and docs/defaults.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.training import target_config
+from ts_lightning import TargetSpace
+from ts_lightning.data import BitsDataModule
+from ts_lightning.recipes.rnn_bits import LEARNING_RATES, BitNetwork
+
+RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+SOLVED = 0.999
+_EVERY = 25
+
+#: (task, delay) -> steps in either space; in weight space at least as many as the authors' code needed in target space
+TASKS = {("recall", 20): 400, ("recall", 40): 600, ("recall", 60): 1400, ("xor", 20): 1950, ("adder", 20): 600}
+_PROBES = [("recall", 20), ("recall", 40), ("adder", 20)]
+
+Run = tuple[str, int, str, str, float, int, int, dict[str, Any]]  # task, delay, cell, space, lr, seed, steps, settings
+
+
+def groups() -> dict[str, list[Run]]:
+    """Every group of runs by name."""
+    lr = LEARNING_RATES
+    settings: list[dict[str, Any]] = [
+        {},
+        *({"init_std": std} for std in (0.02, 0.1, 0.2, 0.6)),
+        *({"ridge": ridge} for ridge in (0.1, 0.3, 3.0)),
+        *({"step_scale": scale} for scale in (2.0, 10.0, 42.0)),
+        {"rows": 2048},
+        {"ridge_scale": "feature", "ridge": 0.001},
+        {"ridge_scale": "feature", "ridge": 0.01},
+        {"ridge_scale": "mean", "ridge": 0.01},
+        {"ridge_scale": "absolute", "ridge": 0.1},
+        {"init": "projected", "init_std": 1.0},
+    ]
+    ten: list[Run] = [
+        (task, delay, "rnn", space, lr[space], seed, steps, setting)
+        for (task, delay), steps in TASKS.items()
+        for space, setting, seeds in (
+            ("target", {}, 10),
+            ("weight", {"start": "orthogonal"}, 10),
+            ("weight", {"start": "paper"}, 3),
+        )
+        for seed in range(seeds)
+    ]
+    gated: list[Run] = [
+        ("recall", 20, cell, "target", rate, seed, 1500, {})
+        for cell in ("lstm", "gru")
+        for rate in (0.002, 0.02)
+        for seed in range(3)
+    ]
+    gated += [
+        ("recall", 20, cell, "weight", lr["weight"], seed, 1500, {"start": "orthogonal"})
+        for cell in ("lstm", "gru")
+        for seed in range(3)
+    ]
+    probes: list[Run] = [
+        (task, delay, "rnn", "target", lr["target"], 0, 800, setting) for setting in settings for task, delay in _PROBES
+    ]
+    large: list[Run] = [
+        ("recall", 90, "rnn", "target", 0.01, seed, 150, {"size": 400, "batch": 400, "step_scale": 1.0})
+        for seed in range(3)
+    ]
+    return {"tasks": ten, "cells": gated, "settings": probes, "large": large}
+
+
+def paper_start(model: nn.Module) -> None:
+    """Truncated normal weights of standard deviation sqrt(6 / (in + out)), zero biases."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            nn.init.zeros_(parameter)
+            continue
+        # the recurrent layer is one matrix there, from the bit and the state to the state
+        size = 1 + 2 * parameter.shape[0] if "recurrent" in name else sum(parameter.shape)
+        std = (6 / size) ** 0.5
+        nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
+
+
+def train(run: Run) -> dict[str, Any]:
+    """One run: ``first`` step at which 99.9 % was measured, ``best`` accuracy, ``last`` loss, and ``ms`` of a step."""
+    task, delay, cell, space, lr, seed, steps, settings = run
+    settings = dict(settings)
+    batch = settings.pop("batch", 100)
+    data = BitsDataModule(task, delay)
+    data.setup()
+    (x, y), (x_test, y_test) = data.train.tensors, data.test.tensors
+    torch.manual_seed(seed)
+    model = BitNetwork(cell, delay + (3 if task == "recall" else 5), delay)
+    if settings.pop("start", None) == "paper":
+        paper_start(model)
+    engine = None
+    if space == "target":
+        engine = TargetSpace(model, x[: settings.get("size", 100)], target_config(settings))
+    optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr)
+    order = torch.Generator().manual_seed(1000 + seed)
+    best, times = 0.0, []
+    loss = torch.tensor(0.0)
+    for step in range(1, steps + 1):
+        begin = time.perf_counter()
+        chosen = torch.randint(len(x), (batch,), generator=order)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x[chosen]), y[chosen])
+        loss.backward()
+        if engine is not None:
+            engine.pullback()
+        optimizer.step()
+        if engine is not None:
+            engine.solve()
+        times.append(time.perf_counter() - begin)
+        if step % _EVERY == 0:
+            with torch.no_grad():
+                best = max(best, float((model(x_test).argmax(1) == y_test).float().mean()))
+            if best >= SOLVED:
+                break
+    return {
+        "first": step if best >= SOLVED else None,
+        "best": round(best, 4),
+        "loss": loss.item(),
+        "ms": round(statistics.median(times) * 1e3, 2),
+    }
+
+
+def measured() -> list[dict[str, Any]]:
+    """The lines of the file."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def tables() -> Iterator[str]:
+    """Every setting in the file: steps by seed, their median, the best accuracy and the time of a step."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in measured():
+        task, delay, cell, space, lr, _, steps, settings = line["run"]
+        shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "defaults"
+        found[f"| {task} {delay}, {cell} | {space} | {lr:g} | {shown} | {steps} |"].append(line)
+    yield "| task | space | Adam | setting | steps | first at 99.9 %, by seed | median | best accuracy | ms a step |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for label, lines in found.items():
+        firsts = [float("inf") if line["first"] is None else line["first"] for line in lines]
+        middle = statistics.median(firsts)
+        each = ", ".join("-" if line["first"] is None else str(line["first"]) for line in lines)
+        best = statistics.median(line["best"] for line in lines)
+        ms = statistics.median(line["ms"] for line in lines)
+        yield f"{label} {each} | {'-' if middle == float('inf') else f'{middle:g}'} | {100 * best:.2f} | {ms:.1f} |"
+
+
+def main() -> None:
+    """Run the groups named on the command line, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", choices=[*groups()])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.parent.mkdir(exist_ok=True)
+    known = {json.dumps(line["run"]) for line in measured()}
+    for group in args.groups:
+        runs = [run for run in groups()[group] if json.dumps(run) not in known]
+        for number, run in enumerate(runs, 1):
+            found = train(run)
+            with RESULTS.open("a") as file:
+                print(json.dumps({"run": run, **found}), file=file)
+            print(f"{group} {number}/{len(runs)}: {run[:-1]} {run[-1]}: {found}", flush=True)
+    if not args.groups:
+        print("\n".join(tables()))
+
+
+if __name__ == "__main__":
+    main()
