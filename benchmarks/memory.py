@@ -149,28 +149,46 @@ def measured() -> list[dict[str, Any]]:
 
 
 def tables() -> Iterator[str]:
-    """Every setting in the file: steps by seed, their median, the best accuracy and the time of a step."""
+    """The runs over seeds, then the settings compared."""
+    lines = {json.dumps(line["run"]): line for line in measured()}
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in measured():
-        task, delay, cell, space, lr, _, steps, settings = line["run"]
-        shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "defaults"
-        found[f"| {task} {delay}, {cell} | {space} | {lr:g} | {shown} | {steps} |"].append(line)
-    yield "| task | space | Adam | setting | steps | first at 99.9 %, by seed | median | best accuracy | ms a step |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for label, lines in found.items():
-        firsts = [float("inf") if line["first"] is None else line["first"] for line in lines]
+    for group in ("tasks", "cells", "large"):
+        for run in groups()[group]:
+            if json.dumps(run) in lines:
+                task, delay, cell, space, lr, *_, settings = run
+                shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "defaults"
+                found[f"| {task} {delay}, {cell} | {space}, {shown} | {lr:g} |"].append(lines[json.dumps(run)])
+    yield "| task | space | Adam | first step at 99.9 %, by seed | median | best, median | of steps | ms a step |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for label, runs in found.items():
+        firsts = [float("inf") if run["first"] is None else run["first"] for run in runs]
         middle = statistics.median(firsts)
-        each = ", ".join("-" if line["first"] is None else str(line["first"]) for line in lines)
-        best = statistics.median(line["best"] for line in lines)
-        ms = statistics.median(line["ms"] for line in lines)
-        yield f"{label} {each} | {'-' if middle == float('inf') else f'{middle:g}'} | {100 * best:.2f} | {ms:.1f} |"
+        each = ", ".join("-" if run["first"] is None else str(run["first"]) for run in runs)
+        best = statistics.median(run["best"] for run in runs)
+        ms = statistics.median(run["ms"] for run in runs)
+        shown = "-" if middle == float("inf") else f"{middle:g}"
+        yield f"{label} {each} | {shown} | {100 * best:.2f} | {runs[0]['run'][6]} | {ms:.1f} |"
+    yield ""
+    yield "| setting | " + " | ".join(f"{task} {delay}" for task, delay in _PROBES) + " |"
+    yield "|---" * (1 + len(_PROBES)) + "|"
+    cells: dict[str, list[str]] = defaultdict(list)
+    for run in groups()["settings"]:
+        line = lines.get(json.dumps(run))
+        if line is not None:
+            label = ", ".join(f"{key} {value}" for key, value in run[7].items()) or "defaults"
+            cells[label].append(f"{100 * line['best']:.1f} %" if line["first"] is None else str(line["first"]))
+    for label, values in cells.items():
+        yield f"| {label} | " + " | ".join(values) + " |"
 
 
 def main() -> None:
     """Run the groups named on the command line, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", choices=[*groups()])
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(groups())}; none prints the tables")
     args = parser.parse_args()
+    unknown = set(args.groups) - set(groups())
+    if unknown:
+        parser.error(f"found {', '.join(sorted(unknown))}; expected {', '.join(groups())}.")
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(exist_ok=True)
     known = {json.dumps(line["run"]) for line in measured()}

@@ -105,7 +105,8 @@ class _SolveBlocks(torch.autograd.Function):
 
             def moments(dtype: torch.dtype, inputs: slice = inputs) -> tuple[Tensor, Tensor]:
                 gram, sums, _ = product(dtype)
-                return gram[..., inputs, inputs].clone(), sums[..., inputs]
+                gram = gram[..., inputs, inputs]
+                return gram.clone() if len(blocks) > 1 else gram, sums[..., inputs]
 
             factor = solver.primal(moments, a.shape[-2], a.dtype)
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
@@ -158,14 +159,16 @@ def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (
         solver: the ridge.
         blocks: systems that are solved each for itself; W (..., d, m) is 0 outside of them.
     """
-    if a.shape[-2] >= a.shape[-1]:
+    rows, columns = a.shape[-2:]
+    # A (V W' + W V') costs N d d, the residual that it does without N d m each way
+    if rows >= columns and (len(blocks) > 1 or columns < 2 * t.shape[-1]):
         return _SolveBlocks.apply(a, t, solver, blocks)  # type: ignore[no-any-return, no-untyped-call]
-    columns = []
+    parts = []
     for inputs, outputs in blocks:
         w = solve_apply(a[..., inputs], t[..., outputs], solver)[0]
-        first, last, _ = inputs.indices(a.shape[-1])
-        columns.append(functional.pad(w, (0, 0, first, a.shape[-1] - last)))
-    return columns[0] if len(columns) == 1 else torch.cat(columns, -1)
+        first, last, _ = inputs.indices(columns)
+        parts.append(functional.pad(w, (0, 0, first, columns - last)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "absolute") -> Tensor:
