@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
+import torch
 from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "imdb.csv"
 FIGURE = ROOT / "recipes" / "lstm_nlp" / "imdb.png"
 RUNS = [(cell, space) for cell in ("lstm", "rnn") for space in ("target", "weight")]
-OPTIONS = ["--data", "imdb", "--lr", "0.001", "--dropout", "0.2", "--epochs", "8", "--accelerator", "cpu"]
+EPOCHS = 8
+OPTIONS = ["--data", "imdb", "--lr", "0.001", "--dropout", "0.2", "--epochs", str(EPOCHS), "--accelerator", "cpu"]
 _FIELDS = ["cell", "space", "epoch", "steps", "seconds", "accuracy", "loss"]
 
 Row = dict[str, str]
@@ -44,6 +46,8 @@ def collect(cell: str, space: str, folder: Path) -> None:
     """Add the test metrics of a run's folder to the file."""
     with (folder / "metrics.csv").open(newline="") as file:
         epochs = {line["steps"]: line for line in csv.DictReader(file) if line.get("test/accuracy")}
+    if len(epochs) < EPOCHS:
+        raise SystemExit(f"{folder}: found {len(epochs)} of {EPOCHS} epochs; delete the folder to train again.")
     known = rows()
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, _FIELDS)
@@ -65,8 +69,7 @@ def of(cell: str, space: str) -> list[Row]:
 
 def table() -> str:
     """Accuracy after each epoch, and the seconds of an epoch."""
-    most = max(int(row["epoch"]) for row in rows())
-    lines = [["cell", "space", *(f"epoch {n}" for n in range(1, most + 1)), "best", "s an epoch"]]
+    lines = [["cell", "space", *(f"epoch {n}" for n in range(1, EPOCHS + 1)), "best", "s an epoch"]]
     lines.append(["---"] * len(lines[0]))
     for cell, space in RUNS:
         run = of(cell, space)
@@ -75,7 +78,7 @@ def table() -> str:
         shown = [f"{100 * float(row['accuracy']):.1f}" for row in run]
         best = max(float(row["accuracy"]) for row in run)
         each = float(run[-1]["seconds"]) / len(run)
-        lines.append([cell, space, *shown, *[""] * (most - len(run)), f"{100 * best:.1f}", f"{each:.0f}"])
+        lines.append([cell, space, *shown, f"{100 * best:.1f}", f"{each:.0f}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -84,6 +87,8 @@ def figure() -> None:
     fig, panels = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True, constrained_layout=True)
     for cell, space in RUNS:
         run = of(cell, space)
+        if not run:
+            continue
         style = {
             "color": "#2166ac" if space == "target" else "#d6604d",
             "linestyle": "-" if cell == "lstm" else "--",
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder with IMDB's Parquet files; default: the Hugging Face hub")
     parser.add_argument("--out", type=Path, default=Path("runs") / "imdb", help="folder of the runs")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     if args.what is None:
         print(table())
         figure()

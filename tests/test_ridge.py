@@ -18,7 +18,7 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4, torch.bfloat16: 2e-2, to
 
 
 def tolerance(form, scale, dtype=torch.float64):
-    # one row has no variance but for rounding, which a ridge of a millionth of the mean does not quite hide
+    # one row has no variance but for rounding, which a ridge of a millionth does not quite hide
     return max(TOLERANCE[dtype], 1e-8 if (form, scale) == ("one row", "variance") else 0)
 
 
@@ -47,8 +47,9 @@ def test_equals_the_dense_solve(form, scale, batch, dtype):
 @pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_of_solve_and_fused_apply(form, scale, batch):
-    a, t = (x.requires_grad_() for x in problem(form, batch, outputs=2))
+@pytest.mark.parametrize("outputs", [2, 12])
+def test_gradients_of_solve_and_fused_apply(form, scale, batch, outputs):
+    a, t = (x.requires_grad_() for x in problem(form, batch, outputs=outputs))
     solver = RidgeSolver(0.3, scale)
     assert torch.autograd.gradcheck(lambda a, t: solve(a, t, solver), (a, t))
     assert torch.autograd.gradcheck(lambda a, t: solve_apply(a, t, solver), (a, t))

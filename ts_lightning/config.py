@@ -91,9 +91,9 @@ class TargetSpaceConfig:
         exclude: names or globs of layers to leave in weight space.
         ridge: the ridge constant, in the unit that ``ridge_scale`` says.
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
-            total variance of the layer's inputs, which is in proportion d / N of the Gram matrix for N rows and d
-            inputs: weak where many rows determine few weights. ``"mean"``: ``ridge`` times the mean of diag(A'A).
-            ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input.
+            total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
+            about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times
+            the mean of diag(A'A). ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input.
         method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
@@ -112,7 +112,7 @@ class TargetSpaceConfig:
             recurrent ones, whose steps add up along time.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
-            where float32 cannot hold the Gram matrix.
+            where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
     """
 
     layers: Sequence[str] | None = None

@@ -16,8 +16,8 @@ scale       c                            S^2
 "feature"   ridge                        diag A'A
 =========== ============================ =======================
 
-("variance" adds 1e-6 of the trace of A'A, and "feature" 1e-6 of the diagonal's mean, so that inputs that never change
-have a ridge too.)
+("variance" takes trace(B'B) + 1e-6 trace(A'A), and "feature" adds 1e-6 of the diagonal's mean, so that inputs that
+never change have a ridge too.)
 
 trace(B'B) / N is the inputs' total variance. Beside the mean eigenvalue of B'B that ridge is ridge d / N: weak where
 many rows determine few weights, strong where they hardly do. It is the one of the Bayes estimate for weights drawn
@@ -44,7 +44,7 @@ from torch import Tensor
 from ts_lightning.config import RidgeScale, SolveDtype
 from ts_lightning.errors import TargetSpaceError
 
-_FLOOR = 1e-6  # the share of the mean of diag(A'A) that an input which never changes still gets
+_FLOOR = 1e-6  # of diag(A'A)'s trace or mean: what inputs that never change still get
 _BLOCK = 192  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
 
 
@@ -75,7 +75,7 @@ class Scale:
     """What R is made of, for one A."""
 
     unit: Tensor  # (..., 1), c for a ridge of 1
-    share: float  # what of the trace is in the unit: 1 / d, 1 / N, or 0
+    share: float  # d unit / d trace: 1 / d, 1 / N, or 0
     s2: Tensor | None  # (..., d), None for ones
     means: Tensor  # (..., d), of A's columns
 

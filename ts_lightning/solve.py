@@ -16,9 +16,10 @@ from torch.nn import functional
 from ts_lightning.config import RidgeScale, check_choice, check_positive
 from ts_lightning.ridge import Factor, RidgeSolver, matrix_moments
 
-#: a system of its own: which columns of A are its inputs, and which of T its targets
+#: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
 Block = tuple[slice, slice]
-_WHOLE: Block = (slice(None), slice(None))
+#: all of A and T
+WHOLE: Block = (slice(None), slice(None))
 
 
 class _SolveApply(torch.autograd.Function):
@@ -31,15 +32,15 @@ class _SolveApply(torch.autograd.Function):
             dtype = factor.cholesky.dtype
             residual = factor.solve(t)  # (T - A W) / c
             w = factor.unscale(a.mT.to(dtype) @ residual)
-            solver.check(w, t)
             w = w.to(t.dtype)
+            solver.check(w, t)
             z = a @ w.to(a.dtype)
         else:
             factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
             dtype = factor.cholesky.dtype
             w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
-            solver.check(w, t)
             w = w.to(t.dtype)
+            solver.check(w, t)
             achieved = a.to(dtype) @ w.to(dtype)
             residual = t.to(dtype) - achieved
             z = achieved.to(a.dtype)
@@ -86,7 +87,8 @@ class _SolveApply(torch.autograd.Function):
 class _SolveBlocks(torch.autograd.Function):
     """(A, T) -> W, primal, without A W: dL/dA is T V' - A (W V' + V W' - diag(k)) + 1 h', summed over the blocks.
 
-    One product of A and T serves all blocks, forward and in either direction back, with zeros in W and V elsewhere.
+    One product of A and T serves all blocks in the solve, and one each for the gradients on A and on T, with zeros in W
+    and V elsewhere.
     """
 
     @staticmethod
@@ -123,7 +125,7 @@ class _SolveBlocks(torch.autograd.Function):
         dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
         ax, wx = a.to(dtype), w.to(dtype)
         v = torch.zeros_like(wx)
-        gain, offset = v.new_zeros(2, *v.shape[:-1])
+        gain, offset = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
             v[..., inputs, outputs] = factor.solve(dw[..., inputs, outputs])
             cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
@@ -131,6 +133,7 @@ class _SolveBlocks(torch.autograd.Function):
             if gradient is not None:
                 gain[..., inputs] += gradient[0]
                 if gradient[1] is not None:
+                    offset = torch.zeros_like(gain) if offset is None else offset
                     offset[..., inputs] += gradient[1]
         da = None
         if ctx.needs_input_grad[0]:
@@ -139,7 +142,8 @@ class _SolveBlocks(torch.autograd.Function):
             vw.diagonal(dim1=-2, dim2=-1).sub_(gain)
             da = t.to(dtype) @ v.mT
             da -= ax @ vw
-            da += offset.unsqueeze(-2)
+            if offset is not None:
+                da += offset.unsqueeze(-2)
             da = da.to(a.dtype)
         return da, (ax @ v).to(t.dtype), None, None
 
@@ -150,17 +154,18 @@ def solve_apply(a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tens
     return w, z
 
 
-def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (_WHOLE,)) -> Tensor:
+def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (WHOLE,)) -> Tensor:
     """W alone, differentiable in A (..., N, d) and T (..., N, m).
 
     Args:
         a: the inputs of all blocks.
         t: the targets of all blocks.
         solver: the ridge.
-        blocks: systems that are solved each for itself; W (..., d, m) is 0 outside of them.
+        blocks: systems that are solved each for itself, whose targets are all of T's columns in order; W (..., d, m) is
+            0 outside of them.
     """
     rows, columns = a.shape[-2:]
-    # A (V W' + W V') costs N d d, the residual that it does without N d m each way
+    # the form without a residual spends N d d on A (V W' + W V') and saves 2 N d m
     if rows >= columns and (len(blocks) > 1 or columns < 2 * t.shape[-1]):
         return _SolveBlocks.apply(a, t, solver, blocks)  # type: ignore[no-any-return, no-untyped-call]
     parts = []

@@ -24,7 +24,6 @@ from ts_lightning.reference import own
 from ts_lightning.selection import select_layers
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
-_RECURRENT = 0.1  # of that, where steps add up along time
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
 
 #: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
@@ -104,7 +103,8 @@ class TargetSpace:
     def solve(self) -> None:
         """Solve all weights from the targets over the reference batch, and write them to the model.
 
-        Keeps the graph from the targets to the weights for one :meth:`pullback`.
+        Keeps the graph from the targets to the weights for one :meth:`pullback`, until which the targets stay as they
+        are.
 
         Raises:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
@@ -290,9 +290,8 @@ class TargetSpace:
 
 
 def _step_scale(layers: Sequence[TargetLayer]) -> float:
-    """The unit of the targets where the config leaves it open."""
-    recurrent = any(isinstance(layer.module, nn.RNNBase) for layer in layers)
-    return (_RECURRENT if recurrent else 1.0) * _STEP_SCALE / float(len(layers) ** 0.25)
+    """The unit of the targets where the config leaves it open: that of the most sensitive layer for all."""
+    return min(layer.step for layer in layers) * _STEP_SCALE / float(len(layers) ** 0.25)
 
 
 def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:

@@ -114,6 +114,13 @@ def test_word_dropout_takes_words_to_the_unknown_one_in_training_only():
     assert dropout.eval()(tokens) is tokens
 
 
+def test_word_dropout_and_learning_rate_reach_the_model(pets, tmp_path):
+    options = ["--steps", "1", "--dropout", "0.3", "--lr", "0.004", "--out", str(tmp_path / "run")]
+    lstm_nlp.main([*pets, *options])
+    model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert (model.network.dropout.share, model.lr) == (0.3, 0.004)
+
+
 def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference():
     from ts_lightning import TargetSpace
     from ts_lightning.data.tokens import TextEncoder
@@ -137,6 +144,7 @@ MISTAKES = [
     (["--units", "0"], "--units: found 0; expected a number at least 1"),
     (["--words", "2"], "--words: found 2; expected a number at least 3"),
     (["--lr", "0"], "--lr: found 0.0"),
+    (["--dropout", "1"], "--dropout: found 1.0; expected a number at least 0 and below 1"),
     (["--topics", "1"], "topics: found 1; expected 2 to"),
     (["--data", "csv"], "csv: found no file; expected --file PATH"),
     (["--data", "csv", "--file", "nowhere.csv"], "'nowhere.csv': found nothing"),

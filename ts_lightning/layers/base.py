@@ -38,6 +38,8 @@ class TargetLayer(ABC):
         unit: what a target of 1 stands for, in the units of the outputs: the target space's ``step_scale``.
     """
 
+    #: share of the target space's "auto" step scale; docs/defaults.md
+    step = 1.0
     #: standard deviation of the initial targets where the config says none; docs/defaults.md
     normalised_std = 0.6
     #: the same of the random targets before projection

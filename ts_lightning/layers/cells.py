@@ -17,7 +17,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent import Passed, RecurrentLayer
 from ts_lightning.layers.sequences import Dense, Sequences
-from ts_lightning.solve import Block
+from ts_lightning.solve import WHOLE, Block
 
 
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:
@@ -37,7 +37,7 @@ class _OneSystem(RecurrentLayer):
     @property
     def blocks(self) -> list[Block]:
         """All of A gives all of the targets."""
-        return [(slice(None), slice(None))]
+        return [WHOLE]
 
     def pack(self, w: Tensor) -> list[Tensor]:
         """weight_ih, weight_hh, bias_ih, bias_hh."""

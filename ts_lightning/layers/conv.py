@@ -66,14 +66,14 @@ class ConvTargets(AffineLayer):
         padded, wanted = self.geometry.pad(x), targets * self.unit
         if self.patches is None:
             weight, bias, z = _ConvSolve.apply(padded, wanted, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
-            # a copy, since the next layer may change its input in place
-            return [weight] if bias is None else [weight, bias], wanted.clone() if self.ocu else z
+            return [weight] if bias is None else [weight, bias], wanted if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         # one matrix where there is one group: a batch of one would take the slower way
         w = solve(a[0], t[0], self.solver)[None] if len(a) == 1 else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
         if self.ocu:
+            # a copy, since the next layer may change its input in place
             return values, wanted.clone()
         return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
 

@@ -19,7 +19,7 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 class _LSTMStates(torch.autograd.Function):
-    """(T, c0) -> (h, c), gates i, f, g, o from unit T (..., 4 hidden); c_t = f c_(t-1) + i g, h = o tanh(c)."""
+    """(T, c0) -> (h, c), gates i, f, g, o from unit x T (..., 4 hidden), and a forget bias; c_t = f c_(t-1) + i g."""
 
     @staticmethod
     def forward(
@@ -61,7 +61,7 @@ class _LSTMStates(torch.autograd.Function):
 
 
 class _GRUStates(torch.autograd.Function):
-    """(T, h0) -> h, gates r, z, n_x, n_h from unit T (..., 4 hidden); h_t = z h_(t-1) + (1 - z) tanh(n_x + r n_h)."""
+    """(T, h0) -> h, gates r, z, n_x, n_h from unit x T (..., 4 hidden); h_t = z h_(t-1) + (1 - z) tanh(n_x + r n_h)."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, h0: Tensor, layout: Layout, unit: float) -> Tensor:
@@ -91,11 +91,11 @@ class _GRUStates(torch.autograd.Function):
 
 
 def lstm_states(t: Tensor, c0: Tensor, layout: Layout, unit: float, forget_bias: float) -> tuple[Tensor, Tensor]:
-    """Outputs h and memory c, each (..., hidden), for pre-activations unit ``t`` (..., 4 hidden), forget bias apart."""
+    """Outputs h and memory c, each (..., hidden), for unit x ``t`` (..., 4 hidden), forget bias apart."""
     h, c = _LSTMStates.apply(t, c0, layout, unit, forget_bias)  # type: ignore[no-untyped-call]
     return h, c
 
 
 def gru_states(t: Tensor, h0: Tensor, layout: Layout, unit: float) -> Tensor:
-    """Outputs h (..., hidden) for pre-activations unit ``t`` (..., 4 hidden)."""
+    """Outputs h (..., hidden) for unit x ``t`` (..., 4 hidden)."""
     return _GRUStates.apply(t, h0, layout, unit)  # type: ignore[no-any-return, no-untyped-call]

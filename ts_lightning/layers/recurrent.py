@@ -45,6 +45,8 @@ class RecurrentLayer(TargetLayer):
         suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...
     """
 
+    #: steps add up along time; docs/defaults.md
+    step = 0.1
     #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
     normalised_std = 0.05
     #: gates, each of hidden size, in the targets
@@ -126,7 +128,7 @@ class RecurrentLayer(TargetLayer):
 
     @abstractmethod
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
-        """The states h (and c) at every step, in the layout, of a cell with the pre-activations unit ``targets``."""
+        """The states h (and c) at every step, in the layout, of a cell with the pre-activations unit x targets."""
 
     @abstractmethod
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:

@@ -22,7 +22,7 @@ _SETTLED = 1e-13  # its relative change
 
 
 def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping: float) -> tuple[Tensor, int, int]:
-    """Targets whose solution is ``values``: exactly where every system's A has full column rank.
+    """Targets whose solution is ``values``: exactly where every block's A has full column rank.
 
     They are the pre-activations of a real run of weights that are larger by as much as the ridge shrinks them, which
     are found by repetition (one round, and no more than about right, where there is damping). Where that does not
@@ -70,14 +70,14 @@ def _at_the_end(layer: RecurrentLayer, x: Sequences, values: list[Tensor]) -> tu
     """T = A W0 of the real run of ``values``, and at the last steps E with A'E = R W0."""
     w0 = layer.unpack(values)
     a = layer.matrix(x, layer.run(x, values)[0])
-    rows = torch.arange(len(a), device=a.device)
-    last = x.layout.last(rows.view(x.shape[:-1]))
-    if layer.rows is not None:
-        rows = layer.rows
-        last = last[torch.isin(last, rows)]
+    last = x.layout.last(torch.arange(len(a), device=a.device).view(x.shape[:-1]))
     targets, found = a @ w0, []
+    if layer.rows is not None:
+        last, solved = last[torch.isin(last, layer.rows)], a[layer.rows]
+    else:
+        solved = a
     for inputs, outputs in layer.blocks:
-        b, end = a[rows, inputs], a[last, inputs]
+        b, end = solved[:, inputs], a[last, inputs]
         ridge = _ridge(layer, b)
         inverse, rank = pseudo_inverse(end.mT @ end, ridge.unsqueeze(-1) * w0[inputs, outputs], len(last))
         targets[last, outputs] += end @ inverse

@@ -27,7 +27,7 @@ class WordDropout(nn.Module):
     """Replaces words at random by the unknown one, in training only (Iyyer et al., ACL 2015).
 
     Args:
-        share: probability of each word.
+        share: probability that a word is replaced.
         pad: the number of padding, which stays.
         unknown: the number of the unknown word.
     """

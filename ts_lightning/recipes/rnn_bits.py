@@ -24,8 +24,8 @@ TARGET_SPACE = TargetSpaceConfig(reference=ReferenceConfig(size=100))
 #: Adam's learning rate in each space
 LEARNING_RATES = {"target": 0.002, "weight": 0.001}
 #: units beyond the delay (paper, section 4.2)
-_SPARE = {"recall": 3, "xor": 5, "adder": 5}
-_SOLVED = 0.999
+SPARE = {"recall": 3, "xor": 5, "adder": 5}
+SOLVED = 0.999
 
 
 class BitNetwork(nn.Module):
@@ -114,7 +114,7 @@ def train(
         What the run reached.
     """
     expect("--delay", delay, 1)
-    units = delay + _SPARE[task] if units is None else units
+    units = delay + SPARE[task] if units is None else units
     expect("--units", units, 1)
     expect("--steps", steps, 1)
     expect("--batch_size", batch_size, 1, below=TRAINING + 1)
@@ -143,8 +143,8 @@ def train(
         left.axhline(0.5, color="#888888", linewidth=1, linestyle="--", zorder=1)
         curves(right, outcome.history, "loss", "cross-entropy")
         right.set_yscale("log")
-    solved = next((point.step for point in outcome.history.points("test/accuracy") if point.value >= _SOLVED), None)
-    extra = {f"first measured at {_SOLVED:.1%} test accuracy": "not reached" if solved is None else f"{solved:,}"}
+    solved = next((point.step for point in outcome.history.points("test/accuracy") if point.value >= SOLVED), None)
+    extra = {f"first measured at {SOLVED:.1%} test accuracy": "not reached" if solved is None else f"{solved:,}"}
     print(table(title, outcome, ["test/accuracy", "test/loss", "train/accuracy", "train/loss"], extra, folder))
     return outcome
 
