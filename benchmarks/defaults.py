@@ -118,7 +118,10 @@ def groups() -> dict[str, list[Run]]:
             *weight(CNNS, ("pytorch", "he"), (3e-4, 1e-3, 3e-3), seeds=(0,)),
             *weight(CNNS, ("he",), (1e-3,), seeds=(1, 2)),
         ],
-        "rows": list(target(list(SHORT), ROWS, seeds=(0,))),
+        "rows": [
+            *target([f"{CNNS[1]}, 100 steps"], [{}, {"rows": "all"}]),
+            *target(list(SHORT), ROWS, seeds=(0,)),
+        ],
         "ridge": list(target(PROBES, ridges, seeds=(0,))),
         "start": list(target(PROBES, starts, seeds=(0,))),
         "size": list(target(PROBES, sizes, seeds=(0,))),
