@@ -119,7 +119,7 @@ def groups() -> dict[str, list[Run]]:
             *weight(CNNS, ("he",), (1e-3,), seeds=(1, 2)),
         ],
         "rows": [
-            *target([f"{CNNS[1]}, 100 steps"], [{}, {"rows": "all"}]),
+            *target([f"{CNNS[1]}, 100 steps"], [{}, {"rows": "all"}], seeds=SEEDS[1:]),
             *target(list(SHORT), ROWS, seeds=(0,)),
         ],
         "ridge": list(target(PROBES, ridges, seeds=(0,))),

@@ -22,10 +22,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.training import target_config
+from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
 from ts_lightning.recipes.rnn_bits import LEARNING_RATES, SOLVED, SPARE, BitNetwork
@@ -116,18 +115,10 @@ def train(run: Run) -> dict[str, Any]:
     optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr)
     order = torch.Generator().manual_seed(1000 + seed)
     best, times = 0.0, []
-    loss = torch.tensor(0.0)
     for step in range(1, steps + 1):
         begin = time.perf_counter()
         chosen = torch.randint(len(x), (batch,), generator=order)
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(x[chosen]), y[chosen])
-        loss.backward()
-        if engine is not None:
-            engine.pullback()
-        optimizer.step()
-        if engine is not None:
-            engine.solve()
+        _, loss = update(model, x[chosen], y[chosen], optimizer, engine)
         times.append(time.perf_counter() - begin)
         if step % _EVERY == 0:
             with torch.no_grad():

@@ -70,6 +70,22 @@ def target_config(settings: dict[str, Any]) -> TargetSpaceConfig:
     return TargetSpaceConfig(reference=ReferenceConfig(**reference), **rest)
 
 
+def update(
+    model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, engine: TargetSpace | None
+) -> tuple[Tensor, Tensor]:
+    """One training step in either space (``engine`` None is weight space); the outputs and the loss before it."""
+    optimizer.zero_grad()
+    out = model(x)
+    loss = functional.cross_entropy(out, y)
+    loss.backward()
+    if engine is not None:
+        engine.pullback()
+    optimizer.step()
+    if engine is not None:
+        engine.solve()
+    return out, loss
+
+
 def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Train with Adam, or what ``settings["optimizer"]`` names.
 
@@ -104,16 +120,9 @@ def train(task: Task, data: Data, space: str, lr: float, seed: int, settings: di
         for step in range(1, max(task.at) + 1):
             chosen = slice(None) if task.batch is None else torch.randint(len(x), (task.batch,), generator=order)
             begin = time.perf_counter()
-            out = model(x[chosen])
+            out, _ = update(model, x[chosen], y[chosen], optimizer, engine)
             if task.batch is None and found["first"] is None and bool((out.argmax(1) == y).all()):
                 found["first"] = step - 1
-            optimizer.zero_grad()
-            functional.cross_entropy(out, y[chosen]).backward()
-            if engine is not None:
-                engine.pullback()
-            optimizer.step()
-            if engine is not None:
-                engine.solve()
             times.append(time.perf_counter() - begin)
             if step in task.at:
                 found["test"].append(round(accuracy(model, x_test, y_test), 4))

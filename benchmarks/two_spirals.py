@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.training import accuracy
+from benchmarks.training import accuracy, update
 from ts_lightning import TargetSpace
 from ts_lightning.data.spirals import spirals
 from ts_lightning.recipes.two_spirals import TARGET_SPACE, TanhNetwork
@@ -40,18 +39,11 @@ def train(hidden: tuple[int, ...], shortcuts: bool, start: str, lr: float, seed:
     optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr=lr)
     found = {"first": float("inf")}
     for step in range(steps + 1):
-        out = model(x)
-        if found["first"] > step and bool((out.argmax(1) == y).all()):
-            found["first"] = step
         if step in (1000, steps):
             found["test" if step == steps else "test at 1,000"] = accuracy(model, x_test, y_test)
-        optimizer.zero_grad()
-        functional.cross_entropy(out, y).backward()
-        if engine is not None:
-            engine.pullback()
-        optimizer.step()
-        if engine is not None:
-            engine.solve()
+        out, _ = update(model, x, y, optimizer, engine)
+        if found["first"] > step and bool((out.argmax(1) == y).all()):
+            found["first"] = step
     return found
 
 

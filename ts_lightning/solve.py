@@ -1,4 +1,4 @@
-"""The differentiable ridge solves: W with A W for layers without blocks, and W alone for blocks that share their rows.
+"""The differentiable ridge solves: W with A W for one system, and W alone for blocks that share their rows.
 
 The gradients are those of ``ridge.py``; one Cholesky factor serves forward and backward.
 """
@@ -31,15 +31,13 @@ class _SolveApply(torch.autograd.Function):
             factor = solver.dual(a)
             dtype = factor.cholesky.dtype
             residual = factor.solve(t)  # (T - A W) / c
-            w = factor.unscale(a.mT.to(dtype) @ residual)
-            w = w.to(t.dtype)
+            w = factor.unscale(a.mT.to(dtype) @ residual).to(t.dtype)
             solver.check(w, t)
             z = a @ w.to(a.dtype)
         else:
             factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
             dtype = factor.cholesky.dtype
-            w = factor.solve(a.mT.to(dtype) @ t.to(dtype))
-            w = w.to(t.dtype)
+            w = factor.solve(a.mT.to(dtype) @ t.to(dtype)).to(t.dtype)
             solver.check(w, t)
             achieved = a.to(dtype) @ w.to(dtype)
             residual = t.to(dtype) - achieved

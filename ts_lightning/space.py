@@ -8,26 +8,20 @@ of the loss, and ``pullback`` (the weights' gradients to the targets). Source: F
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer, Visit
-from ts_lightning.reference import own
+from ts_lightning.reference_pass import Reference, reference_mode, replaced, runner
 from ts_lightning.selection import select_layers
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
-
-#: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
-Reference = Tensor | Sequence[Any] | Callable[[], Any]
 
 
 class TargetSpace:
@@ -73,7 +67,7 @@ class TargetSpace:
         self.config = TargetSpaceConfig() if config is None else config
         self.model = model
         self.targets: dict[str, nn.Parameter] = {}
-        self._run_reference = _runner(model, reference)
+        self._run_reference = runner(model, reference)
         self.layers = select_layers(model, self.config)
         scale = self.config.step_scale
         self.step_scale = _step_scale(self.layers) if scale == "auto" else scale
@@ -204,7 +198,7 @@ class TargetSpace:
     def _walk(self, visit: Visit) -> None:
         """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
         self._visited = {}
-        with _reference_mode(self.model), _replaced(self.layers, lambda layer, x: self._once(layer, x, visit)):
+        with reference_mode(self.model), replaced(self.layers, lambda layer, x: self._once(layer, x, visit)):
             self._run_reference()
         missing = dict.fromkeys(layer.module_name for layer in self.layers if layer.name not in self._visited)
         if missing:
@@ -285,28 +279,13 @@ class TargetSpace:
 
     def _outputs(self) -> list[Tensor]:
         """The model's output tensors on the reference batch, with its weights as they are."""
-        with torch.no_grad(), _reference_mode(self.model):
+        with torch.no_grad(), reference_mode(self.model):
             return [t.clone() for t in _tensors(self._run_reference())]
 
 
 def _step_scale(layers: Sequence[TargetLayer]) -> float:
     """The unit of the targets where the config leaves it open: that of the most sensitive layer for all."""
     return min(layer.step for layer in layers) * _STEP_SCALE / float(len(layers) ** 0.25)
-
-
-def _runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:
-    """A function that runs the model on a fresh copy of the reference: a forward may change its input in place."""
-    if isinstance(reference, Tensor):
-        return _runner(model, (reference,))
-    if callable(reference):
-        return reference
-    if isinstance(reference, (tuple, list)):
-        kept = [own(item) if isinstance(item, Tensor) else item for item in reference]
-        return lambda: model(*(item.clone() if isinstance(item, Tensor) else item for item in kept))
-    raise TargetSpaceError(
-        f"reference: found {type(reference).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
-        f"that runs the model."
-    )
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -327,47 +306,3 @@ def _checked(given: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
             f"targets: layer '{name}' has {tuple(given[name].shape)}; expected {tuple(shape)} on this reference batch."
         )
     return given[name]
-
-
-@contextmanager
-def _reference_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off, batch norm on the reference batch's own statistics, the random state left as it was found."""
-    modes = [(module, module.training) for module in model.modules()]
-    norms = [(m, dict(m._buffers)) for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        for module, _ in modes:
-            module.training = isinstance(module, _NormBase)
-        for norm, _ in norms:
-            norm.track_running_stats = False
-            # an instance norm writes to running statistics for as long as it has any
-            norm._buffers.update(running_mean=None, running_var=None)
-        # the fused inference kernels of transformers bypass the layers
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for norm, statistics in norms:
-            norm.track_running_stats = True
-            norm._buffers.update(statistics)
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _replaced(layers: Sequence[TargetLayer], visit: Visit) -> Iterator[None]:
-    """Let ``visit`` stand for each layer's forward, so that their modules' own hooks still run around them."""
-    kept = {layer.module: layer.module.__dict__.get("forward") for layer in layers}
-    try:
-        for module in kept:
-            inside = [layer for layer in layers if layer.module is module]
-            module.__dict__["forward"] = partial(inside[0].forward, inside, visit)
-        yield
-    finally:
-        for module, forward in kept.items():
-            if forward is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = forward
