@@ -61,13 +61,22 @@ def cnn():
     return model.double(), g["Xbar"].permute(0, 3, 1, 2), g["X"].permute(0, 3, 1, 2), g
 
 
+def state(targets):
+    return {"targets": targets, "rows": {}, "step_scale": 1.0}
+
+
 def space_of(model, reference, g):
     solved = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     targets = {
         name: images(g[f"T{i}"]) if isinstance(layer, nn.Conv2d) else g[f"T{i}"]
         for i, (name, layer) in enumerate(solved.items())
     }
-    return TargetSpace(model, reference, TargetSpaceConfig.paper(float(g["reg"])), targets=targets), solved
+    return TargetSpace(
+        model,
+        reference,
+        TargetSpaceConfig.paper(float(g["reg"])),
+        state={"targets": targets, "rows": {}, "step_scale": 1.0},
+    ), solved
 
 
 @pytest.mark.parametrize("case", [dense, cnn])
@@ -116,7 +125,16 @@ def recurrent():
     g = load("rnn_hybrid")
     model = Recurrent().double()
     targets = {"rnn.l0": g["T0"], "readout": g["T1"]}
-    return model, TargetSpace(model, g["Xbar"], TargetSpaceConfig.paper(float(g["reg"])), targets=targets), g
+    return (
+        model,
+        TargetSpace(
+            model,
+            g["Xbar"],
+            TargetSpaceConfig.paper(float(g["reg"])),
+            state={"targets": targets, "rows": {}, "step_scale": 1.0},
+        ),
+        g,
+    )
 
 
 def test_a_recurrent_network():

@@ -8,14 +8,13 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.fits import Lit, Plain, build, data, fit, loader, trainer
-from tests.test_strategy import assert_equal
+from tests.test_hook import assert_equal
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
@@ -167,19 +166,6 @@ def test_an_override_of_on_fit_start_without_super_is_refused():
         TargetSpaceError, match=r"Hiding overrides on_fit_start\(\) without calling super.*add the call"
     ):
         fit(build(Hiding))
-
-
-def test_the_learning_rate_finder_is_refused(tmp_path):
-    model = build()
-    model.lr = 0.01
-    with pytest.raises(TargetSpaceError, match="a learning rate finder trains before the fit starts"):
-        fit(model, callbacks=[LearningRateFinder()], default_root_dir=tmp_path)
-
-
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(Trainer, "world_size", property(lambda self: 2))
-    with pytest.raises(TargetSpaceError, match=r"in one process; found 2\. Use Trainer\(devices=1\)"):
-        fit(build())
 
 
 def test_a_layer_that_no_optimizer_trains_is_left_out():

@@ -137,15 +137,17 @@ def test_given_targets_are_taken_over_and_checked():
         first.targets["hidden.1"].mul_(2)
     first.solve()
     weights = copy.deepcopy(model.state_dict())
-    second = TargetSpace(model, x, targets=dict(first.targets))
+    second = TargetSpace(model, x, state=first.state_dict())
     for name, target in second.targets.items():
         assert torch.equal(target, first.targets[name])
         assert target is not first.targets[name]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    with pytest.raises(TargetSpaceError, match=r"'hidden\.0' has \(200, 8\); expected \(150, 8\)"):
-        TargetSpace(model, x[:150], targets=dict(first.targets))
-    with pytest.raises(TargetSpaceError, match=r"none for layer 'hidden\.0'; given are readout"):
-        TargetSpace(model, x, targets={"readout": first.targets["readout"]})
+    with pytest.raises(
+        TargetSpaceError, match=r"'hidden\.0' has given targets of shape \(200, 8\); expected \(150, 8\)"
+    ):
+        TargetSpace(model, x[:150], state=first.state_dict())
+    with pytest.raises(TargetSpaceError, match=r"of other layers.*: with targets but not chosen: readout\."):
+        TargetSpace(model, x, TargetSpaceConfig(exclude=["readout"]), state=first.state_dict())
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.LBFGS])

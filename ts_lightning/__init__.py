@@ -5,7 +5,17 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.mixin import TargetSpaceMixin
 from ts_lightning.solve import ridge_solve
 from ts_lightning.space import TargetSpace
+from ts_lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["ReferenceConfig", "TargetSpace", "TargetSpaceConfig", "TargetSpaceError", "TargetSpaceMixin", "ridge_solve"]
+__all__ = [
+    "ReferenceConfig",
+    "TargetSpace",
+    "TargetSpaceConfig",
+    "TargetSpaceDDPStrategy",
+    "TargetSpaceError",
+    "TargetSpaceMixin",
+    "TargetSpaceStrategy",
+    "ridge_solve",
+]

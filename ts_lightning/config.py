@@ -64,11 +64,17 @@ class ReferenceConfig:
             ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
             ``max(512, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
             this default is in ``docs/defaults.md``.
+        refresh: take new samples after every so many epochs, chosen at random; the targets are then replaced by those
+            that reproduce the weights on them, and the optimizer's moments of targets start anew. ``None``: never.
+        shard: where several processes train together, give each its share of the samples and targets, so that memory
+            and work per process fall. ``False``: each has all of them.
     """
 
     size: Size = "auto"
     selection: Selection = "first"
     rows: Rows = "auto"
+    refresh: int | None = None
+    shard: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -77,6 +83,13 @@ class ReferenceConfig:
         check_choice("reference.selection", self.selection, get_args(Selection))
         if self.rows not in ("auto", "all"):
             _count("reference.rows ('auto', 'all' or a number)", self.rows)
+        if self.refresh is not None:
+            _count("reference.refresh (None or a number of epochs)", self.refresh)
+            if self.selection == "first":
+                raise ValueError(
+                    "reference.refresh takes new samples, and selection='first' always takes the same. Use "
+                    "selection='random' or 'balanced'."
+                )
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import CombinedLoader, move_data_to_device
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import CombinedLoader, move_data_to_device, rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from ts_lightning.batches import batch_size, formed
+from ts_lightning.checkpoint import KEY, Restored, save
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.reference import batch_size, own, reference_samples, reference_size
-from ts_lightning.selection import select_layers, untrained_layers
+from ts_lightning.hook import SolveHook
+from ts_lightning.reference import reference_samples, reference_size
+from ts_lightning.selection import untrained_layers
 from ts_lightning.space import TargetSpace
-from ts_lightning.strategy import SolveHook
-
-_KEY = "target_space"
+from ts_lightning.strategy import process_group
 
 
 class TargetSpaceMixin(LightningModule):
@@ -39,7 +42,9 @@ class TargetSpaceMixin(LightningModule):
 
     target_space: TargetSpaceConfig | None = TargetSpaceConfig()
     target_space_engine: TargetSpace | None = None
-    _target_space_restored: dict[str, Any] | None = None
+    _target_space_restored: Restored | None = None
+    _target_space_epoch: int = 0  # in which the reference batch was taken
+    _solve_hook: SolveHook | None = None
 
     def reference_batch(self) -> Any:
         """The batch on which targets are defined; override to give one of your own.
@@ -60,7 +65,8 @@ class TargetSpaceMixin(LightningModule):
         if isinstance(loader, CombinedLoader):
             loader = loader.iterables  # which reference_samples refuses by its kind
         size = reference_size(self, config.reference.size)
-        return reference_samples(loader, size, config.reference.selection, torch.initial_seed() % 2**63)
+        seed = (torch.initial_seed() + self._target_space_epoch) % 2**63
+        return reference_samples(loader, size, config.reference.selection, seed)
 
     def reference_forward(self, batch: Any) -> Any:
         """Run the model on the reference batch; override where ``self(x)`` is not how the model is called.
@@ -91,85 +97,167 @@ class TargetSpaceMixin(LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Build the target space and put it in the place of the weights; see the class."""
+        """Put targets in the place of the weights; see the class."""
         super().on_fit_start()
-        if self.target_space is None:
-            self.target_space_engine = None  # an earlier fit's, whose targets checkpoints would go on to carry
-            return
-        trainer = self.trainer
-        if trainer.world_size > 1:
-            raise TargetSpaceError(
-                f"Target space trains in one process; found {trainer.world_size}. Use Trainer(devices=1)."
-            )
-        restored = self._target_space_restored
-        self._target_space_restored = None
-        with isolate_rng(include_cuda=self.device.type == "cuda"):
-            settings = self._trained_only(self.target_space)
-            if restored is None:
-                restored = self._continued(settings)
-            if restored is None:
-                batch = _own(self._as_in_training(self.reference_batch()))
-            else:
-                batch = _own(move_data_to_device(restored["reference"], self.device))
-            if batch_size(batch) == 0:
-                raise TargetSpaceError(f"The reference batch is empty: found {_form(batch)}. Expected samples.")
-            space = TargetSpace(
-                self,
-                # a copy of its own for every pass, since a forward may change its input in place
-                lambda: self.reference_forward(_own(batch)),
-                settings,
-                targets=None if restored is None else restored["targets"],
-            )
-        for optimizer in trainer.strategy.optimizers:
-            space.substitute(optimizer)
-        SolveHook(trainer.strategy, space).attach()
-        self.target_space_engine = space
-        self._target_space_reference = batch
+        self._begin()
 
     def on_train_start(self) -> None:
         """Make sure that :meth:`on_fit_start` was not hidden by an override."""
         super().on_train_start()
-        if self.target_space is not None and self.target_space_engine is None:
+        if self.target_space is not None and not self._begun:
             raise TargetSpaceError(
-                f"Training starts before target space is set up. Either {type(self).__name__} overrides on_fit_start() "
-                f"without calling super().on_fit_start(): add the call. Or a learning rate finder trains before the "
-                f"fit starts: choose the learning rate by trying some."
+                f"Training starts before target space is set up: {type(self).__name__} overrides on_fit_start() "
+                f"without calling super().on_fit_start(): add the call."
             )
 
+    def on_train_epoch_start(self) -> None:
+        """Take another reference batch where ``target_space.reference.refresh`` says so."""
+        super().on_train_epoch_start()
+        space, config = self.target_space_engine, self.target_space
+        if space is None or config is None or config.reference.refresh is None:
+            return
+        epoch = self.trainer.current_epoch
+        if epoch % config.reference.refresh or epoch == self._target_space_epoch:
+            return  # the latter where it resumes within this epoch
+        with isolate_rng(include_cuda=self.device.type == "cuda"):
+            change = space.refresh(self._drawn_batch(epoch))
+        targets = set(space.targets.values())
+        for optimizer in self.trainer.strategy.optimizers:
+            for target in targets.intersection(optimizer.state):
+                del optimizer.state[target]
+        rank_zero_info(
+            f"Target space: a new reference batch in epoch {epoch}; largest change of any output on it {change:.3g}."
+        )
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """The optimizers, for manual optimisation; their ``zero_grad`` clears the solved weights' gradients, too."""
+        found = super().optimizers(use_pl_optimizer)
+        for optimizer in found if isinstance(found, list) else [found]:
+            if isinstance(optimizer, LightningOptimizer):
+                optimizer.__dict__["zero_grad"] = optimizer.optimizer.zero_grad
+        return found
+
+    def toggle_optimizer(self, optimizer: Any) -> None:
+        """As in Lightning; the weights freeze with their targets."""
+        super().toggle_optimizer(optimizer)
+        if self.target_space_engine is not None:
+            self.target_space_engine.follow()
+
+    def untoggle_optimizer(self, optimizer: Any) -> None:
+        """As in Lightning; the weights thaw with their targets."""
+        super().untoggle_optimizer(optimizer)
+        if self.target_space_engine is not None:
+            self.target_space_engine.follow()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the targets and the reference batch to the checkpoint, under their own key."""
+        """Add what target space needs to go on, under its own key; see ``ts_lightning.checkpoint``."""
         super().on_save_checkpoint(checkpoint)
+        if self._fitting and self.trainer.optimizers and not self._begun:
+            self._begin()  # a callback that trains before the fit starts saves first
+            checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
         space = self.target_space_engine
         if space is not None:
-            targets = {name: target.detach() for name, target in space.targets.items()}
-            checkpoint[_KEY] = {"targets": targets, "reference": self._target_space_reference}
+            more = {"size": space.config.reference.size, "epoch": self._target_space_epoch}
+            save(checkpoint, space, self.trainer.strategy.optimizers, **more)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint's targets and reference batch for the next fit."""
+        """Keep what target space needs for the next fit, or go back to it in the present one."""
         super().on_load_checkpoint(checkpoint)
-        self._target_space_restored = checkpoint.get(_KEY)
+        restored = Restored(checkpoint.get(KEY), checkpoint if self._fitting else None)
+        if self.target_space is None:
+            if restored.entry is not None and self._fitting:
+                rank_zero_warn(
+                    "The checkpoint is of target space, and the module has target_space=None: it goes on in weight "
+                    "space from the checkpoint's weights, with a fresh optimizer."
+                )
+        elif not self._begun:
+            self._target_space_restored = restored
+        elif restored.entry is not None and self.target_space_engine is not None:
+            self.target_space_engine.load_state_dict(restored.entry)
+            restored.restore_optimizers(self.target_space_engine, self.trainer.strategy.optimizers)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have the solved weights, and leave the engine with its graph behind."""
-        return {**super().__getstate__(), "target_space_engine": None}
+        return {**super().__getstate__(), "target_space_engine": None, "_solve_hook": None}
 
-    def _as_in_training(self, batch: Any) -> Any:
-        """The batch as the training loop hands it on: in its precision, through the transfer hooks, on the device."""
+    @property
+    def _fitting(self) -> bool:
+        """Whether a Trainer is running a fit with this module."""
+        state = None if self._trainer is None else self._trainer.state
+        return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the present fit's strategy trains this module's targets."""
+        hook = self._solve_hook
+        return hook is not None and hook.attached and hook.strategy is self.trainer.strategy
+
+    def _begin(self) -> None:
+        """Build the target space, once in a fit: from the loaded checkpoint, the last fit, or anew."""
+        if self._begun:
+            return
+        strategy = self.trainer.strategy
+        restored, self._target_space_restored = self._target_space_restored, None
+        last, self.target_space_engine = self.target_space_engine, None
+        if self.target_space is None:
+            return
+        group = process_group(strategy)
+        settings = self._trained_only(self.target_space)
+        if restored is None and last is not None:
+            restored = Restored(last.state_dict() if last.config == settings else None)
+        with isolate_rng(include_cuda=self.device.type == "cuda"):
+            space = self._built(settings, restored, group)
+        for optimizer in strategy.optimizers:
+            space.substitute(optimizer)
+        if restored is not None:
+            restored.restore_optimizers(space, strategy.optimizers)
+        self._solve_hook = SolveHook(strategy, space)
+        self._solve_hook.attach()
+        self.target_space_engine = space
+
+    def _built(self, settings: TargetSpaceConfig, restored: Restored | None, group: ProcessGroup | None) -> TargetSpace:
+        """A target space in the state that was restored, or from the weights where these are not what it solves."""
+
+        def build(batch: Any, config: TargetSpaceConfig, state: dict[str, Any] | None = None) -> TargetSpace:
+            if batch_size(batch) == 0:
+                raise TargetSpaceError(f"The reference batch is empty: found {_form(batch)}. Expected samples.")
+            return TargetSpace(self, batch, config, forward=self.reference_forward, state=state, group=group)
+
+        self._target_space_epoch = 0
+        if restored is None:
+            return build(self._drawn_batch(), settings)
+        from_weights = replace(settings, init="weights")
+        entry = restored.entry
+        if entry is None:
+            return build(self._drawn_batch(), from_weights)
+        size = entry.get("size", settings.reference.size)
+        if size != settings.reference.size:
+            raise TargetSpaceError(
+                f"The checkpoint was written with reference.size={size!r}; found {settings.reference.size!r}. Use the "
+                f"same size, or start from the checkpoint's weights alone: load them, and fit without ckpt_path."
+            )
+        self._target_space_epoch = entry.get("epoch", 0)
+        batch = move_data_to_device(entry["reference"], self.device)
+        if not entry["plain"]:
+            batch = formed(batch, self._drawn_batch(self._target_space_epoch))
+        given = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+        space = build(batch, settings, entry)
+        solved = space.weights()
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(given[name])
+        if space.changed(solved):
+            return build(batch, from_weights)
+        space.solve()
+        return space
+
+    def _drawn_batch(self, epoch: int = 0) -> Any:
+        """The reference batch, the same in all processes, as the training loop would hand it on."""
+        self._target_space_epoch = epoch
+        batch = self.trainer.strategy.broadcast(self.reference_batch())
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self._on_before_batch_transfer(batch)
         return self.trainer.strategy.batch_to_device(batch)
-
-    def _continued(self, settings: TargetSpaceConfig) -> dict[str, Any] | None:
-        """Targets and reference batch of the last fit, if the same layers still have the weights that it left."""
-        space = self.target_space_engine
-        if space is None or space.config != settings:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a new engine says the same
-            names = [layer.name for layer in select_layers(self, settings)]
-        if names != list(space.targets) or not space.current():
-            return None
-        return {"targets": dict(space.targets), "reference": self._target_space_reference}
 
     def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig:
         """The config with the layers excluded whose weights no optimizer trains; they stay as they are."""
@@ -177,14 +265,9 @@ class TargetSpaceMixin(LightningModule):
         idle = untrained_layers(self, trained) if trained else []
         if idle:
             warnings.warn(
-                f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=3
+                f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4
             )
         return replace(config, exclude=[*config.exclude, *idle])
-
-
-def _own(batch: Any) -> Any:
-    """A copy of a batch."""
-    return apply_to_collection(batch, Tensor, own)
 
 
 def _form(batch: Any) -> str:

@@ -13,18 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
+from ts_lightning.batches import batch_size, joined, part, tensors_in
 from ts_lightning.config import Selection, Size
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import family
 from ts_lightning.layers.linear import LinearTargets
 
 _MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
-
-
-def own(tensor: Tensor) -> Tensor:
-    """A detached copy; images on the CPU in channels-last layout, where convolution and pooling are faster."""
-    last = tensor.dim() == 4 and tensor.is_floating_point() and tensor.device.type == "cpu"
-    return tensor.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
 
 
 def reference_size(model: nn.Module, size: Size) -> int:
@@ -118,62 +113,14 @@ def _gathered(batches: Iterator[Any], size: int) -> Any:
             break
     if held == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data is. Expected samples.")
-    return _cut(_joined(kept), size)
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for item in batch.values():
-            yield from _tensors(item)
-    elif isinstance(batch, (list, tuple)):
-        for item in batch:
-            yield from _tensors(item)
-
-
-def batch_size(batch: Any) -> int | None:
-    """The number of samples in a batch: the length of its first tensor that has one, or None if there is none."""
-    return next((tensor.shape[0] for tensor in _tensors(batch) if tensor.dim() > 0), None)
+    return part(joined(kept), 0, size)
 
 
 def _is_batch(item: Any) -> bool:
     """Whether an item is a batch rather than a sample: tensors of one length, more than vectors of numbers."""
-    tensors = list(_tensors(item))
+    tensors = list(tensors_in(item))
     lengths = {tensor.shape[0] if tensor.dim() > 0 else None for tensor in tensors}
     return len(lengths) == 1 and max(tensor.dim() for tensor in tensors) > 1
-
-
-def _of_samples(value: Any) -> bool:
-    """Whether a value is a list of one entry per sample that is no tensor, as collated strings are."""
-    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and next(_tensors(value), None) is None
-
-
-def _joined(batches: list[Any]) -> Any:
-    first = batches[0]
-    if isinstance(first, Tensor):
-        return torch.cat(batches) if first.dim() > 0 else first
-    if isinstance(first, Mapping):
-        return {key: _joined([batch[key] for batch in batches]) for key in first}
-    if _of_samples(first):
-        return type(first)(item for batch in batches for item in batch)
-    if isinstance(first, (list, tuple)):
-        parts = [_joined([batch[i] for batch in batches]) for i in range(len(first))]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    return first
-
-
-def _cut(batch: Any, size: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[:size].clone() if batch.dim() > 0 else batch
-    if _of_samples(batch):
-        return batch[:size]
-    if isinstance(batch, Mapping):
-        return {key: _cut(value, size) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        parts = [_cut(value, size) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
 
 
 def _labels(dataset: Any) -> Tensor:

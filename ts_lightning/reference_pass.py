@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from ts_lightning.batches import mapped, own
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer, Visit
-from ts_lightning.reference import own
+from ts_lightning.shards import Shards, differentiable_sum
 
-#: what the reference forward is run on: the model's input, its positional inputs, or a function that runs the model
-Reference = Tensor | Sequence[Any] | Callable[[], Any]
+#: what the reference forward is run on: the model's input, its inputs, or a function that runs the model
+Reference = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[], Any]
 
 
-def runner(model: nn.Module, reference: Reference) -> Callable[[], Any]:
-    """A function that runs the model on a fresh copy of the reference: a forward may change its input in place."""
-    if isinstance(reference, Tensor):
-        return runner(model, (reference,))
-    if callable(reference):
-        return reference
-    if isinstance(reference, (tuple, list)):
-        kept = [own(item) if isinstance(item, Tensor) else item for item in reference]
-        return lambda: model(*(item.clone() if isinstance(item, Tensor) else item for item in kept))
+def runner(model: nn.Module, batch: Any, forward: Callable[[Any], Any] | None) -> Callable[[], Any]:
+    """A function that runs the model on a fresh copy of the batch: a forward may change its input in place.
+
+    Args:
+        model: the model.
+        batch: the reference batch, or a function without arguments that runs the model.
+        forward: runs the model on a batch; ``None`` calls it with the batch's items.
+    """
+    if forward is not None:
+        return lambda: forward(mapped(batch, own))
+    if isinstance(batch, Tensor):
+        return lambda: model(own(batch))
+    if isinstance(batch, Mapping):
+        return lambda: model(**mapped(batch, own))
+    if isinstance(batch, (tuple, list)):
+        return lambda: model(*mapped(batch, own))
+    if callable(batch):
+        run: Callable[[], Any] = batch
+        return run
     raise TargetSpaceError(
-        f"reference: found {type(reference).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
+        f"reference: found {type(batch).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
         f"that runs the model."
     )
 
 
 @contextmanager
-def reference_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off, batch norm on the reference batch's own statistics, the random state left as it was found."""
+def reference_mode(model: nn.Module, shards: Shards | None = None) -> Iterator[None]:
+    """Dropout off, batch norm on the reference batch's own statistics, the random state left as it was found.
+
+    With ``shards``, batch norm's statistics are those of all processes' samples. Compiled modules run as they were
+    written, since the layers in them are stood in for.
+    """
     modes = [(module, module.training) for module in model.modules()]
     norms = [(m, dict(m._buffers)) for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -50,7 +66,13 @@ def reference_mode(model: nn.Module) -> Iterator[None]:
             norm._buffers.update(running_mean=None, running_var=None)
         # the fused inference kernels of transformers bypass the layers
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng([device.index] if device.type == "cuda" else []))
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if shards is not None:
+                batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+                stack.enter_context(_forwards({norm: partial(_shared_norm, norm, shards) for norm in batch_norms}))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -64,15 +86,39 @@ def reference_mode(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def replaced(layers: Sequence[TargetLayer], visit: Visit) -> Iterator[None]:
     """Let ``visit`` stand for each layer's forward, so that their modules' own hooks still run around them."""
-    kept = {layer.module: layer.module.__dict__.get("forward") for layer in layers}
+    parts: dict[nn.Module, list[TargetLayer]] = {}
+    for layer in layers:
+        parts.setdefault(layer.module, []).append(layer)
+    with _forwards({module: partial(inside[0].forward, inside, visit) for module, inside in parts.items()}):
+        yield
+
+
+@contextmanager
+def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another forward for a while."""
+    kept = {module: module.__dict__.get("forward") for module in forwards}
     try:
-        for module in kept:
-            inside = [layer for layer in layers if layer.module is module]
-            module.__dict__["forward"] = partial(inside[0].forward, inside, visit)
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for module, forward in kept.items():
-            if forward is None:
+        for module, own_forward in kept.items():
+            if own_forward is None:
                 del module.__dict__["forward"]
             else:
-                module.__dict__["forward"] = forward
+                module.__dict__["forward"] = own_forward
+
+
+def _shared_norm(norm: _BatchNorm, shards: Shards, x: Tensor) -> Tensor:
+    """Batch norm of ``x`` (N, C, ...) with the mean and the biased variance of all processes' samples."""
+    dims = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = wide.new_tensor([x.numel() // x.shape[1]])
+    total = differentiable_sum(torch.cat([wide.sum(dims), count]), shards)
+    centred = wide - (total[:-1] / total[-1]).view(shape)
+    variance = differentiable_sum(centred.square().sum(dims), shards) / total[-1]
+    out = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        out = out * norm.weight.view(shape) + norm.bias.view(shape)
+    return out.to(x.dtype)

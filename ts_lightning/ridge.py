@@ -43,6 +43,7 @@ from torch import Tensor
 
 from ts_lightning.config import RidgeScale, SolveDtype
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.shards import Rows
 
 _FLOOR = 1e-6  # of diag(A'A)'s trace or mean: what inputs that never change still get
 _BLOCK = 192  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
@@ -63,6 +64,13 @@ def gram_matrix(a: Tensor) -> Tensor:
 def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """A'A as :func:`gram_matrix` has it, and the sums of A's columns (..., d)."""
     return gram_matrix(a), a.sum(-2)
+
+
+def sum_moments(rows: Rows, gram: Tensor, *others: Tensor) -> None:
+    """Add up a Gram matrix (its lower triangle) and other sums over the processes that hold rows, in place."""
+    d = gram.shape[-1]
+    starts = range(0, d, _BLOCK)
+    rows.sum(*(gram[..., start : start + _BLOCK, : start + _BLOCK] for start in starts), *others)
 
 
 #: function of a precision that returns A'A (..., d, d), lower triangle at least and free to be written to, and the sums
@@ -117,6 +125,9 @@ class RidgeSolver:
         scale: the unit of ``ridge``, see the table above.
         dtype: "auto" computes in at least float32, and in float64 where float32 cannot hold the Gram matrix.
         label: how errors and warnings name this solve.
+
+    Attributes:
+        shared: where the rows of A are, if not all in this process.
     """
 
     def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
@@ -124,7 +135,12 @@ class RidgeSolver:
         self.scale: RidgeScale = scale
         self.dtype: SolveDtype = dtype
         self.label = label
+        self.shared: Rows | None = None
         self._said_larger = False
+
+    def rows(self, count: int) -> Rows:
+        """Where the rows of A are, ``count`` of which are in this process."""
+        return Rows(count) if self.shared is None else self.shared
 
     def precisions(self, given: torch.dtype) -> list[torch.dtype]:
         """The precisions to try, first to last, for input of type ``given``."""

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ts_lightning.config import RidgeScale, check_choice, check_positive
-from ts_lightning.ridge import Factor, RidgeSolver, matrix_moments
+from ts_lightning.precision import full_precision
+from ts_lightning.ridge import Factor, RidgeSolver, matrix_moments, sum_moments
+from ts_lightning.shards import ShardedRows, Shards
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
 Block = tuple[slice, slice]
@@ -27,44 +30,60 @@ class _SolveApply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
-        if a.shape[-2] < a.shape[-1]:
-            factor = solver.dual(a)
+        rows = solver.rows(a.shape[-2])
+        whole = a
+        if rows.total < a.shape[-1]:
+            whole = rows.gather(a)
+            factor = solver.dual(whole)
             dtype = factor.cholesky.dtype
-            residual = factor.solve(t)  # (T - A W) / c
-            w = factor.unscale(a.mT.to(dtype) @ residual).to(t.dtype)
+            residual = factor.solve(rows.gather(t))  # (T - A W) / c
+            w = factor.unscale(whole.mT.to(dtype) @ residual).to(t.dtype)
             solver.check(w, t)
+            residual = residual[..., rows.own, :]
             z = a @ w.to(a.dtype)
         else:
-            factor = solver.primal(lambda dtype: matrix_moments(a.to(dtype)), a.shape[-2], a.dtype)
+            products: dict[torch.dtype, Tensor] = {}
+
+            def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+                x = a.to(dtype)
+                gram, sums = matrix_moments(x)
+                products[dtype] = x.mT @ t.to(dtype)
+                sum_moments(rows, gram, sums, products[dtype])
+                return gram, sums
+
+            factor = solver.primal(moments, rows.total, a.dtype)
             dtype = factor.cholesky.dtype
-            w = factor.solve(a.mT.to(dtype) @ t.to(dtype)).to(t.dtype)
+            w = factor.solve(products[dtype]).to(t.dtype)
             solver.check(w, t)
             achieved = a.to(dtype) @ w.to(dtype)
             residual = t.to(dtype) - achieved
             z = achieved.to(a.dtype)
-        ctx.solver, ctx.factor, ctx.output = solver, factor, t.dtype
-        ctx.save_for_backward(a, residual, w)
+        ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
+        ctx.save_for_backward(a, whole, residual, w)
         ctx.set_materialize_grads(False)
         return w, z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
-        a, residual, w = ctx.saved_tensors
+        a, whole, residual, w = ctx.saved_tensors
         factor: Factor = ctx.factor
         dtype = factor.cholesky.dtype
         if dw is None and dz is None:
             return None, None, None
         at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
-        g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
+        g = dw.to(dtype, copy=True) if dw is not None else torch.zeros_like(wx)
         if dz is not None:
-            g = g + at @ dz.to(dtype)
+            g += at @ dz.to(dtype)
+        ctx.rows.sum(g)
         da = None
         if factor.dual:
-            av = factor.solve(ax @ factor.unscale(g))
+            wholex = whole.to(dtype)
+            av = factor.solve(wholex @ factor.unscale(g))
             if ctx.needs_input_grad[0]:
-                right = factor.unscale(g - at @ av)
+                right = factor.unscale(g - wholex.mT @ av)
                 cvw = (right * wx).sum(-1)
+            av = av[..., ctx.rows.own, :]
         else:
             right = factor.solve(g)
             av = ax @ right
@@ -91,12 +110,14 @@ class _SolveBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block]) -> Tensor:
+        rows = solver.rows(a.shape[-2])
         products: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
         def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
             if dtype not in products:
                 x = a.to(dtype)
                 products[dtype] = (*matrix_moments(x), x.mT @ t.to(dtype))
+                sum_moments(rows, *products[dtype])
             return products[dtype]
 
         factors: list[Factor] = []
@@ -108,11 +129,11 @@ class _SolveBlocks(torch.autograd.Function):
                 gram = gram[..., inputs, inputs]
                 return gram.clone() if len(blocks) > 1 else gram, sums[..., inputs]
 
-            factor = solver.primal(moments, a.shape[-2], a.dtype)
+            factor = solver.primal(moments, rows.total, a.dtype)
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
             factors.append(factor)
         solver.check(w, t)
-        ctx.solver, ctx.factors, ctx.blocks = solver, factors, blocks
+        ctx.solver, ctx.factors, ctx.blocks, ctx.rows = solver, factors, blocks, rows
         ctx.save_for_backward(a, t, w)
         return w
 
@@ -122,10 +143,12 @@ class _SolveBlocks(torch.autograd.Function):
         a, t, w = ctx.saved_tensors
         dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
         ax, wx = a.to(dtype), w.to(dtype)
+        g = dw.to(dtype, copy=True)
+        ctx.rows.sum(g)
         v = torch.zeros_like(wx)
         gain, offset = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
-            v[..., inputs, outputs] = factor.solve(dw[..., inputs, outputs])
+            v[..., inputs, outputs] = factor.solve(g[..., inputs, outputs])
             cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
@@ -162,9 +185,9 @@ def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (
         blocks: systems that are solved each for itself, whose targets are all of T's columns in order; W (..., d, m) is
             0 outside of them.
     """
-    rows, columns = a.shape[-2:]
+    columns = a.shape[-1]
     # the form without a residual spends N d d on A (V W' + W V') and saves 2 N d m
-    if rows >= columns and (len(blocks) > 1 or columns < 2 * t.shape[-1]):
+    if solver.rows(a.shape[-2]).total >= columns and (len(blocks) > 1 or columns < 2 * t.shape[-1]):
         return _SolveBlocks.apply(a, t, solver, blocks)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
     for inputs, outputs in blocks:
@@ -174,10 +197,20 @@ def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "absolute") -> Tensor:
+def ridge_solve(
+    a: Tensor,
+    t: Tensor,
+    ridge: float,
+    *,
+    scale: RidgeScale = "absolute",
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
     """Solve W = (A'A + R)^-1 A'T, differentiably; primal for N >= d and dual otherwise.
 
     Half-precision input is accumulated and factorised in float32; float64 is used where float32 cannot hold A'A.
+
+    With a ``group``, A and T are this process's rows (any number, none too) of a system that all of its processes solve
+    together, to the same W bit for bit; the gradient on W is then the sum of theirs.
 
     Args:
         a: inputs A, shape (..., N, d).
@@ -185,6 +218,7 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
         ridge: the ridge constant, above 0, in the unit that ``scale`` says.
         scale: the unit of ``ridge``: "absolute": R = ridge I; "variance": R = ridge trace(B'B) / N I, where B is A
             without its columns' means; "mean": R = ridge trace(A'A) / d I; "feature": R = ridge diag(A'A).
+        group: the processes that hold rows; ``None`` where all rows are here.
 
     Returns:
         W, shape (..., d, m), in the precision of ``t``.
@@ -199,8 +233,13 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, *, scale: RidgeScale = "abso
         raise ValueError(
             f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
         )
-    if 0 in a.shape:
-        raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
     check_positive("ridge", ridge)
     check_choice("scale", scale, get_args(RidgeScale))
-    return solve(a, t, RidgeSolver(ridge, scale))
+    solver = RidgeSolver(ridge, scale)
+    if group is not None:
+        shards = Shards(group, 0)
+        solver.shared = ShardedRows(shards, shards.objects(a.shape[-2]))
+    if 0 in (solver.rows(a.shape[-2]).total, *a.shape[:-2], a.shape[-1]):
+        raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
+    with full_precision(a.device):
+        return solve(a, t, solver)

@@ -1,57 +1,112 @@
-"""The hook at ``Strategy.optimizer_step``, the one place that sees every optimizer step.
+"""Strategies by name: ``Trainer(strategy="target_space")`` and ``"target_space_ddp"``.
 
-Around the closure: solve if the targets changed since the last solve, then the ordinary forward and backward, then pull
-the weights' gradients back to the targets; that is before clipping, which the precision plugin does after the closure.
-After the step: solve again, so that the weights hold the solved values at every moment outside a step.
+They are Lightning's own for one device and for DistributedDataParallel, and refuse a module that could not be trained
+in target space under them. What makes the steps is the mixin's :class:`~ts_lightning.hook.SolveHook`, under these as
+under stock strategies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch.strategies import Strategy
-from torch.optim import Optimizer
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch.distributed import ProcessGroup
 
-from ts_lightning.space import TargetSpace
+from ts_lightning.errors import TargetSpaceError
 
 
-class SolveHook:
-    """Puts a target space's solve and pull-back into a strategy, and takes them out when the strategy is torn down.
+class TargetSpaceStrategy(SingleDeviceStrategy):
+    """Target space on one device.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step`` and ``teardown`` are covered on the instance.
-        space: the target space whose weights the strategy's optimizers train.
+        device: the device; ``None`` takes the one that the Trainer chose.
+        options: of :class:`lightning.pytorch.strategies.SingleDeviceStrategy`.
     """
 
-    def __init__(self, strategy: Strategy, space: TargetSpace) -> None:
-        self._strategy = strategy
-        self._space = space
-        self._step = strategy.optimizer_step
-        self._teardown = strategy.teardown
+    strategy_name = "target_space"
 
-    def attach(self) -> None:
-        """Cover the strategy's methods."""
-        self._strategy.__dict__["optimizer_step"] = self.optimizer_step
-        self._strategy.__dict__["teardown"] = self.teardown
+    def __init__(self, device: torch.device | str | int | None = None, **options: Any) -> None:
+        super().__init__("cpu" if device is None else device, **options)
+        self._parallel_devices = [] if device is None else [self._root_device]
 
-    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
-        """The strategy's own step between two solves, with the pull-back behind its closure."""
+    @property
+    def parallel_devices(self) -> list[torch.device]:
+        """The Trainer's devices, of which there may be one."""
+        return self._parallel_devices
 
-        def pulled() -> Any:
-            if self._space.stale:
-                self._space.solve()
-            result = closure()
-            self._space.pullback()
-            return result
+    @parallel_devices.setter
+    def parallel_devices(self, devices: list[torch.device]) -> None:
+        if len(devices) > 1:
+            raise TargetSpaceError(
+                f"strategy='target_space' trains on one device; found {len(devices)}. Use strategy='target_space_ddp', "
+                f"or Trainer(devices=1)."
+            )
+        self._parallel_devices = devices
+        if devices:
+            self._root_device = devices[0]
 
-        result = self._step(optimizer, pulled, *args, **kwargs)
-        self._space.solve()
-        return result
+    def setup(self, trainer: Trainer) -> None:
+        """Set up as the parent does."""
+        _check_module(self, trainer)
+        super().setup(trainer)
 
-    def teardown(self) -> None:
-        """Uncover the strategy's methods, then tear it down; also reached when training fails."""
-        for name in ("optimizer_step", "teardown"):
-            self._strategy.__dict__.pop(name, None)
-        self._space.release()
-        self._teardown()
+
+class TargetSpaceDDPStrategy(DDPStrategy):
+    """Target space with DistributedDataParallel: the reference batch is shared between the processes.
+
+    Takes the options of :class:`lightning.pytorch.strategies.DDPStrategy`.
+    """
+
+    strategy_name = "target_space_ddp"
+
+    def setup(self, trainer: Trainer) -> None:
+        """Set up as the parent does."""
+        _check_module(self, trainer)
+        super().setup(trainer)
+
+
+def _check_module(strategy: TargetSpaceStrategy | TargetSpaceDDPStrategy, trainer: Trainer) -> None:
+    if not hasattr(trainer.lightning_module, "target_space_engine"):
+        raise TargetSpaceError(
+            f"strategy='{strategy.strategy_name}' needs a module with the mixin; found "
+            f"{type(trainer.lightning_module).__name__}. Use class Lit(TargetSpaceMixin, LightningModule)."
+        )
+
+
+def process_group(strategy: Strategy) -> ProcessGroup | None:
+    """The processes that train together under a strategy; None for one.
+
+    Raises:
+        TargetSpaceError: target space cannot train under it.
+    """
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        raise TargetSpaceError(
+            f"{type(strategy).__name__} flattens or shards the weights that are solved. Use strategy='ddp' or "
+            f"'target_space_ddp', which share the reference batch between the processes."
+        )
+    if isinstance(strategy, DDPStrategy):
+        return dist.group.WORLD
+    if strategy.is_global_zero and getattr(strategy, "world_size", 1) == 1:
+        return None
+    raise TargetSpaceError(
+        f"Target space trains on one device or with DistributedDataParallel; found {type(strategy).__name__}. Use "
+        f"strategy='auto', 'ddp' or 'target_space_ddp'."
+    )
+
+
+for _strategy, _description in (
+    (TargetSpaceStrategy, "Target space on one device"),
+    (TargetSpaceDDPStrategy, "Target space with DistributedDataParallel"),
+):
+    StrategyRegistry.register(_strategy.strategy_name, _strategy, description=_description, override=True)

@@ -1,7 +1,8 @@
 """What every solved layer has in common: its parameters, its targets, and the rows that it is solved from.
 
 A family (linear, conv, recurrent) says how its layers become A, T and W: :meth:`TargetLayer.bind` looks at the input of
-the first reference forward and fixes the rows, :meth:`TargetLayer.solve` turns input and targets into weights and what
+the first reference forward and fixes the rows, :meth:`TargetLayer.narrow` keeps those of this process's samples where
+several share the reference batch, :meth:`TargetLayer.solve` turns input and targets into weights and what
 the next layer receives, :meth:`TargetLayer.achieved` says what of the targets these weights achieve.
 """
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge import RidgeSolver
+from ts_lightning.shards import Cut, ShardedRows, Shards
 
 START_DAMPING = 0.1  # docs/defaults.md has the measurements
 
@@ -44,6 +47,8 @@ class TargetLayer(ABC):
     normalised_std = 0.6
     #: the same of the random targets before projection
     projected_std = 1.0
+    #: whether there are targets at the sampled rows only
+    targets_at_rows = True
     parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
@@ -72,6 +77,60 @@ class TargetLayer(ABC):
     @abstractmethod
     def bind(self, x: Any, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows for inputs like ``x`` and return the shape of the targets."""
+
+    @abstractmethod
+    def places(self, x: Any) -> torch.Size:
+        """The places where the layer is applied to an input like ``x``, in whose C order rows are numbered."""
+
+    def fix(self, x: Any) -> None:  # noqa: B027 (most layers have nothing to prepare)
+        """Prepare for the rows that were chosen, on inputs like ``x``."""
+
+    def narrow(self, x: Any, places: torch.Size, shards: Shards) -> Cut:
+        """Keep the rows of this process's samples.
+
+        Args:
+            x: an input of these samples.
+            places: the places of the whole reference batch, on which the layer is bound.
+            shards: the processes.
+
+        Returns:
+            Which of the targets are this process's.
+
+        Raises:
+            TargetSpaceError: the samples do not lie along one dimension of the places.
+        """
+        here = self.places(x)
+        everywhere = shards.objects(tuple(here))  # so that all processes come to the same conclusion
+        changed = {
+            d for there in everywhere for d, (few, all_) in enumerate(zip(there, places, strict=True)) if few != all_
+        }
+        dim = min(changed, default=0)
+        held = [high - low for low, high in map(shards.bounds, range(shards.ranks))]
+        if len(changed) != 1 or any(
+            there[dim] * shards.samples != places[dim] * count for there, count in zip(everywhere, held, strict=True)
+        ):
+            raise TargetSpaceError(
+                f"layer '{self.name}' is applied at {tuple(places)} places of the {shards.samples} samples of the "
+                f"reference batch, and at {everywhere[0]} of {held[0]} of them; one dimension should be a multiple of "
+                f"the samples. Use reference.shard=False, or add '{self.name}' to exclude."
+            )
+        limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
+        cut = Cut(shards, dim, [torch.arange(*limit) for limit in limits])
+        if self.rows is None:
+            self.solver.shared = ShardedRows(
+                shards, [(high - low) * places.numel() // places[dim] for low, high in limits]
+            )
+            self.fix(x)
+            return cut
+        at = torch.stack(torch.unravel_index(self.rows.cpu(), places))
+        mine = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
+        self.solver.shared = ShardedRows(shards, [len(positions) for positions in mine])
+        local = at[:, mine[shards.rank]]
+        local[dim] -= limits[shards.rank][0]
+        steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
+        self.rows = (local * steps.unsqueeze(1)).sum(0).to(self.rows.device)
+        self.fix(x)
+        return Cut(shards, 0, mine) if self.targets_at_rows else cut
 
     @abstractmethod
     def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:

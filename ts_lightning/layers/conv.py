@@ -19,7 +19,7 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
-from ts_lightning.ridge import RidgeSolver
+from ts_lightning.ridge import RidgeSolver, sum_moments
 from ts_lightning.solve import solve
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
@@ -42,18 +42,26 @@ class ConvTargets(AffineLayer):
                 f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
                 f"(N, C, *space): give the reference batch its first dimension."
             )
-        x = self.geometry.pad(x)
-        outputs = self.geometry.outputs(x)
-        total = x.shape[0] * math.prod(outputs)
+        places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
-        keep = max(_LEAST_ROWS, columns) if rows == "auto" else total if rows == "all" else rows
-        self.rows = sample_rows(total, keep, generator)
-        explicit = self.rows is not None or total < columns
-        self.patches = PatchRows(self.geometry, x, self.rows) if explicit else None
+        keep = max(_LEAST_ROWS, columns) if rows == "auto" else places.numel() if rows == "all" else rows
+        self.rows = sample_rows(places.numel(), keep, generator)
+        if self.rows is not None:
+            self.rows = self.rows.to(x.device)
+        self.fix(x)
         if self.rows is None:
-            return torch.Size([x.shape[0], self.weight.shape[0], *outputs])
-        self.rows = self.rows.to(x.device)
+            return torch.Size([places[0], self.weight.shape[0], *places[1:]])
         return torch.Size([keep, self.weight.shape[0]])
+
+    def places(self, x: Tensor) -> torch.Size:
+        """Samples and positions."""
+        return torch.Size([x.shape[0], *self.geometry.outputs(self.geometry.pad(x))])
+
+    def fix(self, x: Tensor) -> None:
+        """Look up where in the input the patches of the rows are, if they are gathered at all."""
+        total = self.solver.rows(self.places(x).numel()).total
+        explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
+        self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
 
     def _target_rows(self, targets: Tensor) -> Tensor:
         """Targets as (groups, rows, out / groups)."""
@@ -111,17 +119,24 @@ class _ConvSolve(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, t: Tensor, geometry: Geometry, solver: RidgeSolver, bias: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        rows = t.numel() // t.shape[1]
-        factor = solver.primal(lambda dtype: geometry.moments(x, bias, dtype), rows, x.dtype)
+        rows = solver.rows(t.shape[0] * t.shape[2:].numel())
+        products: dict[torch.dtype, Tensor] = {}
+
+        def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            gram, sums = geometry.moments(x, bias, dtype)
+            like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
+            products[dtype] = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
+            sum_moments(rows, gram, sums, products[dtype])
+            return gram, sums
+
+        factor = solver.primal(moments, rows.total, x.dtype)
         dtype = factor.cholesky.dtype
-        like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
-        rhs = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
-        w = factor.solve(rhs)
+        w = factor.solve(products[dtype])
         solver.check(w, t)
         weight, b = geometry.to_weight(w.to(t.dtype), bias)
         weight = weight.contiguous()
         z = geometry.convolve(x, weight.to(x.dtype), None if b is None else b.to(x.dtype))
-        ctx.geometry, ctx.solver, ctx.factor, ctx.bias = geometry, solver, factor, bias
+        ctx.geometry, ctx.solver, ctx.factor, ctx.rows, ctx.bias = geometry, solver, factor, rows, bias
         # T - Z and not Z, which the next layer may change in place
         ctx.save_for_backward(x, weight, b, t - z)
         ctx.set_materialize_grads(False)
@@ -144,6 +159,7 @@ class _ConvSolve(torch.autograd.Function):
             g += geometry.to_matrix(dweight, dbias)
         if dz is not None:
             g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
+        ctx.rows.sum(g)
         v = factor.solve(g)
         vw, vb = geometry.to_weight(v, ctx.bias)
         vw = vw.contiguous()

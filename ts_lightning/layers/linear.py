@@ -24,6 +24,10 @@ class LinearTargets(AffineLayer):
         out = self.weight.shape[0]
         return torch.Size([*x.shape[:-1], out] if self.rows is None else [len(self.rows), out])
 
+    def places(self, x: Tensor) -> torch.Size:
+        """The leading dimensions."""
+        return x.shape[:-1]
+
     def _matrix(self, x: Tensor) -> Tensor:
         a = x.reshape(-1, x.shape[-1])
         if self.rows is not None:

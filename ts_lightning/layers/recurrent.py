@@ -49,6 +49,8 @@ class RecurrentLayer(TargetLayer):
     step = 0.1
     #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
     normalised_std = 0.05
+    #: states depend on the targets of all steps before
+    targets_at_rows = False
     #: gates, each of hidden size, in the targets
     gates: ClassVar[int]
 
@@ -126,6 +128,10 @@ class RecurrentLayer(TargetLayer):
             self.rows = None if sampled is None else sampled.to(x.data.device)
         return torch.Size([*x.shape[:-1], self.gates * self.hidden])
 
+    def places(self, x: Sequences) -> torch.Size:
+        """Samples and steps in the layout."""
+        return x.shape[:-1]
+
     @abstractmethod
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The states h (and c) at every step, in the layout, of a cell with the pre-activations unit x targets."""
@@ -169,7 +175,7 @@ class RecurrentLayer(TargetLayer):
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
         a = self.matrix(x, self.run(x, values)[0])
-        return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], -1)
+        return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], self.gates * self.hidden)
 
     def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for weights and biases, see :func:`~ts_lightning.layers.recurrent_start.reproduce`."""

@@ -50,6 +50,7 @@ def train(
     steps: int | None = None,
     batch_size: int = 40,
     lr: float | None = None,
+    clip: float | None = None,
     seed: int = 0,
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
     target_space: TargetSpaceConfig = TARGET_SPACE,
@@ -84,6 +85,8 @@ def train(
         steps: end after this many optimizer steps, if epochs do not end before.
         batch_size: texts in a training batch.
         lr: Adam's learning rate; default 0.002 in target space, 0.001 in weight space.
+        clip: largest norm of a step's gradient, which is scaled down to it - of the targets in target space, of the
+            weights in weight space; default none.
         seed: of the order of the data, and of initial targets and weights.
         accelerator: device; auto takes a GPU (CUDA) where there is one.
         target_space: settings of target space; unused in weight space.
@@ -105,6 +108,8 @@ def train(
     ):
         expect(f"--{option}", value, 1)
     expect("--lr", lr, 0, strict=True)
+    if clip is not None:
+        expect("--clip", clip, 0, strict=True)
     expect("--dropout", dropout, 0, below=1)
     texts = TextDataModule(
         data, root, file, test_file, text_column, label_column, topics, words, length, batch_size, seed,
@@ -137,6 +142,7 @@ def train(
         accelerator=accelerator,
         max_epochs=epochs,
         max_steps=-1 if steps is None else steps,
+        gradient_clip_val=clip,
         log_every_n_steps=1,
     )
     title = f"{data if file is None else file.name}, {cell} of {units} units, {space} space"

@@ -132,7 +132,7 @@ def test_weights_are_the_solved_ones_whenever_someone_looks():
         def look(self):
             space = self.target_space_engine
             fresh = build(Plain)
-            other = TargetSpace(fresh, data()[0][:32], CONFIG, targets=dict(space.targets))
+            other = TargetSpace(fresh, data()[0][:32], CONFIG, state=space.state_dict())
             assert not other.stale
             assert_equal(self, fresh)
 

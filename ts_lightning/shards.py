@@ -1,0 +1,162 @@
+"""How the samples of a reference batch are spread over processes, and what those have to say to each other.
+
+Every process holds consecutive samples of the batch, its shard, with their rows of A and their targets. A layer's
+system A'A + R is a sum over rows, so one sum over the processes per solve gives all of them the same system, and the
+same weights bit for bit. Gradients on targets stay where the targets are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Shards:
+    """The processes that share a reference batch of ``samples`` samples, each with as many as the others or one more.
+
+    Args:
+        group: the processes.
+        samples: the number of samples in the whole batch.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, samples: int) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.ranks = dist.get_world_size(group)
+        self.samples = samples
+
+    def bounds(self, rank: int, places: int | None = None) -> tuple[int, int]:
+        """The first sample of a process and the one after its last; of ``places`` that are a multiple of samples."""
+        scale = 1 if places is None else places // self.samples
+        each, more = divmod(self.samples, self.ranks)
+        start = each * rank + min(rank, more)
+        return scale * start, scale * (start + each + (rank < more))
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes, in one message; the same bits on all of them."""
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, group=self.group)
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def gather(self, part: Tensor, sizes: Sequence[int]) -> Tensor:
+        """``part`` (sizes[rank], ...) of all processes, (sum of sizes, ...)."""
+        padded = part.new_zeros(max(sizes), *part.shape[1:])
+        padded[: len(part)] = part
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded, group=self.group)
+        return torch.cat([whole[:size] for whole, size in zip(parts, sizes, strict=True)])
+
+    def objects(self, part: Any) -> list[Any]:
+        """A picklable object of each process."""
+        parts: list[Any] = [None] * self.ranks
+        dist.all_gather_object(parts, part, group=self.group)
+        return parts
+
+
+def broadcast(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Replace each tensor by the first process's, in one message for each precision."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        dist.broadcast(flat, dist.get_global_rank(group, 0), group=group)
+        for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+class Rows:
+    """The rows of a layer's A where all of them are in this process."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.own = slice(0, total)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All rows (..., total, columns) out of this process's."""
+        return rows
+
+
+class ShardedRows(Rows):
+    """The rows of a layer's A where processes hold some each.
+
+    Args:
+        shards: the processes.
+        counts: how many rows each of them holds.
+
+    Attributes:
+        total: rows in all.
+        own: this process's among them.
+    """
+
+    def __init__(self, shards: Shards, counts: Sequence[int]) -> None:
+        super().__init__(sum(counts))
+        first = sum(counts[: shards.rank])
+        self.own = slice(first, first + counts[shards.rank])
+        self._shards = shards
+        self._counts = counts
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+        self._shards.sum(*tensors)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All rows (..., total, columns) out of this process's."""
+        return self._shards.gather(rows.movedim(-2, 0), self._counts).movedim(0, -2)
+
+
+class Cut:
+    """Which entries of a layer's targets lie in this process, along one of their dimensions.
+
+    Args:
+        shards: the processes.
+        dim: the dimension.
+        positions: for each process, the indices of its entries in the whole, rising.
+    """
+
+    def __init__(self, shards: Shards, dim: int, positions: Sequence[Tensor]) -> None:
+        self._shards = shards
+        self._dim = dim
+        self._positions = positions
+
+    def take(self, whole: Tensor) -> Tensor:
+        """This process's part of the ``whole``."""
+        return whole.index_select(self._dim, self._positions[self._shards.rank].to(whole.device))
+
+    def join(self, part: Tensor) -> Tensor:
+        """The whole out of all processes' parts."""
+        sizes = [len(positions) for positions in self._positions]
+        gathered = self._shards.gather(part.movedim(self._dim, 0).contiguous(), sizes)
+        whole = torch.empty_like(gathered)
+        whole[torch.cat(list(self._positions)).to(part.device)] = gathered
+        return whole.movedim(0, self._dim).contiguous()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes, whose gradients are the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, shards: Shards) -> Tensor:
+        ctx.shards = shards
+        total = tensor.clone()
+        shards.sum(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone()
+        ctx.shards.sum(total)
+        return total, None
+
+
+def differentiable_sum(tensor: Tensor, shards: Shards) -> Tensor:
+    """The sum of ``tensor`` over the processes; every process's loss counts."""
+    return _Sum.apply(tensor, shards)  # type: ignore[no-any-return, no-untyped-call]
