@@ -185,7 +185,8 @@ class RidgeSolver:
         def system(dtype: torch.dtype) -> tuple[Tensor, Scale]:
             x = a.to(dtype)
             scale = self._measure(x.square().sum(-2), x.mean(-2), x.shape[-2])
-            return (x if scale.s2 is None else x / scale.s2.unsqueeze(-2)) @ x.mT, scale
+            kernel = gram_matrix(x.mT) if scale.s2 is None else (x / scale.s2.unsqueeze(-2)) @ x.mT
+            return kernel, scale
 
         return self._factorise(system, a.dtype, dual=True)
 
