@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceMixin
 
 CONFIG = TargetSpaceConfig(
     ridge=0.1, ridge_scale="absolute", init="projected", step_scale=20.0, reference=ReferenceConfig(size=32)
@@ -75,3 +75,15 @@ def fit(model, batches=None, val=None, **options):
     run = trainer(**options)
     run.fit(model, loader() if batches is None else batches, val)
     return run
+
+
+def assert_solved(model):
+    """The module's weights are what its targets are solved to."""
+    space = model.target_space_engine
+    norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    fresh = build(Plain, norm=norm, dtype=next(model.parameters()).dtype)
+    fresh.load_state_dict({name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()})
+    state = space.state_dict()
+    TargetSpace(fresh, state["reference"][0], space.config, state=state)
+    for value, expected in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(value, expected)

@@ -279,3 +279,24 @@ def test_step_scale_is_the_unit_of_the_targets_and_nothing_else(layer, method):
         torch.testing.assert_close(scaled.grad / 20, own.grad, rtol=1e-10, atol=1e-12)
     for own, scaled in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(scaled, own, rtol=1e-10, atol=1e-12)
+
+
+class Viewing(nn.Module):
+    """Flattens images by a view, which the layout of its input decides about."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.readout = nn.Conv2d(3, 4, 3), nn.Linear(36, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.readout(x.view(x.size(0), -1))
+
+
+def test_a_view_of_images():
+    torch.manual_seed(0)
+    model, x = Viewing(), torch.randn(60, 3, 5, 5)
+    space = TargetSpace(model, x)
+    model(x).square().mean().backward()
+    space.pullback()
+    assert all(target.grad.abs().sum() > 0 for target in space.targets.values())

@@ -10,9 +10,14 @@ from torch import Tensor
 
 
 def own(tensor: Tensor) -> Tensor:
-    """A detached copy; images on the CPU in channels-last layout, where convolution and pooling are faster."""
+    """A detached copy in the same layout."""
+    return tensor.detach().clone()
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Images on the CPU in channels-last layout, where convolution and pooling are faster; others as they are."""
     last = tensor.dim() == 4 and tensor.is_floating_point() and tensor.device.type == "cpu"
-    return tensor.detach().clone(memory_format=torch.channels_last if last else torch.preserve_format)
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
 
 def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -32,6 +33,7 @@ class SolveHook:
         self.strategy = strategy
         self._space = space
         self._covered: list[tuple[Any, str]] = []
+        self._said_overwritten = False
 
     def attach(self) -> None:
         """Cover the methods."""
@@ -47,17 +49,28 @@ class SolveHook:
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """The strategy's own step between two solves, with the pull-back behind its closure."""
+        overwritten = self._space.overwritten()
+        kept = bool(overwritten)  # the weights, for as long as there is nothing to learn
 
         def pulled() -> Any:
-            if self._space.stale:
+            nonlocal kept
+            if self._space.stale and not kept:
                 self._space.solve()
             result = closure()
-            self._space.pullback()
+            kept = not self._space.pullback() and kept
             self._agree()
             return result
 
         result = self._step(optimizer, pulled, *args, **kwargs)
+        if kept:
+            return result  # they are of another's making, as averages at the end of training
         self._space.solve()
+        if overwritten and not self._said_overwritten:
+            self._said_overwritten = True
+            rank_zero_warn(
+                f"The weights of {', '.join(overwritten)} were changed between two optimizer steps. They are solved "
+                f"from targets, which undoes the change; add the layers to exclude if it is meant to last."
+            )
         return result
 
     def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:

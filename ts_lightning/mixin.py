@@ -40,11 +40,12 @@ class TargetSpaceMixin(LightningModule):
         target_space_engine: the :class:`TargetSpace` from the start of a fit on; ``None`` before.
     """
 
-    target_space: TargetSpaceConfig | None = TargetSpaceConfig()
-    target_space_engine: TargetSpace | None = None
-    _target_space_restored: Restored | None = None
-    _target_space_epoch: int = 0  # in which the reference batch was taken
-    _solve_hook: SolveHook | None = None
+    # in comments, since TorchScript reads a class's annotations and refuses these
+    target_space = TargetSpaceConfig()  # type: TargetSpaceConfig | None
+    target_space_engine = None  # type: TargetSpace | None
+    _target_space_restored = None  # type: Restored | None
+    _target_space_epoch = 0  # in which the reference batch was taken
+    _solve_hook = None  # type: SolveHook | None
 
     def reference_batch(self) -> Any:
         """The batch on which targets are defined; override to give one of your own.
@@ -104,7 +105,7 @@ class TargetSpaceMixin(LightningModule):
     def on_train_start(self) -> None:
         """Make sure that :meth:`on_fit_start` was not hidden by an override."""
         super().on_train_start()
-        if self.target_space is not None and not self._begun:
+        if self.target_space is not None and not self._begun():
             raise TargetSpaceError(
                 f"Training starts before target space is set up: {type(self).__name__} overrides on_fit_start() "
                 f"without calling super().on_fit_start(): add the call."
@@ -152,7 +153,7 @@ class TargetSpaceMixin(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what target space needs to go on, under its own key; see ``ts_lightning.checkpoint``."""
         super().on_save_checkpoint(checkpoint)
-        if self._fitting and self.trainer.optimizers and not self._begun:
+        if self._fitting() and self.trainer.optimizers and not self._begun():
             self._begin()  # a callback that trains before the fit starts saves first
             checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
         space = self.target_space_engine
@@ -163,14 +164,14 @@ class TargetSpaceMixin(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what target space needs for the next fit, or go back to it in the present one."""
         super().on_load_checkpoint(checkpoint)
-        restored = Restored(checkpoint.get(KEY), checkpoint if self._fitting else None)
+        restored = Restored(checkpoint.get(KEY), checkpoint if self._fitting() else None)
         if self.target_space is None:
-            if restored.entry is not None and self._fitting:
+            if restored.entry is not None and self._fitting():
                 rank_zero_warn(
                     "The checkpoint is of target space, and the module has target_space=None: it goes on in weight "
                     "space from the checkpoint's weights, with a fresh optimizer."
                 )
-        elif not self._begun:
+        elif not self._begun():
             self._target_space_restored = restored
         elif restored.entry is not None and self.target_space_engine is not None:
             self.target_space_engine.load_state_dict(restored.entry)
@@ -180,13 +181,11 @@ class TargetSpaceMixin(LightningModule):
         """Copies and pickles have the solved weights, and leave the engine with its graph behind."""
         return {**super().__getstate__(), "target_space_engine": None, "_solve_hook": None}
 
-    @property
     def _fitting(self) -> bool:
         """Whether a Trainer is running a fit with this module."""
         state = None if self._trainer is None else self._trainer.state
         return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
 
-    @property
     def _begun(self) -> bool:
         """Whether the present fit's strategy trains this module's targets."""
         hook = self._solve_hook
@@ -194,7 +193,7 @@ class TargetSpaceMixin(LightningModule):
 
     def _begin(self) -> None:
         """Build the target space, once in a fit: from the loaded checkpoint, the last fit, or anew."""
-        if self._begun:
+        if self._begun():
             return
         strategy = self.trainer.strategy
         restored, self._target_space_restored = self._target_space_restored, None

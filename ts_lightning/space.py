@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ts_lightning.batches import is_plain, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.batches import channels_last, is_plain, joined, mapped, own, part, plain, tensors_in
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer, Visit
@@ -94,6 +94,7 @@ class TargetSpace:
         self._solved: list[tuple[nn.Parameter, Tensor]] = []
         self._visited: dict[str, TargetLayer] = {}
         self._versions: list[int] = []
+        self._written: list[int] = []
         self._targeted = {id(p) for layer in self.layers for p in layer.parameters}
         self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targeted]
         self._device = self.layers[0].parameters[0].device
@@ -127,13 +128,25 @@ class TargetSpace:
             if self._group is not None and self.shards is None:
                 broadcast([parameter for parameter, _ in self._solved], self._group)  # since replicas drift
         self._versions = [p._version for p in self.parameters()]
+        self._written = [parameter._version for parameter, _ in self._solved]
 
-    def pullback(self) -> None:
+    def overwritten(self) -> list[str]:
+        """The layers whose weights were given other values since the last solve, of which the targets know nothing."""
+        if not self._solved:
+            return []
+        pairs = zip(self._solved, self._written, strict=True)
+        foreign = {id(p) for (p, value), version in pairs if p._version != version and not torch.equal(p, value)}
+        return [layer.name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
+
+    def pullback(self) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
 
         Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient
         is exact, because the map from weights' to targets' gradients is linear: gradients accumulated over several
         backward passes are pulled back at once.
+
+        Returns:
+            Whether there were any gradients on the weights.
 
         Raises:
             TargetSpaceError: there has been no solve since the last pull-back.
@@ -148,7 +161,7 @@ class TargetSpace:
         self.clear()
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not pairs or not trained:
-            return
+            return False
         values = [value for value, _ in pairs]
         arriving = [gradient.to(value.dtype) for value, gradient in pairs]
         if self.shards is not None:
@@ -164,6 +177,7 @@ class TargetSpace:
         for parameter, gradient in zip(trained, found, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return True
 
     def clear(self) -> None:
         """Clear the gradients on the solved weights, which no optimizer's ``zero_grad`` reaches any more."""
@@ -365,6 +379,7 @@ class TargetSpace:
         self._rows: dict[str, Tensor] = {}
         self._reference: Any = reference if callable(reference) else mapped(reference, own)
         self._run = self._runner(self._reference)
+        self._hasten()
         for layer in self.layers:
             layer.solver.shared = None
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
@@ -379,6 +394,18 @@ class TargetSpace:
         self.solve()
         if self._group is not None and self.config.reference.shard:
             self._divide(places)
+
+    def _hasten(self) -> None:
+        """Take the reference batch in the layout that is fastest, if the model can be run on it."""
+        faster = self._reference if callable(self._reference) else mapped(self._reference, channels_last)
+        if all(a is b for a, b in zip(tensors_in(faster), tensors_in(self._reference), strict=True)):
+            return
+        run = self._runner(faster)
+        try:
+            self._outputs(run)
+        except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
+            return
+        self._reference, self._run = faster, run
 
     @torch.no_grad()
     def _bind(self, generator: torch.Generator, init: Init, state: Mapping[str, Any] | None) -> dict[str, torch.Size]:
@@ -446,7 +473,7 @@ class TargetSpace:
         shards = Shards(self._group, samples)
         weights = self.weights()
         self._solved = []
-        self._reference = mapped(part(self._reference, *shards.bounds(shards.rank)), own)
+        self._reference = part(self._reference, *shards.bounds(shards.rank))
         self._run = self._runner(self._reference)
         self.shards = shards
 
