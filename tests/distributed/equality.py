@@ -1,0 +1,160 @@
+"""Fits that one process and several make on the same global batches, and what they left."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from tests.fits import trainer
+from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+
+BATCH, STEPS = 8, 50
+
+
+class InterleavedNorm(nn.BatchNorm2d):
+    """Batch norm in one process as ``parts`` processes have it, whose samples interleave."""
+
+    parts = 1
+
+    def forward(self, x):
+        if not self.track_running_stats or self.parts == 1:  # the former in the reference pass
+            return super().forward(x)
+        out = torch.empty_like(x)
+        for part in range(self.parts):
+            out[part :: self.parts] = super().forward(x[part :: self.parts])
+        return out
+
+
+class MLP(nn.Module):
+    shape, size = (12,), 11
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Wide(MLP):
+    """A dual solve: fewer reference rows than inputs."""
+
+    size = 7
+
+
+class CNN(nn.Module):
+    shape, size = (2, 7, 7), 9
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(2, 4, 3, padding=1), InterleavedNorm(4), nn.Conv2d(4, 5, 3)
+        self.readout = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.norm(self.first(x)))
+        return self.readout(torch.tanh(self.second(x)).mean((2, 3)))
+
+
+class LSTM(nn.Module):
+    """Behind a projection that is trained as usual, reached through the reference pass as well."""
+
+    shape, size = (6, 4), 21
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Parameter(torch.randn(4, 4))
+        self.recurrent, self.readout = nn.LSTM(4, 5, batch_first=True, bidirectional=True), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.readout(self.recurrent(x @ self.projection)[0][:, -1])
+
+
+class Empty(LSTM):
+    """A reference batch of fewer samples than processes."""
+
+    size = 1
+
+
+NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Empty)}
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+}
+
+
+class Lit(TargetSpaceMixin, LightningModule):
+    def __init__(self, network, config, optimizer):
+        super().__init__()
+        self.network = network
+        self.target_space = config
+        self.make = OPTIMIZERS[optimizer]
+
+    def forward(self, x):
+        return self.network(x)
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return self.make(self.parameters())
+
+
+class SameEverywhere(Callback):
+    """Compares the weights of all processes after every step, bit for bit."""
+
+    def __init__(self):
+        self.same = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if dist.is_initialized():
+            mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+            all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+            dist.all_gather(all_, mine)
+            self.same &= all(torch.equal(mine, other) for other in all_)
+
+
+def run(name, processes, *, optimizer="SGD", dtype="float64", shard=True, rows="auto", accumulate=1, **clipping):
+    """Fit with batches of BATCH in all processes together; returns final weights, targets, and whether all agreed."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    cls, dtype = NETWORKS[name], getattr(torch, dtype)
+    torch.manual_seed(0)
+    network = cls().to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, *cls.shape, generator=generator, dtype=dtype)
+    y = torch.randint(3, (32,), generator=generator)
+    for layer in network.modules():
+        if isinstance(layer, InterleavedNorm):
+            layer.parts = processes // world
+    config = TargetSpaceConfig(step_scale=5.0, reference=ReferenceConfig(size=cls.size, shard=shard, rows=rows))
+    model = Lit(network, config, optimizer)
+    same = SameEverywhere()
+    strategy = {"strategy": "target_space_ddp", "devices": world} if world > 1 else {}
+    fit = trainer(
+        max_epochs=-1,
+        max_steps=STEPS,
+        use_distributed_sampler=False,
+        callbacks=[same],
+        accumulate_grad_batches=accumulate,
+        **clipping,
+        **strategy,
+    )
+    samples = TensorDataset(x, y)
+    sampler = DistributedSampler(samples, world, int(os.environ.get("RANK", 0)), shuffle=False)
+    fit.fit(model, DataLoader(samples, BATCH // world // accumulate, sampler=sampler))
+    state = model.target_space_engine.state_dict()
+    held = sum(target.numel() for target in model.target_space_engine.targets.values())
+    return {
+        "weights": {n: p.detach().clone() for n, p in model.named_parameters()},
+        "targets": state["targets"],
+        "same": same.same,
+        "held": held,
+        "steps": fit.global_step,
+    }
