@@ -27,7 +27,8 @@ from ts_lightning.selection import select_layers
 from ts_lightning.shards import Cut, Shards, broadcast
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
-_TOLERANCE = 0.02  # of a solution's norm
+_TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that were solved
+_SAME = 1e-4  # of the outputs' norm, up to which two ways of solving are one
 #: optimizers whose step for a number depends on others than its own gradients
 _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
@@ -471,7 +472,6 @@ class TargetSpace:
         samples = _samples(self._reference)
         assert self._group is not None
         shards = Shards(self._group, samples)
-        weights = self.weights()
         self._solved = []
         self._reference = part(self._reference, *shards.bounds(shards.rank))
         self._run = self._runner(self._reference)
@@ -480,18 +480,21 @@ class TargetSpace:
         def visit(layer: TargetLayer, x: Any) -> Any:
             self._cuts[layer.name] = cut = layer.narrow(x, places[layer.name], shards)
             self.targets[layer.name] = nn.Parameter(cut.take(self.targets[layer.name].detach()).contiguous())
-            return layer.solve(x, self.targets[layer.name])[1]
+            values, passed = layer.solve(x, self.targets[layer.name])
+            expected = layer.achieved(x, layer.parameters)  # those that the whole batch gave
+            squares = torch.stack([(layer.achieved(x, values) - expected).square().sum(), expected.square().sum()])
+            shards.sum(squares)
+            if squares[0] > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps) ** 2 * squares[1]:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' is solved differently from {shards.ranks} shares of the reference batch "
+                    f"than from the whole: something before it mixes samples, or its rows do not follow their order. "
+                    f"Use reference.shard=False, or add '{layer.name}' to exclude."
+                )
+            return passed
 
         with torch.no_grad():
             self._walk(visit)
         self.solve()
-        changed = self.changed(weights)
-        if changed:
-            raise TargetSpaceError(
-                f"layer '{changed[0]}' is solved differently from {shards.ranks} shares of the reference batch than "
-                f"from the whole: something before it mixes samples, or its rows do not follow their order. Use "
-                f"reference.shard=False, or add '{changed[0]}' to exclude."
-            )
 
     def _outputs(self, run: Callable[[], Any]) -> list[Tensor]:
         """The model's output tensors on a reference batch, with its weights as they are."""

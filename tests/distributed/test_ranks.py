@@ -1,0 +1,145 @@
+"""What several processes must agree about, the ways to start them, and what cannot be shared between them."""
+
+import os
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+
+from tests.distributed.processes import run
+from tests.fits import CONFIG, Lit, build, data, fit
+from tests.lifecycle.test_manual import Two
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def fitted(cls, **options):
+    torch.set_num_threads(1)
+    model = build(cls)
+    fit(model, **{"strategy": "target_space_ddp", "devices": 2, "max_epochs": 4, **options})
+    return model
+
+
+def assert_trained(found):
+    assert torch.equal(found[0], found[1])
+    assert float((found[0] - weights(build())).norm()) > 0.1
+
+
+def two_nodes():
+    os.environ.update(LOCAL_RANK="0", GROUP_RANK=os.environ["RANK"], LOCAL_WORLD_SIZE="1")
+    model = fitted(Lit, strategy="ddp", devices=1, num_nodes=2)
+    assert len(model.target_space_engine.targets["net.0"]) == 16
+    return weights(model)
+
+
+def test_two_nodes():
+    assert_trained(run(two_nodes, ranks=2))
+
+
+class Toggled(Two):
+    toggled = True
+
+
+def toggled():
+    return weights(fitted(Toggled, strategy="ddp_find_unused_parameters_true"))
+
+
+def test_two_toggled_optimizers():
+    assert_trained(run(toggled, ranks=2))
+
+
+def test_ddp_spawn():
+    model = build(optimizer=partial(torch.optim.Adam, lr=0.02))
+    before = weights(model)
+    fit(model, strategy="ddp_spawn", devices=2)
+    assert float((weights(model) - before).norm()) > 0.1
+
+
+class Overflowing(Lit):
+    """In the second step one process alone finds an infinity, in the gradient of its own targets."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.before = weights(self)
+        if batch_idx == 1 and self.trainer.global_rank == 1:
+            target = self.target_space_engine.targets["net.2"]
+            self.handle = target.register_hook(lambda gradient: gradient + torch.inf)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.moved = [*getattr(self, "moved", []), not torch.equal(weights(self), self.before)]
+        if batch_idx == 1 and self.trainer.global_rank == 1:
+            self.handle.remove()
+
+
+def overflowing():
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    model = fitted(Overflowing, plugins=[plugin], max_epochs=2)
+    return model.moved, scaler.get_scale(), weights(model)
+
+
+def test_all_skip_a_step_that_one_has_to_skip():
+    one, two = run(overflowing, ranks=2)
+    assert one[0] == two[0] == [True, False, True, False]
+    assert one[1] == two[1] == 2.0
+    assert torch.equal(one[2], two[2])
+
+
+class Mixing(nn.Module):
+    """Every sample sees the mean of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x - x.mean(0))
+
+
+class Packing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(3, 4)
+
+    def forward(self, x, lengths):
+        return self.rnn(nn.utils.rnn.pack_padded_sequence(x.transpose(0, 1), lengths))[0].data
+
+
+def refusals():
+    dist.init_process_group("gloo")
+    model, (x, _) = build(), data()
+    said = {}
+
+    def refused(name, action):
+        try:
+            action()
+        except TargetSpaceError as error:
+            said[name] = str(error)
+
+    group = dist.group.WORLD
+    refused("function", lambda: TargetSpace(model.net, lambda: model.net(x), CONFIG, group=group))
+    refused("lengths", lambda: TargetSpace(model.net, (x, x[:5]), CONFIG, group=group, forward=lambda b: model(b[0])))
+    refused("mixing", lambda: TargetSpace(Mixing(), x, CONFIG, group=group))
+    refused("packed", lambda: TargetSpace(Packing(), (torch.randn(20, 20, 3), torch.arange(20, 0, -1)), group=group))
+    space = TargetSpace(model.net, x, CONFIG, group=group)
+    refused("lbfgs", lambda: space.substitute(torch.optim.LBFGS(model.parameters())))
+    replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
+    space = TargetSpace(model.net, lambda: model.net(x), replicated, group=group)
+    space.substitute(torch.optim.LBFGS(model.parameters()))
+    return said
+
+
+def test_what_cannot_be_shared_is_refused_in_all_processes():
+    one, two = run(refusals, ranks=2)
+    assert one == two
+    assert "found a function; expected tensors whose first dimension is the samples" in one["function"]
+    assert "found tensors of lengths [5, 64]" in one["lengths"]
+    assert "'second' is solved differently from 2 shares" in one["mixing"]
+    assert "'rnn.l0' is applied at (210,) places of the 20 samples" in one["packed"]
+    assert "LBFGS looks at all targets at once, and each of 2 processes has its own" in one["lbfgs"]
+    assert all("reference.shard=False" in sentence for sentence in one.values())
