@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.literal import Literal
 from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning.reference_pass import _shared_norm
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),
@@ -128,3 +129,31 @@ def test_a_forward_set_on_the_instance_is_put_back():
     kept = model.first.forward
     TargetSpace(model, x)
     assert model.first.forward is kept
+
+
+class Alone:
+    """Stands for the messages of one process."""
+
+    ranks = 1
+
+    def sum(self, *tensors):
+        pass
+
+    def gather(self, sizes, *parts):
+        return list(parts)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (4, 5, 3), (2, 5, 3, 2)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_norm_of_shared_samples_is_pytorchs_with_its_gradients(shape, affine):
+    torch.manual_seed(0)
+    norm = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](5, affine=affine).double()
+    # a mean of many standard deviations, which sums of squares would not survive
+    x = (1e6 + torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    inputs = [x, *norm.parameters()]
+    along = torch.randn(shape, dtype=torch.float64)
+    found, wanted = _shared_norm(norm, Alone(), x), norm(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+    pairs = zip(torch.autograd.grad(found, inputs, along), torch.autograd.grad(wanted, inputs, along), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)

@@ -47,6 +47,7 @@ from ts_lightning.shards import Rows
 
 _FLOOR = 1e-6  # of diag(A'A)'s trace or mean: what inputs that never change still get
 _BLOCK = 192  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
+_SENT = 64  # rows; the same for what is sent of one
 
 
 def gram_matrix(a: Tensor) -> Tensor:
@@ -69,8 +70,8 @@ def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
 def sum_moments(rows: Rows, gram: Tensor, *others: Tensor) -> None:
     """Add up a Gram matrix (its lower triangle) and other sums over the processes that hold rows, in place."""
     d = gram.shape[-1]
-    starts = range(0, d, _BLOCK)
-    rows.sum(*(gram[..., start : start + _BLOCK, : start + _BLOCK] for start in starts), *others)
+    starts = range(0, d, _SENT)
+    rows.sum(*(gram[..., start : start + _SENT, : start + _SENT] for start in starts), *others)
 
 
 #: function of a precision that returns A'A (..., d, d), lower triangle at least and free to be written to, and the sums
@@ -128,6 +129,7 @@ class RidgeSolver:
 
     Attributes:
         shared: where the rows of A are, if not all in this process.
+        outside: whether all of dL/dW comes from outside of the reference pass, where it is the same in all processes.
     """
 
     def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
@@ -136,6 +138,7 @@ class RidgeSolver:
         self.dtype: SolveDtype = dtype
         self.label = label
         self.shared: Rows | None = None
+        self.outside = False
         self._said_larger = False
 
     def rows(self, count: int) -> Rows:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Shards:
@@ -39,24 +38,43 @@ class Shards:
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over the processes, in one message; the same bits on all of them."""
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            dist.all_reduce(tensors[0], group=self.group)
+            return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat, group=self.group)
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def gather(self, part: Tensor, sizes: Sequence[int]) -> Tensor:
-        """``part`` (sizes[rank], ...) of all processes, (sum of sizes, ...)."""
-        padded = part.new_zeros(max(sizes), *part.shape[1:])
-        padded[: len(part)] = part
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded, group=self.group)
-        return torch.cat([whole[:size] for whole, size in zip(parts, sizes, strict=True)])
+    def gather(self, sizes: Sequence[int], *parts: Tensor) -> list[Tensor]:
+        """Each part (sizes[rank], ...) of all processes, (sum of sizes, ...), in one message for each precision."""
+        found: dict[int, Tensor] = {}
+        for dtype in dict.fromkeys(part.dtype for part in parts):
+            same = [index for index, part in enumerate(parts) if part.dtype == dtype]
+            padded = [_padded(parts[index], max(sizes)) for index in same]
+            flat = torch.cat([block.reshape(-1) for block in padded])
+            arrived = flat.new_empty(self.ranks * len(flat))
+            dist.all_gather_into_tensor(arrived, flat, group=self.group)
+            columns = torch.split(arrived.view(self.ranks, len(flat)), [block.numel() for block in padded], 1)
+            for index, block, column in zip(same, padded, columns, strict=True):
+                whole = [part.view(block.shape)[:size] for part, size in zip(column, sizes, strict=True)]
+                found[index] = torch.cat(whole)
+        return [found[index] for index in range(len(parts))]
 
     def objects(self, part: Any) -> list[Any]:
         """A picklable object of each process."""
         parts: list[Any] = [None] * self.ranks
         dist.all_gather_object(parts, part, group=self.group)
         return parts
+
+
+def _padded(part: Tensor, rows: int) -> Tensor:
+    """``part`` with zeros up to so many rows, contiguous."""
+    if len(part) == rows:
+        return part.contiguous()
+    padded = part.new_zeros(rows, *part.shape[1:])
+    padded[: len(part)] = part
+    return padded
 
 
 def broadcast(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
@@ -72,6 +90,8 @@ def broadcast(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
 class Rows:
     """The rows of a layer's A where all of them are in this process."""
 
+    ranks = 1
+
     def __init__(self, total: int) -> None:
         self.total = total
         self.own = slice(0, total)
@@ -79,9 +99,9 @@ class Rows:
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over the processes."""
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """All rows (..., total, columns) out of this process's."""
-        return rows
+    def gather(self, *parts: Tensor) -> Sequence[Tensor]:
+        """All rows (..., total, columns) out of this process's, of each of the parts."""
+        return parts
 
 
 class ShardedRows(Rows):
@@ -94,12 +114,14 @@ class ShardedRows(Rows):
     Attributes:
         total: rows in all.
         own: this process's among them.
+        ranks: the number of processes.
     """
 
     def __init__(self, shards: Shards, counts: Sequence[int]) -> None:
         super().__init__(sum(counts))
         first = sum(counts[: shards.rank])
         self.own = slice(first, first + counts[shards.rank])
+        self.ranks = shards.ranks
         self._shards = shards
         self._counts = counts
 
@@ -107,9 +129,10 @@ class ShardedRows(Rows):
         """Replace each tensor by its sum over the processes."""
         self._shards.sum(*tensors)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """All rows (..., total, columns) out of this process's."""
-        return self._shards.gather(rows.movedim(-2, 0), self._counts).movedim(0, -2)
+    def gather(self, *parts: Tensor) -> Sequence[Tensor]:
+        """All rows (..., total, columns) out of this process's, of each of the parts."""
+        gathered = self._shards.gather(self._counts, *(part.movedim(-2, 0) for part in parts))
+        return [whole.movedim(0, -2) for whole in gathered]
 
 
 class Cut:
@@ -133,30 +156,7 @@ class Cut:
     def join(self, part: Tensor) -> Tensor:
         """The whole out of all processes' parts."""
         sizes = [len(positions) for positions in self._positions]
-        gathered = self._shards.gather(part.movedim(self._dim, 0).contiguous(), sizes)
+        (gathered,) = self._shards.gather(sizes, part.movedim(self._dim, 0))
         whole = torch.empty_like(gathered)
         whole[torch.cat(list(self._positions)).to(part.device)] = gathered
         return whole.movedim(0, self._dim).contiguous()
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes, whose gradients are the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, shards: Shards) -> Tensor:
-        ctx.shards = shards
-        total = tensor.clone()
-        shards.sum(total)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.clone()
-        ctx.shards.sum(total)
-        return total, None
-
-
-def differentiable_sum(tensor: Tensor, shards: Shards) -> Tensor:
-    """The sum of ``tensor`` over the processes; every process's loss counts."""
-    return _Sum.apply(tensor, shards)  # type: ignore[no-any-return, no-untyped-call]

@@ -17,12 +17,27 @@ from torch.nn import functional
 from ts_lightning.config import RidgeScale, check_choice, check_positive
 from ts_lightning.precision import full_precision
 from ts_lightning.ridge import Factor, RidgeSolver, matrix_moments, sum_moments
-from ts_lightning.shards import ShardedRows, Shards
+from ts_lightning.shards import Rows, ShardedRows, Shards
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
 Block = tuple[slice, slice]
 #: all of A and T
 WHOLE: Block = (slice(None), slice(None))
+
+
+def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = False) -> None:
+    """Add up dL/dW over the processes that hold rows, in place; without a message where it is the same in all of them.
+
+    Args:
+        g: this process's.
+        rows: where the rows are.
+        solver: says whether dL/dW itself comes from outside of the reference pass.
+        inside: whether ``g`` holds more than dL/dW, a part A'(dL/dZ) of this process's rows.
+    """
+    if inside or not solver.outside:
+        rows.sum(g)
+    elif rows.ranks > 1:
+        g *= rows.ranks
 
 
 class _SolveApply(torch.autograd.Function):
@@ -33,10 +48,10 @@ class _SolveApply(torch.autograd.Function):
         rows = solver.rows(a.shape[-2])
         whole = a
         if rows.total < a.shape[-1]:
-            whole = rows.gather(a)
+            whole, wanted = rows.gather(a, t)
             factor = solver.dual(whole)
             dtype = factor.cholesky.dtype
-            residual = factor.solve(rows.gather(t))  # (T - A W) / c
+            residual = factor.solve(wanted)  # (T - A W) / c
             w = factor.unscale(whole.mT.to(dtype) @ residual).to(t.dtype)
             solver.check(w, t)
             residual = residual[..., rows.own, :]
@@ -73,9 +88,14 @@ class _SolveApply(torch.autograd.Function):
             return None, None, None
         at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
         g = dw.to(dtype, copy=True) if dw is not None else torch.zeros_like(wx)
-        if dz is not None:
-            g += at @ dz.to(dtype)
-        ctx.rows.sum(g)
+        if dz is not None and factor.dual and ctx.solver.outside:
+            # fewer rows than columns: dz is less to send than A' dz
+            g *= ctx.rows.ranks
+            g += whole.mT.to(dtype) @ ctx.rows.gather(dz)[0].to(dtype)
+        else:
+            if dz is not None:
+                g += at @ dz.to(dtype)
+            sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
         da = None
         if factor.dual:
             wholex = whole.to(dtype)
@@ -144,7 +164,7 @@ class _SolveBlocks(torch.autograd.Function):
         dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
         ax, wx = a.to(dtype), w.to(dtype)
         g = dw.to(dtype, copy=True)
-        ctx.rows.sum(g)
+        sum_gradients(g, ctx.rows, ctx.solver)
         v = torch.zeros_like(wx)
         gain, offset = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):

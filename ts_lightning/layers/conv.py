@@ -20,7 +20,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
 from ts_lightning.ridge import RidgeSolver, sum_moments
-from ts_lightning.solve import solve
+from ts_lightning.solve import solve, sum_gradients
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
@@ -62,6 +62,8 @@ class ConvTargets(AffineLayer):
         total = self.solver.rows(self.places(x).numel()).total
         explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
         self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
+        # otherwise the reference batch is convolved with the weights
+        self.solver.outside = self.ocu or not explicit
 
     def _target_rows(self, targets: Tensor) -> Tensor:
         """Targets as (groups, rows, out / groups)."""
@@ -159,7 +161,7 @@ class _ConvSolve(torch.autograd.Function):
             g += geometry.to_matrix(dweight, dbias)
         if dz is not None:
             g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
-        ctx.rows.sum(g)
+        sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
         v = factor.solve(g)
         vw, vb = geometry.to_weight(v, ctx.bias)
         vw = vw.contiguous()

@@ -21,6 +21,7 @@ class LinearTargets(AffineLayer):
         total = x.shape[:-1].numel()
         sampled = sample_rows(total, rows, generator) if isinstance(rows, int) else None
         self.rows = None if sampled is None else sampled.to(x.device)
+        self.solver.outside = self.ocu or self.rows is None
         out = self.weight.shape[0]
         return torch.Size([*x.shape[:-1], out] if self.rows is None else [len(self.rows), out])
 
