@@ -71,9 +71,9 @@ def trainer(**options):
     return Trainer(**{**defaults, **quiet, **options})
 
 
-def fit(model, batches=None, val=None, **options):
+def fit(model, batches=None, val=None, ckpt_path=None, **options):
     run = trainer(**options)
-    run.fit(model, loader() if batches is None else batches, val)
+    run.fit(model, loader() if batches is None else batches, val, ckpt_path=ckpt_path)
     return run
 
 

@@ -1,7 +1,8 @@
-"""The same on a CUDA device: exact gradients, and a short fit."""
+"""The same on a CUDA device: exact gradients, short fits in every precision, and resuming bit for bit."""
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.exactness import check_exact
 from tests.fits import Lit, build, data, fit
@@ -24,11 +25,24 @@ def test_exact(make, rows):
     check_exact(model, (reference,), loss_on(x, y), TargetSpaceConfig(reference=ReferenceConfig(rows=rows)))
 
 
-def test_fit():
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"])
+def test_fit(precision):
     model = build(Lit)
     state = torch.cuda.get_rng_state()
-    fit(model, accelerator="gpu", max_epochs=60)
+    fit(model, accelerator="gpu", max_epochs=60, precision=precision)
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert all(target.is_cuda for target in model.target_space_engine.targets.values())
     with torch.no_grad():
-        assert float(model.loss(data())) < 0.85 * model.losses[0]
+        assert float(model.float().loss(data())) < 0.85 * model.losses[0]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_resuming(precision, tmp_path):
+    """From the middle of the second epoch."""
+    options = {"accelerator": "gpu", "precision": precision, "max_epochs": 4, "deterministic": True}
+    model, resumed = build(Lit, norm=True), build(Lit, norm=True, seed=3)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
+    fit(model, callbacks=[keep], enable_checkpointing=True, **options)
+    fit(resumed, ckpt_path=tmp_path / "step=6.ckpt", **options)
+    for value, expected in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(value, expected)

@@ -237,6 +237,7 @@ class TargetSpaceMixin(LightningModule):
             )
         self._target_space_epoch = entry.get("epoch", 0)
         batch = move_data_to_device(entry["reference"], self.device)
+        batch = self.trainer.precision_plugin.convert_input(batch)
         if not entry["plain"]:
             batch = formed(batch, self._drawn_batch(self._target_space_epoch))
         given = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}

@@ -25,7 +25,7 @@ if sys.platform != "win32":
 
 @dataclass
 class Outcome:
-    """How a process ended: its ``result``, or the ``error`` it raised, or the ``signal`` that ended it, or none: it hung."""
+    """How a process ended: its ``result``, or the ``error`` it raised, or the ``signal`` that killed it, or it hung."""
 
     result: Any = None
     error: str | None = None
