@@ -2,8 +2,8 @@
 
 The ``state_dict`` of a checkpoint is the ordinary one of weights. Under the key ``target_space`` stand the targets, the
 sampled rows, the reference batch, and the optimizers' states by name, all of them whole, however many processes wrote
-them, in tensors and built-in types. ``optimizer_states`` is left empty, since what is in it is read by position as that
-of weights: a class without the mixin resumes with the weights and a fresh optimizer.
+them, in tensors and built-in types. ``optimizer_states`` is what a class without the mixin resumes from, with the
+weights: the options of the parameter groups, as learning rates that a scheduler has changed, and no moments.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ class Restored:
         """
         if self.checkpoint is None or "optimizer_states" not in self.checkpoint:
             return
-        entry = self.entry or {}
+        if self.entry is None:
+            self.checkpoint["optimizer_states"] = [
+                _without_moments(state, group_sizes(optimizer))
+                for optimizer, state in zip(optimizers, self.checkpoint["optimizer_states"], strict=False)
+            ]
+            return
+        entry = self.entry
         states = entry.get("optimizer_states", [])
         if states and entry["optimized"] != optimized(space, optimizers):
             raise TargetSpaceError(
@@ -55,15 +61,32 @@ class Restored:
         ]
 
 
-def save(checkpoint: dict[str, Any], space: TargetSpace, optimizers: Sequence[Optimizer], **more: Any) -> None:
-    """Add the target space to a checkpoint, and ``more`` beside it; called in all processes."""
+def save(
+    checkpoint: dict[str, Any],
+    space: TargetSpace,
+    optimizers: Sequence[Optimizer],
+    sizes: Sequence[Sequence[int]],
+    **more: Any,
+) -> None:
+    """Add the target space to a checkpoint, and ``more`` beside it; called in all processes.
+
+    Args:
+        checkpoint: the checkpoint that Lightning is going to write.
+        space: the target space.
+        optimizers: the optimizers that train it.
+        sizes: the :func:`group_sizes` that they had with weights.
+        more: what the target space does not know of itself.
+    """
     entry = {**space.state_dict(), **more}
     if "optimizer_states" in checkpoint:
         entry["optimized"] = optimized(space, optimizers)
         entry["optimizer_states"] = [
             _moments(space, optimizer, optimizer.state_dict(), space.whole) for optimizer in optimizers
         ]
-        checkpoint["optimizer_states"] = []
+        checkpoint["optimizer_states"] = [
+            _without_moments(optimizer.state_dict(), [*before, *group_sizes(optimizer)[len(before) :]])
+            for optimizer, before in zip(optimizers, sizes, strict=False)  # none where another Trainer saves
+        ]
     checkpoint[KEY] = entry
 
 
@@ -72,6 +95,32 @@ def optimized(space: TargetSpace, optimizers: Sequence[Optimizer]) -> list[list[
     names = {id(parameter): name for name, parameter in space.model.named_parameters()}
     names.update({id(target): f"targets of {name}" for name, target in space.targets.items()})
     return [[names.get(id(p), "?") for group in o.param_groups for p in group["params"]] for o in optimizers]
+
+
+def group_sizes(optimizer: Optimizer) -> list[int]:
+    """The number of parameters in each of an optimizer's groups."""
+    return [len(group["params"]) for group in optimizer.param_groups]
+
+
+def _without_moments(state: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """An optimizer's ``state_dict`` with the options of its groups alone, which have ``sizes`` parameters.
+
+    Raises:
+        TargetSpaceError: it has another number of groups.
+    """
+    groups = state["param_groups"]
+    if len(groups) != len(sizes):
+        raise TargetSpaceError(
+            f"The checkpoint's optimizer has {len(groups)} parameter groups; found {len(sizes)}. Give "
+            f"configure_optimizers() the same groups, or start from the weights alone."
+        )
+    numbers = iter(range(sum(sizes)))
+    return {
+        "state": {},
+        "param_groups": [
+            {**group, "params": [next(numbers) for _ in range(size)]} for group, size in zip(groups, sizes, strict=True)
+        ],
+    }
 
 
 def _moments(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ts_lightning.batches import batch_size, formed
-from ts_lightning.checkpoint import KEY, Restored, save
+from ts_lightning.checkpoint import KEY, Restored, group_sizes, save
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.hook import SolveHook
@@ -46,6 +46,7 @@ class TargetSpaceMixin(LightningModule):
     _target_space_restored = None  # type: Restored | None
     _target_space_epoch = 0  # in which the reference batch was taken
     _solve_hook = None  # type: SolveHook | None
+    _group_sizes = ()  # type: tuple[list[int], ...]  # of the optimizers, when they had weights
 
     def reference_batch(self) -> Any:
         """The batch on which targets are defined; override to give one of your own.
@@ -111,9 +112,15 @@ class TargetSpaceMixin(LightningModule):
                 f"without calling super().on_fit_start(): add the call."
             )
 
-    def on_train_epoch_start(self) -> None:
-        """Take another reference batch where ``target_space.reference.refresh`` says so."""
-        super().on_train_epoch_start()
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Take another reference batch before an epoch where ``target_space.reference.refresh`` says so.
+
+        Not in ``on_train_epoch_start``, which Lightning leaves out after resuming behind an epoch's last batch.
+        """
+        self._refresh()
+        return super().on_train_batch_start(batch, batch_idx)
+
+    def _refresh(self) -> None:
         space, config = self.target_space_engine, self.target_space
         if space is None or config is None or config.reference.refresh is None:
             return
@@ -159,7 +166,7 @@ class TargetSpaceMixin(LightningModule):
         space = self.target_space_engine
         if space is not None:
             more = {"size": space.config.reference.size, "epoch": self._target_space_epoch}
-            save(checkpoint, space, self.trainer.strategy.optimizers, **more)
+            save(checkpoint, space, self.trainer.strategy.optimizers, self._group_sizes, **more)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what target space needs for the next fit, or go back to it in the present one."""
@@ -169,7 +176,7 @@ class TargetSpaceMixin(LightningModule):
             if restored.entry is not None and self._fitting():
                 rank_zero_warn(
                     "The checkpoint is of target space, and the module has target_space=None: it goes on in weight "
-                    "space from the checkpoint's weights, with a fresh optimizer."
+                    "space from the checkpoint's weights, with fresh moments."
                 )
         elif not self._begun():
             self._target_space_restored = restored
@@ -197,6 +204,8 @@ class TargetSpaceMixin(LightningModule):
             return
         strategy = self.trainer.strategy
         restored, self._target_space_restored = self._target_space_restored, None
+        if restored is not None and restored.checkpoint is not None and self.trainer.ckpt_path is None:
+            restored = None  # of a fit that could not load its checkpoint
         last, self.target_space_engine = self.target_space_engine, None
         if self.target_space is None:
             return
@@ -206,6 +215,7 @@ class TargetSpaceMixin(LightningModule):
             restored = Restored(last.state_dict() if last.config == settings else None)
         with isolate_rng(include_cuda=self.device.type == "cuda"):
             space = self._built(settings, restored, group)
+        self._group_sizes = tuple(map(group_sizes, strategy.optimizers))
         for optimizer in strategy.optimizers:
             space.substitute(optimizer)
         if restored is not None:

@@ -177,6 +177,8 @@ class TargetSpace:
                 self.shards.sum(*shared)
         for parameter, gradient in zip(trained, found, strict=True):
             if gradient is not None:
+                if gradient.stride() != parameter.stride():
+                    gradient = torch.empty_like(parameter).copy_(gradient)  # as autograd lays it out
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return True
 
@@ -233,6 +235,9 @@ class TargetSpace:
                 f"{type(optimizer).__name__} looks at all targets at once, and each of {self.shards.ranks} processes "
                 f"has its own. Use reference.shard=False, or an optimizer that treats every number for itself, as Adam."
             )
+        if type(optimizer).__name__ in _NOT_ELEMENTWISE:
+            for target in self.targets.values():
+                target.data = target.data.contiguous()  # LBFGS views gradients as vectors
         replacement = {id(layer.parameters[0]): self.targets[layer.name] for layer in self.layers}
         solved: list[nn.Parameter] = []
         for group in optimizer.param_groups:
