@@ -25,7 +25,7 @@ if sys.platform != "win32":
 
 @dataclass
 class Outcome:
-    """How a process ended: its ``result``, or the ``error`` it raised, or the ``signal`` that killed it, or it hung."""
+    """How a process ended: its ``result``, the ``error`` it raised, the ``signal`` that ended it, or that it hung."""
 
     result: Any = None
     error: str | None = None
@@ -39,24 +39,24 @@ class Outcome:
         return f"killed by {signal.Signals(self.signal).name}" if self.signal else self.error or "ended well"
 
 
-def run(function, *args, ranks=1, timeout=60.0):
-    """The results of ``function(*args)`` in each of ``ranks`` processes; what was raised in one is raised here."""
-    outcomes = end(function, *args, ranks=ranks, timeout=timeout)
+def run(function, *args, ranks=1, timeout=60.0, **options):
+    """The results of ``function(*args, **options)`` in each of ``ranks`` processes, if all of them end well."""
+    outcomes = end(function, *args, ranks=ranks, timeout=timeout, **options)
     assert all(o.error is None and not o.signal and not o.hung for o in outcomes), "\n".join(
         f"rank {rank}: {outcome}" for rank, outcome in enumerate(outcomes)
     )
     return [outcome.result for outcome in outcomes]
 
 
-def end(function, *args, ranks=1, timeout=60.0):
-    """How ``function(*args)`` ended in each of ``ranks`` processes, one of which may have been killed."""
+def end(function, *args, ranks=1, timeout=60.0, **options):
+    """How ``function(*args, **options)`` ended in each of ``ranks`` processes, one of which may have been killed."""
     port = _free_port()
     environments = [_environment(rank, ranks, port) for rank in range(ranks)]
     started, processes, receivers, outcomes = time.monotonic(), [], [], {}
     try:
         for environment in environments:
             receiver, sender = _context.Pipe(duplex=False)
-            process = _context.Process(target=_child, args=(sender, environment, function, args))
+            process = _context.Process(target=_child, args=(sender, environment, function, args, options))
             process.start()
             sender.close()
             processes.append(process)
@@ -87,11 +87,11 @@ def _received(receiver, process, started):
     return outcome
 
 
-def _child(sender, environment, function, args):
+def _child(sender, environment, function, args, options):
     os.environ.update(environment)
     warnings.simplefilter("ignore")
     try:
-        outcome = Outcome(result=function(*args))
+        outcome = Outcome(result=function(*args, **options))
     except BaseException:  # Lightning leaves by SystemExit
         outcome = Outcome(error=traceback.format_exc())
     sender.send_bytes(pickle.dumps(outcome))  # tensors whole, where send() would share their memory
