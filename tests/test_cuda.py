@@ -38,11 +38,11 @@ def test_fit(precision):
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_resuming(precision, tmp_path):
-    """From the middle of the second epoch."""
+    """From the end of the second epoch."""
     options = {"accelerator": "gpu", "precision": precision, "max_epochs": 4, "deterministic": True}
     model, resumed = build(Lit, norm=True), build(Lit, norm=True, seed=3)
-    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1)
     fit(model, callbacks=[keep], enable_checkpointing=True, **options)
-    fit(resumed, ckpt_path=tmp_path / "step=6.ckpt", **options)
+    fit(resumed, ckpt_path=tmp_path / "step=8.ckpt", **options)
     for value, expected in zip(resumed.parameters(), model.parameters(), strict=True):
         assert torch.equal(value, expected)
