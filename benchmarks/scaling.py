@@ -44,7 +44,7 @@ from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
 RANKS, WIDTHS, REFERENCES = (1, 8, 64), (512, 2048, 8192), (256, 1024, 4096)
 _WARM = 2  # steps
 #: the collectives that the package uses, and which argument a process puts into each
-_COLLECTIVES = {"all_reduce": 0, "all_gather_into_tensor": 1, "broadcast": 0}
+_COLLECTIVES = {"all_reduce": 0, "all_gather": 1, "broadcast": 0}
 
 
 def norm_cnn() -> nn.Module:
@@ -79,7 +79,7 @@ class Counter:
         self.messages: list[Message] = []
         self.seconds = 0.0
         for name, position in _COLLECTIVES.items():
-            setattr(dist, name, partial(self._call, getattr(dist, name), name.removesuffix("_into_tensor"), position))
+            setattr(dist, name, partial(self._call, getattr(dist, name), name, position))
 
     def _call(self, original: Callable[..., Any], name: str, position: int, *args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()

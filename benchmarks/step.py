@@ -178,15 +178,17 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES), help="default: all")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--rounds", type=int, default=9, help="rounds over the variants (default 9)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if unknown := set(args.cases) - set(CASES):
+        parser.error(f"found {', '.join(sorted(unknown))}; expected {', '.join(CASES)}.")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    for name in args.cases:
+    for name in args.cases or CASES:
         if args.serve:
             serve(CASES[name], args.serve, args.device)
         else:

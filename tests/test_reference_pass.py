@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.literal import Literal
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.reference_pass import _shared_norm
+from ts_lightning.shared_norm import shared_norm
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),
@@ -152,7 +152,7 @@ def test_the_norm_of_shared_samples_is_pytorchs_with_its_gradients(shape, affine
     x = (1e6 + torch.randn(shape, dtype=torch.float64)).requires_grad_()
     inputs = [x, *norm.parameters()]
     along = torch.randn(shape, dtype=torch.float64)
-    found, wanted = _shared_norm(norm, Alone(), x), norm(x)
+    found, wanted = shared_norm(norm, Alone(), x), norm(x)
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
     pairs = zip(torch.autograd.grad(found, inputs, along), torch.autograd.grad(wanted, inputs, along), strict=True)
     for ours, theirs in pairs:

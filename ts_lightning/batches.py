@@ -50,8 +50,8 @@ def is_plain(batch: Any) -> bool:
 def formed(batch: Any, form: Any) -> Any:
     """A plain batch in the types that ``form`` has."""
     if isinstance(form, Mapping):
-        values = {key: formed(batch[key], value) for key, value in form.items()}
-        return values if type(form) is dict else type(form)(values)  # type: ignore[call-arg]
+        kind: Any = type(form)
+        return kind({key: formed(batch[key], value) for key, value in form.items()})
     if isinstance(form, (list, tuple)) and not _of_samples(form):
         return _sequence(form, [formed(value, like) for value, like in zip(batch, form, strict=True)])
     return batch
@@ -95,8 +95,8 @@ def _rebuilt(batch: Any, tensor: Callable[[Tensor], Tensor], entries: Callable[[
     if _of_samples(batch):
         return entries(batch)
     if isinstance(batch, Mapping):
-        values = {key: _rebuilt(value, tensor, entries) for key, value in batch.items()}
-        return values if type(batch) is dict else formed(values, batch)
+        kind: Any = type(batch)
+        return kind({key: _rebuilt(value, tensor, entries) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
         return _sequence(batch, [_rebuilt(value, tensor, entries) for value in batch])
     return batch

@@ -100,7 +100,10 @@ class SolveHook:
         if self._space.shards is None or not isinstance(precision, MixedPrecision) or precision.scaler is None:
             return
         gradients: list[Tensor] = [p.grad for p in self._space.parameters() if p.grad is not None]
-        overflow = torch.stack([(~g.isfinite()).any() for g in gradients]).any().float().reshape(1)
+        overflow = torch.zeros(1, device=self.strategy.root_device)
+        for gradient in gradients:
+            overflow += (~gradient.isfinite()).any()
         self._space.shards.sum(overflow)
-        if overflow > 0:
-            next(g for g in gradients if g.numel()).view(-1)[0] = torch.inf
+        some = next((gradient for gradient in gradients if gradient.numel()), None)
+        if overflow > 0 and some is not None:  # None where there is nothing to step
+            some.view(-1)[0] = torch.inf

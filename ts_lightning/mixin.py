@@ -250,16 +250,14 @@ class TargetSpaceMixin(LightningModule):
         batch = self.trainer.precision_plugin.convert_input(batch)
         if not entry["plain"]:
             batch = formed(batch, self._drawn_batch(self._target_space_epoch))
-        given = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+        given = {parameter: parameter.detach().clone() for parameter in self.parameters()}
         space = build(batch, settings, entry)
-        solved = space.weights()
+        if space.keeps(given):
+            return space
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(given[name])
-        if space.changed(solved):
-            return build(batch, from_weights)
-        space.solve()
-        return space
+            for parameter, value in given.items():
+                parameter.copy_(value)
+        return build(batch, from_weights)
 
     def _drawn_batch(self, epoch: int = 0) -> Any:
         """The reference batch, the same in all processes, as the training loop would hand it on."""

@@ -25,8 +25,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def _general() -> list[Callable[[], object]]:
     """Switch off what the settings of all versions say; returns what switches it on again."""
     try:
-        matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32  # noqa: B018 (read, since reading is what fails)
+        # the last is not needed, but reading it fails where the others would be misleading
+        matmul, cudnn, _ = (
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        )
     except RuntimeError:  # set by library, which these settings cannot express
         return []
     undo: list[Callable[[], object]] = []

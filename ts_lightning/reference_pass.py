@@ -10,41 +10,135 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from ts_lightning.batches import mapped, own
+from ts_lightning.batches import channels_last, joined, mapped, own, part, plain, tensors_in
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers import TargetLayer, Visit
+from ts_lightning.precision import full_precision
 from ts_lightning.shards import Shards
+from ts_lightning.shared_norm import shared_norm
 
 #: what the reference forward is run on: the model's input, its inputs, or a function that runs the model
 Reference = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[], Any]
 
 
-def runner(model: nn.Module, batch: Any, forward: Callable[[Any], Any] | None) -> Callable[[], Any]:
-    """A function that runs the model on a fresh copy of the batch: a forward may change its input in place.
+class ReferencePass:
+    """The model's forward on a reference batch, with a visit in the place of each layer's own forward.
 
     Args:
         model: the model.
+        layers: those of its layers that are solved.
         batch: the reference batch, or a function without arguments that runs the model.
         forward: runs the model on a batch; ``None`` calls it with the batch's items.
+        shards: the processes that share the batch, this process's samples of which ``batch`` has; ``None`` for one.
     """
-    if forward is not None:
-        return lambda: forward(mapped(batch, own))
-    if isinstance(batch, Tensor):
-        return lambda: model(own(batch))
-    if isinstance(batch, Mapping):
-        return lambda: model(**mapped(batch, own))
-    if isinstance(batch, (tuple, list)):
-        return lambda: model(*mapped(batch, own))
-    if callable(batch):
-        run: Callable[[], Any] = batch
-        return run
-    raise TargetSpaceError(
-        f"reference: found {type(batch).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
-        f"that runs the model."
-    )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[TargetLayer],
+        batch: Reference,
+        forward: Callable[[Any], Any] | None,
+        shards: Shards | None = None,
+    ) -> None:
+        self.batch: Any = batch if callable(batch) else mapped(batch, own)
+        self._model, self._layers, self._forward, self._shards = model, layers, forward, shards
+        self._device = layers[0].parameters[0].device
+
+    def hasten(self) -> None:
+        """Take the batch in the layout that is fastest, if the model can be run on it."""
+        given = self.batch
+        faster = given if callable(given) else mapped(given, channels_last)
+        if all(a is b for a, b in zip(tensors_in(faster), tensors_in(given), strict=True)):
+            return
+        self.batch = faster
+        try:
+            self.outputs()
+        except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
+            self.batch = given
+
+    def share(self, shards: Shards) -> ReferencePass:
+        """The pass on this process's samples."""
+        batch = part(self.batch, *shards.bounds(shards.rank))
+        return ReferencePass(self._model, self._layers, batch, self._forward, shards)
+
+    def samples(self) -> int:
+        """The number of samples in the batch.
+
+        Raises:
+            TargetSpaceError: it cannot be told which part of the batch belongs to which sample.
+        """
+        lengths = None if callable(self.batch) else {t.shape[0] for t in tensors_in(self.batch) if t.dim() > 0}
+        if lengths is None or len(lengths) != 1:
+            found = "a function" if lengths is None else f"tensors of lengths {sorted(lengths)}"
+            raise TargetSpaceError(
+                f"The reference batch cannot be shared between processes: found {found}; expected tensors whose first "
+                f"dimension is the samples. Use reference.shard=False."
+            )
+        return lengths.pop()
+
+    def whole(self) -> Any:
+        """The batch of all processes in built-in types; None for a function."""
+        if callable(self.batch):
+            return None
+        if self._shards is None:
+            return plain(self.batch)
+        return joined(self._shards.objects(mapped(plain(self.batch), lambda tensor: tensor.cpu())))
+
+    def outputs(self) -> list[Tensor]:
+        """The model's output tensors, with its weights as they are."""
+        with torch.no_grad(), full_precision(self._device), reference_mode(self._model, self._shards):
+            return [t.clone() for t in tensors_in(self._run()) if t.is_floating_point()]
+
+    def walk(self, visit: Visit) -> list[str]:
+        """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
+
+        Raises:
+            TargetSpaceError: a layer was not reached, or reached twice.
+        """
+        visited: list[str] = []
+
+        def once(layer: TargetLayer, x: Any) -> Any:
+            if layer.name in visited:
+                raise TargetSpaceError(
+                    f"layer '{layer.module_name}' is used twice in one forward; its weights would have two solutions. "
+                    f"Give each use a layer of its own, or add '{layer.module_name}' to exclude."
+                )
+            visited.append(layer.name)
+            return visit(layer, x)
+
+        with (
+            full_precision(self._device),
+            reference_mode(self._model, self._shards),
+            replaced(self._layers, once),
+        ):
+            self._run()
+        missing = dict.fromkeys(layer.module_name for layer in self._layers if layer.name not in visited)
+        if missing:
+            raise TargetSpaceError(
+                f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
+                f"override reference_forward, or add the name to exclude."
+            )
+        return visited
+
+    def _run(self) -> Any:
+        """Run the model on a fresh copy of the batch, since a forward may change its input in place."""
+        batch = self.batch
+        if self._forward is not None:
+            return self._forward(mapped(batch, own))
+        if isinstance(batch, Tensor):
+            return self._model(own(batch))
+        if isinstance(batch, Mapping):
+            return self._model(**mapped(batch, own))
+        if isinstance(batch, (tuple, list)):
+            return self._model(*mapped(batch, own))
+        if callable(batch):
+            return batch()
+        raise TargetSpaceError(
+            f"reference: found {type(batch).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
+            f"that runs the model."
+        )
 
 
 @contextmanager
@@ -73,7 +167,7 @@ def reference_mode(model: nn.Module, shards: Shards | None = None) -> Iterator[N
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if shards is not None:
                 batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-                stack.enter_context(_forwards({norm: partial(_shared_norm, norm, shards) for norm in batch_norms}))
+                stack.enter_context(_forwards({norm: partial(shared_norm, norm, shards) for norm in batch_norms}))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -108,48 +202,3 @@ def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None
                 del module.__dict__["forward"]
             else:
                 module.__dict__["forward"] = own_forward
-
-
-class _Normalised(torch.autograd.Function):
-    """x (N, C, ...) less the mean and over the standard deviation of all processes' samples; one message each way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, shards: Shards) -> Tensor:
-        dims, count = [0, *range(2, x.dim())], x.numel() // x.shape[1]
-        means = x.sum(dims) / max(count, 1)
-        squares = (x - _spread(means, x)).square().sum(dims)
-        mine = torch.cat([means, squares, means.new_tensor([count])])
-        everyone = shards.gather([1] * shards.ranks, mine.unsqueeze(0))[0]
-        counts, (means, squares) = everyone[:, -1:], everyone[:, :-1].chunk(2, 1)
-        total = counts.sum()
-        mean = (counts * means).sum(0) / total
-        variance = (squares + counts * (means - mean).square()).sum(0) / total
-        scale = (variance + eps).rsqrt()
-        ctx.shards = shards
-        ctx.save_for_backward(x, mean, scale, total)
-        return (x - _spread(mean, x)) * _spread(scale, x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        x, mean, scale, total = ctx.saved_tensors
-        dims = [0, *range(2, x.dim())]
-        out = (x - _spread(mean, x)) * _spread(scale, x)
-        sums = torch.stack([gradient.sum(dims), (gradient * out).sum(dims)])
-        ctx.shards.sum(sums)
-        shift, slope = sums / total
-        return (gradient - _spread(shift, x) - out * _spread(slope, x)) * _spread(scale, x), None, None
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` (C) in a shape that fits ``x`` (N, C, ...)."""
-    return values.view(1, -1, *[1] * (x.dim() - 2))
-
-
-def _shared_norm(norm: _BatchNorm, shards: Shards, x: Tensor) -> Tensor:
-    """Batch norm of ``x`` (N, C, ...) with the mean and the biased variance of all processes' samples."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    out: Tensor = _Normalised.apply(wide, norm.eps, shards)  # type: ignore[no-untyped-call]
-    if norm.affine:
-        out = out * _spread(norm.weight, x) + _spread(norm.bias, x)
-    return out.to(x.dtype)

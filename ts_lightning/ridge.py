@@ -69,8 +69,9 @@ def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def sum_moments(rows: Rows, gram: Tensor, *others: Tensor) -> None:
     """Add up a Gram matrix (its lower triangle) and other sums over the processes that hold rows, in place."""
-    d = gram.shape[-1]
-    starts = range(0, d, _SENT)
+    if rows.ranks == 1:
+        return
+    starts = range(0, gram.shape[-1], _SENT)
     rows.sum(*(gram[..., start : start + _SENT, : start + _SENT] for start in starts), *others)
 
 

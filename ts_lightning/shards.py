@@ -53,9 +53,9 @@ class Shards:
             same = [index for index, part in enumerate(parts) if part.dtype == dtype]
             padded = [_padded(parts[index], max(sizes)) for index in same]
             flat = torch.cat([block.reshape(-1) for block in padded])
-            arrived = flat.new_empty(self.ranks * len(flat))
-            dist.all_gather_into_tensor(arrived, flat, group=self.group)
-            columns = torch.split(arrived.view(self.ranks, len(flat)), [block.numel() for block in padded], 1)
+            arrived = flat.new_empty(self.ranks, len(flat))
+            dist.all_gather(list(arrived), flat, group=self.group)
+            columns = torch.split(arrived, [block.numel() for block in padded], 1)
             for index, block, column in zip(same, padded, columns, strict=True):
                 whole = [part.view(block.shape)[:size] for part, size in zip(column, sizes, strict=True)]
                 found[index] = torch.cat(whole)
@@ -85,6 +85,14 @@ def broadcast(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
         dist.broadcast(flat, dist.get_global_rank(group, 0), group=group)
         for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+
+def relative_difference(value: Tensor, expected: Tensor, shards: Shards | None) -> float:
+    """||value - expected|| / ||expected||, over all processes' entries where these hold shares."""
+    squares = torch.stack([(value - expected).square().sum(), expected.square().sum()])
+    if shards is not None:
+        shards.sum(squares)
+    return float((squares[0] / squares[1]).sqrt())
 
 
 class Rows:

@@ -25,8 +25,8 @@ Block = tuple[slice, slice]
 WHOLE: Block = (slice(None), slice(None))
 
 
-def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = False) -> None:
-    """Add up dL/dW over the processes that hold rows, in place; without a message where it is the same in all of them.
+def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = False) -> Tensor:
+    """dL/dW added up over the processes that hold rows; without a message where it is the same in all of them.
 
     Args:
         g: this process's.
@@ -34,10 +34,13 @@ def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = 
         solver: says whether dL/dW itself comes from outside of the reference pass.
         inside: whether ``g`` holds more than dL/dW, a part A'(dL/dZ) of this process's rows.
     """
-    if inside or not solver.outside:
-        rows.sum(g)
-    elif rows.ranks > 1:
-        g *= rows.ranks
+    if rows.ranks == 1:
+        return g
+    if solver.outside and not inside:
+        return g * rows.ranks
+    total = g.clone(memory_format=torch.contiguous_format)
+    rows.sum(total)
+    return total
 
 
 class _SolveApply(torch.autograd.Function):
@@ -87,15 +90,14 @@ class _SolveApply(torch.autograd.Function):
         if dw is None and dz is None:
             return None, None, None
         at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
-        g = dw.to(dtype, copy=True) if dw is not None else torch.zeros_like(wx)
-        if dz is not None and factor.dual and ctx.solver.outside:
+        g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
+        if dz is not None and factor.dual and ctx.solver.outside and ctx.rows.ranks > 1:
             # fewer rows than columns: dz is less to send than A' dz
-            g *= ctx.rows.ranks
-            g += whole.mT.to(dtype) @ ctx.rows.gather(dz)[0].to(dtype)
+            g = g * ctx.rows.ranks + whole.mT.to(dtype) @ ctx.rows.gather(dz)[0].to(dtype)
         else:
             if dz is not None:
-                g += at @ dz.to(dtype)
-            sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
+                g = g + at @ dz.to(dtype)
+            g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
         da = None
         if factor.dual:
             wholex = whole.to(dtype)
@@ -163,8 +165,7 @@ class _SolveBlocks(torch.autograd.Function):
         a, t, w = ctx.saved_tensors
         dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
         ax, wx = a.to(dtype), w.to(dtype)
-        g = dw.to(dtype, copy=True)
-        sum_gradients(g, ctx.rows, ctx.solver)
+        g = sum_gradients(dw.to(dtype), ctx.rows, ctx.solver)
         v = torch.zeros_like(wx)
         gain, offset = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):

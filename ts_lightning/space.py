@@ -17,21 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ts_lightning.batches import channels_last, is_plain, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.batches import is_plain
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers import TargetLayer, Visit
+from ts_lightning.layers import TargetLayer
 from ts_lightning.precision import full_precision
-from ts_lightning.reference_pass import Reference, reference_mode, replaced, runner
+from ts_lightning.reference_pass import Reference, ReferencePass
 from ts_lightning.selection import select_layers
-from ts_lightning.shards import Cut, Shards, broadcast
+from ts_lightning.shards import Cut, Shards, broadcast, relative_difference
+from ts_lightning.start import keep_share, project, start
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
 _TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that were solved
-_SAME = 1e-4  # of the outputs' norm, up to which two ways of solving are one
 #: optimizers whose step for a number depends on others than its own gradients
 _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
-_READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
 
 
 class TargetSpace:
@@ -93,7 +92,6 @@ class TargetSpace:
         self._forward = forward
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
         self._solved: list[tuple[nn.Parameter, Tensor]] = []
-        self._visited: dict[str, TargetLayer] = {}
         self._versions: list[int] = []
         self._written: list[int] = []
         self._targeted = {id(p) for layer in self.layers for p in layer.parameters}
@@ -121,8 +119,14 @@ class TargetSpace:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
         """
         self._solved = []
+
+        def visit(layer: TargetLayer, x: Any) -> Any:
+            values, passed = layer.solve(x, self.targets[layer.name])
+            self._solved += zip(layer.parameters, values, strict=True)
+            return passed
+
         with torch.enable_grad(), self._all_trained():
-            self._walk(self._visit_solve)
+            self._pass.walk(visit)
         with torch.no_grad():
             for parameter, value in self._solved:
                 parameter.copy_(value)
@@ -195,7 +199,7 @@ class TargetSpace:
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
         with torch.no_grad():
-            self._walk(self._visit_project)
+            self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]))
         self.solve()
 
     def residuals(self) -> dict[str, float]:
@@ -205,14 +209,11 @@ class TargetSpace:
         def visit(layer: TargetLayer, x: Any) -> Any:
             values, passed = layer.solve(x, self.targets[layer.name])
             wanted = self.targets[layer.name] * self.step_scale
-            squares = torch.stack([(layer.achieved(x, values) - wanted).square().sum(), wanted.square().sum()])
-            if self.shards is not None:
-                self.shards.sum(squares)
-            found[layer.name] = float((squares[0] / squares[1]).sqrt())
+            found[layer.name] = relative_difference(layer.achieved(x, values), wanted, self.shards)
             return passed
 
         with torch.no_grad():
-            self._walk(visit)
+            self._pass.walk(visit)
         return found
 
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:
@@ -245,7 +246,7 @@ class TargetSpace:
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in self._targeted]
             group["params"][:] = [replacement.get(id(p), p) for p in kept]
         # so that it clears what it would have cleared
-        optimizer.zero_grad = partial(_zero_grad, optimizer.zero_grad, solved)  # type: ignore[method-assign]
+        optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, solved)
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, and no others, as Lightning's toggling of an optimizer asks."""
@@ -264,14 +265,14 @@ class TargetSpace:
             self.shards.sum(squares[1:])
         return squares.sum().sqrt()
 
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of each layer's present weights and biases, as one vector."""
-        return {layer.name: _flat(layer.parameters).clone() for layer in self.layers}
+    def keeps(self, weights: Mapping[nn.Parameter, Tensor]) -> bool:
+        """Whether every layer's weights are, but for rounding, those given by parameter."""
 
-    def changed(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """The layers whose present weights differ by more than rounding from those of an earlier :meth:`weights`."""
-        now = self.weights()
-        return [n for n, w in weights.items() if (now[n] - w).norm() > _TOLERANCE * w.norm()]
+        def moved(layer: TargetLayer) -> float:
+            given = _flat([weights[parameter] for parameter in layer.parameters])
+            return float((_flat(layer.parameters) - given).norm() / given.norm())
+
+        return not any(moved(layer) > _TOLERANCE for layer in self.layers)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on, in tensors and built-in types; where processes share it, the whole, in each."""
@@ -279,8 +280,8 @@ class TargetSpace:
             "targets": {name: self.whole(name, target.detach()) for name, target in self.targets.items()},
             "rows": dict(self._rows),
             "step_scale": self.step_scale,
-            "reference": self._whole_reference(),
-            "plain": is_plain(self._reference),
+            "reference": self._pass.whole(),
+            "plain": is_plain(self._pass.batch),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -299,17 +300,12 @@ class TargetSpace:
             The largest change of any of the model's outputs on the new reference batch.
         """
         kept = self.targets
-        run = self._runner(reference)
-        with torch.no_grad():
-            before = self._outputs(run)
-        self._begin(reference, "weights", None)
-        with torch.no_grad():
-            after = self._outputs(run)
+        change = self._begin(reference, "weights", None)
         for name, target in kept.items():
             target.data = self.targets[name].data
             self.targets[name] = target
         self.solve()
-        return max(float((new - old).abs().max()) for new, old in zip(after, before, strict=True))
+        return change
 
     def whole(self, name: str, share: Tensor) -> Tensor:
         """A layer's targets, or a tensor like them, of all processes out of this process's share."""
@@ -318,15 +314,6 @@ class TargetSpace:
     def share(self, name: str, whole: Tensor) -> Tensor:
         """This process's share of a layer's targets, or of a tensor like them."""
         return self._cuts[name].take(whole) if name in self._cuts else whole
-
-    def _whole_reference(self) -> Any:
-        """The reference batch in built-in types; None for a function."""
-        if callable(self._reference):
-            return None
-        if self.shards is None:
-            return plain(self._reference)
-        parts = self.shards.objects(mapped(plain(self._reference), lambda tensor: tensor.cpu()))
-        return joined(parts)
 
     @contextmanager
     def _all_trained(self) -> Iterator[None]:
@@ -340,171 +327,48 @@ class TargetSpace:
             for parameter in frozen:
                 parameter.requires_grad_(False)
 
-    def _walk(self, visit: Visit) -> None:
-        """Run the reference forward with ``visit`` in the place of each chosen layer's forward."""
-        self._visited = {}
-        with (
-            full_precision(self._device),
-            reference_mode(self.model, self.shards),
-            replaced(self.layers, lambda layer, x: self._once(layer, x, visit)),
-        ):
-            self._run()
-        missing = dict.fromkeys(layer.module_name for layer in self.layers if layer.name not in self._visited)
-        if missing:
-            raise TargetSpaceError(
-                f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
-                f"override reference_forward, or add the name to exclude."
-            )
+    def _begin(self, reference: Reference, init: Init, state: Mapping[str, Any] | None) -> float:
+        """Make or take the targets on a reference batch, and keep this process's share of both.
 
-    def _once(self, layer: TargetLayer, x: Any, visit: Visit) -> Any:
-        if layer.name in self._visited:
-            raise TargetSpaceError(
-                f"layer '{layer.module_name}' is used twice in one forward; its weights would have two solutions. Give "
-                f"each use a layer of its own, or add '{layer.module_name}' to exclude."
-            )
-        self._visited[layer.name] = layer
-        return visit(layer, x)
-
-    def _visit_solve(self, layer: TargetLayer, x: Any) -> Any:
-        values, passed = layer.solve(x, self.targets[layer.name])
-        self._solved += zip(layer.parameters, values, strict=True)
-        return passed
-
-    def _visit_project(self, layer: TargetLayer, x: Any) -> Any:
-        values, _ = layer.solve(x, self.targets[layer.name])
-        self.targets[layer.name].copy_(layer.achieved(x, values)).div_(self.step_scale)
-        return layer.solve(x, self.targets[layer.name])[1]
-
-    def _runner(self, reference: Reference) -> Callable[[], Any]:
-        return runner(self.model, reference, self._forward)
-
-    def _begin(self, reference: Reference, init: Init, state: Mapping[str, Any] | None) -> None:
-        """Make or take the targets on a reference batch, and keep this process's share of both."""
+        Returns:
+            With ``init="weights"`` the largest change of any of the model's outputs on the batch, otherwise 0.
+        """
         self.shards: Shards | None = None
         self._cuts: dict[str, Cut] = {}
-        self._rows: dict[str, Tensor] = {}
-        self._reference: Any = reference if callable(reference) else mapped(reference, own)
-        self._run = self._runner(self._reference)
-        self._hasten()
         for layer in self.layers:
             layer.solver.shared = None
+        self._pass = run = ReferencePass(self.model, self.layers, reference, self._forward)
+        run.hasten()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
         seed = torch.tensor(torch.initial_seed() % 2**63, device=self._device)
         if self._group is not None:
             broadcast([seed], self._group)
-        places = self._bind(torch.Generator().manual_seed(int(seed)), init, state)
+        generator = torch.Generator().manual_seed(int(seed))
+        before = run.outputs() if init == "weights" and state is None else []
+        started = start(run, self.layers, self.config, init, state, generator)
+        self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
+        self.targets = started.targets
         if self._group is not None:
             with torch.no_grad():
                 broadcast(list(self.targets.values()), self._group)
         self.solve()
-        if self._group is not None and self.config.reference.shard:
-            self._divide(places)
-
-    def _hasten(self) -> None:
-        """Take the reference batch in the layout that is fastest, if the model can be run on it."""
-        faster = self._reference if callable(self._reference) else mapped(self._reference, channels_last)
-        if all(a is b for a, b in zip(tensors_in(faster), tensors_in(self._reference), strict=True)):
-            return
-        run = self._runner(faster)
-        try:
-            self._outputs(run)
-        except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
-            return
-        self._reference, self._run = faster, run
-
-    @torch.no_grad()
-    def _bind(self, generator: torch.Generator, init: Init, state: Mapping[str, Any] | None) -> dict[str, torch.Size]:
-        """The first reference forward: fix each layer's rows and make its initial targets; returns its places."""
-        changes: list[tuple[str, int, int]] = []
-        places: dict[str, torch.Size] = {}
-        rows = self.config.reference.rows
-        if self.config.method == "ocu" and rows == "auto":
-            rows = "all"
-        before = self._outputs(self._run) if init == "weights" and state is None else None
-        _check_names(self.layers, state)
-        self.targets = {}
-
-        def visit(layer: TargetLayer, x: Any) -> Any:
-            if x.numel() == 0:
-                raise TargetSpaceError(
-                    f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
-                    f"Expected at least one sample: check reference_batch() and the training data."
-                )
-            shape = layer.bind(x, rows, generator)
-            places[layer.name] = layer.places(x)
-            if state is not None:
-                start = _restored(layer, x, shape, state) * (float(state["step_scale"]) / self.step_scale)
-            elif init == "weights":
-                start, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
-                if rank < columns:
-                    changes.append((layer.name, rank, columns))
-            elif init == "normalised":
-                start = layer.start(x, self.config.init_std or layer.normalised_std, generator)
-            else:
-                std = self.config.init_std or layer.projected_std
-                start = torch.empty(shape)
-                nn.init.trunc_normal_(start, std=std, a=-2 * std, b=2 * std, generator=generator)
-            start = start if state is not None else start / self.step_scale
-            like = layer.parameters[0]
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            self.targets[layer.name] = nn.Parameter(start.to(device=like.device, dtype=dtype, copy=True))
-            if layer.rows is not None:
-                self._rows[layer.name] = layer.rows.cpu()
-            if state is None and init == "projected":
-                return self._visit_project(layer, x)
-            return layer.solve(x, self.targets[layer.name])[1]
-
-        self._walk(visit)
-        if state is None and init == "normalised":
-            self.targets[list(self._visited)[-1]].mul_(_READOUT)
-        self.targets = {layer.name: self.targets[layer.name] for layer in self.layers}
-        if changes and before is not None:
-            self.solve()
-            after = self._outputs(self._run)
-            largest = max(float((new - old).abs().max()) for new, old in zip(after, before, strict=True))
-            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in changes)
+        after = run.outputs() if before else []
+        change = max((float((new - old).abs().max()) for new, old in zip(after, before, strict=True)), default=0.0)
+        if started.deficient:
+            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
             warnings.warn(
                 f"init='weights': the reference rows do not span the inputs of {layers}, so the nearest weights were "
-                f"taken there. The largest change of any output on the reference batch is {largest:.3g}. A larger "
+                f"taken there. The largest change of any output on the reference batch is {change:.3g}. A larger "
                 f"reference batch, or more reference.rows, keeps the function exactly.",
-                stacklevel=5,
+                stacklevel=3,
             )
-        return places
-
-    def _divide(self, places: Mapping[str, torch.Size]) -> None:
-        """Keep this process's samples, rows and targets, on which all processes together solve the same weights."""
-        samples = _samples(self._reference)
-        assert self._group is not None
-        shards = Shards(self._group, samples)
-        self._solved = []
-        self._reference = part(self._reference, *shards.bounds(shards.rank))
-        self._run = self._runner(self._reference)
-        self.shards = shards
-
-        def visit(layer: TargetLayer, x: Any) -> Any:
-            self._cuts[layer.name] = cut = layer.narrow(x, places[layer.name], shards)
-            self.targets[layer.name] = nn.Parameter(cut.take(self.targets[layer.name].detach()).contiguous())
-            values, passed = layer.solve(x, self.targets[layer.name])
-            expected = layer.achieved(x, layer.parameters)  # those that the whole batch gave
-            squares = torch.stack([(layer.achieved(x, values) - expected).square().sum(), expected.square().sum()])
-            shards.sum(squares)
-            if squares[0] > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps) ** 2 * squares[1]:
-                raise TargetSpaceError(
-                    f"layer '{layer.name}' is solved differently from {shards.ranks} shares of the reference batch "
-                    f"than from the whole: something before it mixes samples, or its rows do not follow their order. "
-                    f"Use reference.shard=False, or add '{layer.name}' to exclude."
-                )
-            return passed
-
-        with torch.no_grad():
-            self._walk(visit)
-        self.solve()
-
-    def _outputs(self, run: Callable[[], Any]) -> list[Tensor]:
-        """The model's output tensors on a reference batch, with its weights as they are."""
-        with torch.no_grad(), full_precision(self._device), reference_mode(self.model, self.shards):
-            return [t.clone() for t in tensors_in(run()) if t.is_floating_point()]
+        if self._group is not None and self.config.reference.shard:
+            self.shards = Shards(self._group, run.samples())
+            self._pass = run.share(self.shards)
+            self.targets, self._cuts = keep_share(self._pass, self.layers, started, self.shards)
+            self.solve()
+        return change
 
 
 def _step_scale(layers: Sequence[TargetLayer]) -> float:
@@ -520,47 +384,3 @@ def _zero_grad(original: Callable[..., None], solved: Sequence[nn.Parameter], se
     original(set_to_none)
     for parameter in solved:
         parameter.grad = None
-
-
-def _samples(reference: Any) -> int:
-    """The number of samples in a reference batch that is to be shared.
-
-    Raises:
-        TargetSpaceError: it cannot be told which part of it belongs to which sample.
-    """
-    lengths = None if callable(reference) else {t.shape[0] for t in tensors_in(reference) if t.dim() > 0}
-    if lengths is None or len(lengths) != 1:
-        found = "a function" if lengths is None else f"tensors of lengths {sorted(lengths)}"
-        raise TargetSpaceError(
-            f"The reference batch cannot be shared between processes: found {found}; expected tensors whose first "
-            f"dimension is the samples. Use reference.shard=False."
-        )
-    return lengths.pop()
-
-
-def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any] | None) -> None:
-    if state is None:
-        return
-    wanted, given = {layer.name for layer in layers}, set(state["targets"])
-    if wanted != given:
-        parts = [f"without targets: {', '.join(sorted(wanted - given))}"] * bool(wanted - given)
-        parts += [f"with targets but not chosen: {', '.join(sorted(given - wanted))}"] * bool(given - wanted)
-        raise TargetSpaceError(
-            f"The given targets are of other layers than are solved here: {'; '.join(parts)}. Choose the same layers, "
-            f"or start from the weights alone."
-        )
-
-
-def _restored(layer: TargetLayer, x: Any, shape: torch.Size, state: Mapping[str, Any]) -> Tensor:
-    """The layer's targets out of a state, on the rows that they were on."""
-    target: Tensor = state["targets"][layer.name]
-    if target.shape != shape:
-        raise TargetSpaceError(
-            f"layer '{layer.name}' has given targets of shape {tuple(target.shape)}; expected {tuple(shape)} on this "
-            f"reference batch. Use the same reference batch, reference.rows and layer sizes, or start from the weights "
-            f"alone."
-        )
-    if layer.rows is not None:
-        layer.rows = state["rows"][layer.name].to(layer.rows.device)
-        layer.fix(x)
-    return target

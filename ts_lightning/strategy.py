@@ -26,7 +26,22 @@ from torch.distributed import ProcessGroup
 from ts_lightning.errors import TargetSpaceError
 
 
-class TargetSpaceStrategy(SingleDeviceStrategy):
+class _ForMixin(Strategy):
+    """A strategy that refuses modules without the mixin before anything starts."""
+
+    strategy_name: str
+
+    def setup(self, trainer: Trainer) -> None:
+        """Set up as the parent does."""
+        if not hasattr(trainer.lightning_module, "target_space_engine"):
+            raise TargetSpaceError(
+                f"strategy='{self.strategy_name}' needs a module with the mixin; found "
+                f"{type(trainer.lightning_module).__name__}. Use class Lit(TargetSpaceMixin, LightningModule)."
+            )
+        super().setup(trainer)
+
+
+class TargetSpaceStrategy(_ForMixin, SingleDeviceStrategy):
     """Target space on one device.
 
     Args:
@@ -56,32 +71,14 @@ class TargetSpaceStrategy(SingleDeviceStrategy):
         if devices:
             self._root_device = devices[0]
 
-    def setup(self, trainer: Trainer) -> None:
-        """Set up as the parent does."""
-        _check_module(self, trainer)
-        super().setup(trainer)
 
-
-class TargetSpaceDDPStrategy(DDPStrategy):
+class TargetSpaceDDPStrategy(_ForMixin, DDPStrategy):
     """Target space with DistributedDataParallel: the reference batch is shared between the processes.
 
     Takes the options of :class:`lightning.pytorch.strategies.DDPStrategy`.
     """
 
     strategy_name = "target_space_ddp"
-
-    def setup(self, trainer: Trainer) -> None:
-        """Set up as the parent does."""
-        _check_module(self, trainer)
-        super().setup(trainer)
-
-
-def _check_module(strategy: TargetSpaceStrategy | TargetSpaceDDPStrategy, trainer: Trainer) -> None:
-    if not hasattr(trainer.lightning_module, "target_space_engine"):
-        raise TargetSpaceError(
-            f"strategy='{strategy.strategy_name}' needs a module with the mixin; found "
-            f"{type(trainer.lightning_module).__name__}. Use class Lit(TargetSpaceMixin, LightningModule)."
-        )
 
 
 def process_group(strategy: Strategy) -> ProcessGroup | None:

@@ -82,8 +82,9 @@ class TargetLayer(ABC):
     def places(self, x: Any) -> torch.Size:
         """The places where the layer is applied to an input like ``x``, in whose C order rows are numbered."""
 
-    def fix(self, x: Any) -> None:  # noqa: B027 (most layers have nothing to prepare)
-        """Prepare for the rows that were chosen, on inputs like ``x``."""
+    def take_rows(self, rows: Tensor | None, x: Any) -> None:
+        """Solve from these rows of inputs like ``x``; None for all of them."""
+        self.rows = rows
 
     def narrow(self, x: Any, places: torch.Size, shards: Shards) -> Cut:
         """Keep the rows of this process's samples.
@@ -117,10 +118,9 @@ class TargetLayer(ABC):
         limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
         cut = Cut(shards, dim, [torch.arange(*limit) for limit in limits])
         if self.rows is None:
-            self.solver.shared = ShardedRows(
-                shards, [(high - low) * places.numel() // places[dim] for low, high in limits]
-            )
-            self.fix(x)
+            each = places.numel() // places[dim]
+            self.solver.shared = ShardedRows(shards, [each * (high - low) for low, high in limits])
+            self.take_rows(None, x)
             return cut
         at = torch.stack(torch.unravel_index(self.rows.cpu(), places))
         mine = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
@@ -128,8 +128,7 @@ class TargetLayer(ABC):
         local = at[:, mine[shards.rank]]
         local[dim] -= limits[shards.rank][0]
         steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
-        self.rows = (local * steps.unsqueeze(1)).sum(0).to(self.rows.device)
-        self.fix(x)
+        self.take_rows((local * steps.unsqueeze(1)).sum(0).to(self.rows.device), x)
         return Cut(shards, 0, mine) if self.targets_at_rows else cut
 
     @abstractmethod
@@ -192,11 +191,11 @@ class AffineLayer(TargetLayer):
         return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
 
 
-def sample_rows(total: int, keep: int, generator: torch.Generator) -> Tensor | None:
+def sample_rows(total: int, keep: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
     """``keep`` of ``total`` row indices in rising order, shape (keep,), or None for all of them."""
     if keep >= total:
         return None
-    return torch.randperm(total, generator=generator)[:keep].sort().values
+    return torch.randperm(total, generator=generator)[:keep].sort().values.to(device)
 
 
 def reproduce_matrix(a: Tensor, w0: Tensor, solver: RidgeSolver, damping: float) -> tuple[Tensor, int]:

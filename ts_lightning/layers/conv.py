@@ -45,10 +45,7 @@ class ConvTargets(AffineLayer):
         places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
         keep = max(_LEAST_ROWS, columns) if rows == "auto" else places.numel() if rows == "all" else rows
-        self.rows = sample_rows(places.numel(), keep, generator)
-        if self.rows is not None:
-            self.rows = self.rows.to(x.device)
-        self.fix(x)
+        self.take_rows(sample_rows(places.numel(), keep, generator, x.device), x)
         if self.rows is None:
             return torch.Size([places[0], self.weight.shape[0], *places[1:]])
         return torch.Size([keep, self.weight.shape[0]])
@@ -57,8 +54,9 @@ class ConvTargets(AffineLayer):
         """Samples and positions."""
         return torch.Size([x.shape[0], *self.geometry.outputs(self.geometry.pad(x))])
 
-    def fix(self, x: Tensor) -> None:
-        """Look up where in the input the patches of the rows are, if they are gathered at all."""
+    def take_rows(self, rows: Tensor | None, x: Tensor) -> None:
+        """Solve from these rows, and look up where in the input their patches are, if they are gathered at all."""
+        super().take_rows(rows, x)
         total = self.solver.rows(self.places(x).numel()).total
         explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
         self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
@@ -161,7 +159,7 @@ class _ConvSolve(torch.autograd.Function):
             g += geometry.to_matrix(dweight, dbias)
         if dz is not None:
             g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
-        sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
+        g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
         v = factor.solve(g)
         vw, vb = geometry.to_weight(v, ctx.bias)
         vw = vw.contiguous()

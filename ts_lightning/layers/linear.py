@@ -19,8 +19,7 @@ class LinearTargets(AffineLayer):
     def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows; only a number samples them, since "auto" means all rows for a Linear."""
         total = x.shape[:-1].numel()
-        sampled = sample_rows(total, rows, generator) if isinstance(rows, int) else None
-        self.rows = None if sampled is None else sampled.to(x.device)
+        self.take_rows(sample_rows(total, rows, generator, x.device) if isinstance(rows, int) else None, x)
         self.solver.outside = self.ocu or self.rows is None
         out = self.weight.shape[0]
         return torch.Size([*x.shape[:-1], out] if self.rows is None else [len(self.rows), out])

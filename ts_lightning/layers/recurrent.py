@@ -124,8 +124,7 @@ class RecurrentLayer(TargetLayer):
     def bind(self, x: Sequences, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows; only a number samples them, since "auto" means all rows."""
         if isinstance(rows, int):
-            sampled = sample_rows(x.shape[:-1].numel(), rows, generator)
-            self.rows = None if sampled is None else sampled.to(x.data.device)
+            self.take_rows(sample_rows(x.shape[:-1].numel(), rows, generator, x.data.device), x)
         return torch.Size([*x.shape[:-1], self.gates * self.hidden])
 
     def places(self, x: Sequences) -> torch.Size:
