@@ -1,9 +1,19 @@
-"""One thread, so that equal computations give equal bits; Lightning's banners off."""
+"""One thread, so that equal computations give equal bits; Lightning's banners off; no test's seed is another's."""
 
 import logging
+import os
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def _seeds_end_with_their_test():
+    """``seed_everything`` leaves its seed in the environment, from which ranks that start later would take it."""
+    yield
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)

@@ -42,7 +42,7 @@ def gradients(space, model, loss):
 def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, tolerance=1e-10, step=1e-4):
     """Weights and every gradient equal the literal implementation's, and gradients predict finite differences."""
     model = model.double()
-    config = replace(config, step_scale=1.0)  # test_space.py has what another one does
+    config = replace(config, step_scale=1.0)  # test_step_scale.py has what another one does
     space = TargetSpace(model, reference, config)
     generator = torch.Generator().manual_seed(seed)
     random_targets(space, generator)

@@ -77,13 +77,24 @@ def fit(model, batches=None, val=None, ckpt_path=None, **options):
     return run
 
 
+def _state(module):
+    """The ``state_dict`` under the names that the module had before anything in it was compiled."""
+    return {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
+
+
+def assert_equal(found, expected):
+    """Two modules, or two dictionaries of tensors, hold the same under the same names, bit for bit."""
+    found, expected = (_state(it) if isinstance(it, nn.Module) else it for it in (found, expected))
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
 def assert_solved(model):
     """The module's weights are what its targets are solved to."""
     space = model.target_space_engine
     norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
     fresh = build(Plain, norm=norm, dtype=next(model.parameters()).dtype)
-    fresh.load_state_dict({name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()})
+    fresh.load_state_dict(_state(model))
     state = space.state_dict()
     TargetSpace(fresh, state["reference"][0], space.config, state=state)
-    for value, expected in zip(model.parameters(), fresh.parameters(), strict=True):
-        assert torch.equal(value, expected)
+    assert_equal(model, fresh)

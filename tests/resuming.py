@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -112,6 +114,15 @@ def build(cls=Text, seed=0, **options):
     return cls(**options)
 
 
+def with_reference(model, **options):
+    model.target_space = replace(CONFIG, reference=replace(CONFIG.reference, **options))
+    return model
+
+
+def held_out():
+    return DataLoader(TensorDataset(*texts(20)), 10)
+
+
 def every_step(folder, **options):
     """Keeps a checkpoint of every step, ``folder/step=<number>.ckpt``."""
     return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, **options)
@@ -145,8 +156,3 @@ def flat(name, value, found):
             flat(f"{name} {i}", item, found)
     elif value is not None:
         found[name] = torch.as_tensor(value).detach().clone()
-
-
-def assert_same_bits(found, expected):
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

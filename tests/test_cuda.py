@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.exactness import check_exact
-from tests.fits import Lit, build, data, fit
+from tests.fits import Lit, assert_equal, build, data, fit
 from tests.nets import Conv, Dense, loss_on
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
@@ -44,5 +44,4 @@ def test_resuming(precision, tmp_path):
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1)
     fit(model, callbacks=[keep], enable_checkpointing=True, **options)
     fit(resumed, ckpt_path=tmp_path / "step=8.ckpt", **options)
-    for value, expected in zip(resumed.parameters(), model.parameters(), strict=True):
-        assert torch.equal(value, expected)
+    assert_equal(resumed, model)

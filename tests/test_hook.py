@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import StepLR
 
-from tests.fits import CONFIG, Lit, Plain, build, data, fit, loader, trainer
+from tests.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit, loader, trainer
 from ts_lightning import TargetSpace
 
 OPTIMIZERS = {
@@ -38,11 +38,6 @@ def plain_loop(model, optimizer, batches, steps, space, clip=None, schedule=None
             schedule.step()
 
 
-def assert_equal(model, other):
-    for (name, value), expected in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(value, expected), name
-
-
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_equals_the_plain_loop_bit_for_bit(optimizer, norm):
@@ -56,8 +51,7 @@ def test_equals_the_plain_loop_bit_for_bit(optimizer, norm):
     space.substitute(steps)
     plain_loop(plain, steps, batches, len(batches), space)
     assert_equal(model, plain)
-    for name, target in space.targets.items():
-        assert torch.equal(model.target_space_engine.targets[name], target)
+    assert_equal(model.target_space_engine.targets, space.targets)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.distributed.processes import end, run
+from tests.fits import assert_equal
 from tests.kills import newest, train, train_across_file_systems
-from tests.resuming import assert_same_bits
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 
@@ -50,7 +50,7 @@ def test_killed_at_a_moment_and_started_again(kind, i, whole, tmp_path):
     killed(tmp_path, moments(whole, kind, KINDS[kind])[i])
     done = newest(tmp_path)
     again = run(train, tmp_path)[0]
-    assert_same_bits(again.end, whole.end)
+    assert_equal(again.end, whole.end)
     # from the newest, or from the one before where that is not the last one yet
     assert len(again.losses) in (12 - done, 12 - done + 2)
     assert again.losses == whole.losses[-len(again.losses) :]
@@ -65,7 +65,7 @@ def test_killed_twice(whole, tmp_path):
     assert 0 < steps[0] < steps[1] < 12
     again = run(train, tmp_path, every=3)[0]
     assert len(again.losses) < 12
-    assert_same_bits(again.end, whole.end)
+    assert_equal(again.end, whole.end)
 
 
 def test_where_a_checkpoint_is_broken_the_one_before_is_whole(whole, tmp_path):
@@ -75,4 +75,4 @@ def test_where_a_checkpoint_is_broken_the_one_before_is_whole(whole, tmp_path):
     assert "strategy.load_checkpoint(" in broken.error, broken
     again = run(train, tmp_path, ckpt_path=tmp_path / "step=6.ckpt")[0]
     assert len(again.losses) == 6
-    assert_same_bits(again.end, whole.end)
+    assert_equal(again.end, whole.end)

@@ -13,8 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.fits import Lit, Plain, build, data, fit, loader, trainer
-from tests.test_hook import assert_equal
+from tests.fits import Lit, Plain, assert_equal, build, data, fit, loader, trainer
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
@@ -62,13 +61,13 @@ def test_training_sees_its_data_and_random_numbers_in_the_same_order(selection):
 def test_validation_sees_the_solved_weights():
     class Validated(Lit):
         def on_validation_start(self):
-            self.expected = [p.detach().clone() for p in self.parameters()]
+            self.expected = copy.deepcopy(self.state_dict())
 
     model = build(Validated)
     fit(model, val=loader(64))
     with torch.no_grad():
         torch.testing.assert_close(model.validated[-1], model(data()[0]))
-    assert all(torch.equal(p, q) for p, q in zip(model.expected, model.parameters(), strict=True))
+    assert_equal(model.expected, model.state_dict())
 
 
 def test_a_checkpoint_loads_strictly_into_the_plain_class(tmp_path):
@@ -81,8 +80,7 @@ def test_a_checkpoint_loads_strictly_into_the_plain_class(tmp_path):
     assert_equal(model, plain)
     assert list(state["state_dict"]) == list(plain.state_dict())
     # the targets and the reference batch have a key of their own, as tensors
-    for name, target in model.target_space_engine.targets.items():
-        assert torch.equal(state["target_space"]["targets"][name], target)
+    assert_equal(state["target_space"]["targets"], model.target_space_engine.targets)
     assert torch.equal(state["target_space"]["reference"][0], data()[0][:32])
 
 
@@ -103,8 +101,8 @@ def test_a_second_fit_goes_on_from_the_first():
         pass
 
     def found():
-        assert all(torch.equal(t, targets[n]) for n, t in model.target_space_engine.targets.items())
-        assert all(torch.equal(v, left[n]) for n, v in model.state_dict().items())
+        assert_equal(model.target_space_engine.targets, targets)
+        assert_equal(model.state_dict(), left)
         raise Found
 
     model.on_train_epoch_start = found
@@ -150,7 +148,7 @@ def test_copies_have_the_solved_weights_and_no_engine(how):
     fit(build(Copied), max_epochs=1)
     for copied, state in copies:
         assert copied.target_space_engine is None
-        assert all(torch.equal(value, state[name]) for name, value in copied.state_dict().items())
+        assert_equal(copied.state_dict(), state)
     model = build()
     model.make = torch.optim.Adam
     fit(model)
@@ -190,7 +188,7 @@ def test_a_refusal_leaves_the_model_as_it_was():
     run = trainer()
     with pytest.raises(TargetSpaceError, match="did not reach idle"):
         run.fit(model, loader())
-    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert_equal(model.state_dict(), kept)
     assert [m.training for m in model.modules()] == flags
     assert "optimizer_step" not in run.strategy.__dict__
     assert model.target_space_engine is None
@@ -222,6 +220,7 @@ def test_the_reference_batch_keeps_its_type_and_takes_the_transfer_hooks(own):
     assert torch.equal(model.reference, 2 * data()[0][: 9 if own else 32])
     # and the reference is no part of the module's state
     assert set(model.state_dict()) == set(build(Plain).state_dict())
+    assert not list(model.buffers())  # which averaging would average
 
 
 def test_double_precision():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fits import assert_equal
 from tests.literal import Literal
 from ts_lightning import TargetSpace, TargetSpaceConfig
 from ts_lightning.shared_norm import shared_norm
@@ -14,6 +15,7 @@ NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),
     "batch, no affine": lambda: nn.BatchNorm1d(5, affine=False),
     "batch, cumulative": lambda: nn.BatchNorm1d(5, momentum=None),
+    "batch, synchronised": lambda: nn.SyncBatchNorm(5),
     "batch, untracked": lambda: nn.BatchNorm1d(5, track_running_stats=False),
     "instance": lambda: nn.InstanceNorm1d(5, track_running_stats=True, affine=True),
     "layer": lambda: nn.LayerNorm(5),
@@ -57,9 +59,7 @@ def test_statistics_are_the_batchs_own_and_running_ones_are_untouched(norm, trai
     space.residuals()
     assert [m.training for m in model.modules()] == flags
     assert [getattr(m, "track_running_stats", None) for m in model.modules()] == tracked
-    assert dict(model.named_buffers()).keys() == buffers.keys()
-    for name, value in model.named_buffers():
-        assert torch.equal(value, buffers[name]), name
+    assert_equal(dict(model.named_buffers()), buffers)
     # the literal copy has its norms in training mode, and no dropout
     without = copy.deepcopy(model)
     without.dropout.p = 0.0
@@ -94,6 +94,21 @@ def test_no_gradient_mode_around_it_does_not_matter():
     model(x).sum().backward()
     space.pullback()
     assert all(t.grad is not None for t in space.targets.values())
+
+
+def test_inference_mode_around_it_does_not_matter():
+    """A batch that validation left behind, and a solve in it, would otherwise enter no gradient."""
+    # without a bias, as the input itself is kept for the backward pass
+    model = nn.Sequential(nn.Linear(3, 5, bias=False), nn.Tanh(), nn.Linear(5, 2))
+    x = torch.randn(12, 3)
+    with torch.inference_mode():
+        kept = x.clone()
+    space = TargetSpace(model, kept)
+    with torch.inference_mode():
+        space.solve()
+    model(x).square().sum().backward()
+    assert space.pullback()
+    assert all(t.grad.any() for t in space.targets.values())
 
 
 def test_the_encoder_layer_of_a_transformer_is_reached_through_its_fast_path():

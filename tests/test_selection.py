@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fits import assert_equal
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.selection import select_layers
 
@@ -191,8 +192,7 @@ def test_refusal(case):
     assert [module.training for module in model.modules()] == flags
     assert not any("forward" in module.__dict__ for module in model.modules())
     if case != "lazy":
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, state[name])
+        assert_equal(model.state_dict(), state)
 
 
 def test_an_error_of_the_model_itself_leaves_it_as_it_was():
@@ -216,7 +216,7 @@ def test_frozen_layers_are_left_out_and_said_once():
     assert len(caught) == 1
     space.solve()
     assert list(space.targets) == ["head"]
-    assert all(torch.equal(value, kept[name]) for name, value in model.encoder.state_dict().items())
+    assert_equal(model.encoder.state_dict(), kept)
 
 
 @pytest.mark.parametrize(

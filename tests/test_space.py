@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.fits import assert_equal
 from tests.nets import Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
@@ -138,10 +139,9 @@ def test_given_targets_are_taken_over_and_checked():
     first.solve()
     weights = copy.deepcopy(model.state_dict())
     second = TargetSpace(model, x, state=first.state_dict())
-    for name, target in second.targets.items():
-        assert torch.equal(target, first.targets[name])
-        assert target is not first.targets[name]
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert_equal(second.targets, first.targets)
+    assert not any(second.targets[name] is target for name, target in first.targets.items())
+    assert_equal(model.state_dict(), weights)
     with pytest.raises(
         TargetSpaceError, match=r"'hidden\.0' has given targets of shape \(200, 8\); expected \(150, 8\)"
     ):
@@ -217,7 +217,7 @@ def test_a_nan_in_the_targets_names_the_layer_and_reaches_no_weight():
         space.targets["hidden.1"][3, 2] = float("nan")
     with pytest.raises(TargetSpaceError, match=r"layer 'hidden\.1': its targets hold a NaN"):
         space.solve()
-    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert_equal(model.state_dict(), kept)
 
 
 def test_the_state_dict_is_that_of_the_model():
@@ -225,60 +225,6 @@ def test_the_state_dict_is_that_of_the_model():
     TargetSpace(model, moons()[0])
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict(), strict=True)
-
-
-class Last(nn.Module):
-    """Of a recurrent layer's result, the output."""
-
-    def forward(self, result):
-        return result[0]
-
-
-LAYERS = {
-    "linear": (lambda: nn.Linear(3, 6), (3,), "auto"),
-    "conv": (lambda: nn.Conv1d(3, 6, 2), (3, 5), "auto"),
-    "conv, sampled rows": (lambda: nn.Conv1d(3, 6, 2), (3, 5), 30),
-    "rnn": (lambda: nn.Sequential(nn.RNN(3, 6, batch_first=True), Last()), (5, 3), "auto"),
-    "lstm": (lambda: nn.Sequential(nn.LSTM(3, 6, batch_first=True), Last()), (5, 3), "auto"),
-    "gru": (lambda: nn.Sequential(nn.GRU(3, 6, batch_first=True), Last()), (5, 3), "auto"),
-}
-
-
-@pytest.mark.parametrize(
-    ("layer", "depth", "unit"), [("linear", 1, 50.0), ("linear", 16, 25.0), ("lstm", 1, 5.0), ("gru", 16, 2.5)]
-)
-def test_the_unit_falls_with_depth_and_is_a_tenth_for_recurrent_layers(layer, depth, unit):
-    kinds = {"linear": nn.Linear(3, 3), "lstm": nn.LSTM(3, 3), "gru": nn.GRU(3, 3)}
-    first = nn.Sequential(kinds[layer], Last()) if layer != "linear" else kinds[layer]
-    model = nn.Sequential(first, *(nn.Linear(3, 3) for _ in range(depth - 1)))
-    assert TargetSpace(model, torch.randn(9, 4, 3)).step_scale == pytest.approx(unit)
-
-
-@pytest.mark.parametrize(("layer", "method"), [*((name, "scu") for name in LAYERS), ("conv", "ocu"), ("lstm", "ocu")])
-def test_step_scale_is_the_unit_of_the_targets_and_nothing_else(layer, method):
-    build, shape, rows = LAYERS[layer]
-
-    def loss(model):
-        return model(torch.ones(4, *shape).double()).square().sum()
-
-    spaces, models = [], []
-    for scale in (1.0, 20.0):
-        torch.manual_seed(0)
-        model = nn.Sequential(build(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
-        x = torch.randn(9, *shape).double()
-        model(x)
-        reference = ReferenceConfig(rows=rows)
-        config = TargetSpaceConfig(step_scale=scale, init_std=0.6, method=method, reference=reference)
-        space = TargetSpace(model, x, config)
-        loss(model).backward()
-        space.pullback()
-        spaces.append(space)
-        models.append(model)
-    for own, scaled in zip(spaces[0].targets.values(), spaces[1].targets.values(), strict=True):
-        torch.testing.assert_close(scaled.data * 20, own.data, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(scaled.grad / 20, own.grad, rtol=1e-10, atol=1e-12)
-    for own, scaled in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(scaled, own, rtol=1e-10, atol=1e-12)
 
 
 class Viewing(nn.Module):

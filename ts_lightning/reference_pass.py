@@ -165,9 +165,7 @@ def reference_mode(model: nn.Module, shards: Shards | None = None) -> Iterator[N
             stack.enter_context(torch.random.fork_rng([device.index] if device.type == "cuda" else []))
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if shards is not None:
-                batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-                stack.enter_context(_forwards({norm: partial(shared_norm, norm, shards) for norm in batch_norms}))
+            stack.enter_context(_forwards(_norm_forwards(model, shards)))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -176,6 +174,15 @@ def reference_mode(model: nn.Module, shards: Shards | None = None) -> Iterator[N
             norm._buffers.update(statistics)
         for module, training in modes:
             module.training = training
+
+
+def _norm_forwards(model: nn.Module, shards: Shards | None) -> dict[nn.Module, Callable[..., Any]]:
+    """What stands for the forward of batch norms, to which the samples of the reference batch are one batch."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if shards is not None:
+        return {norm: partial(shared_norm, norm, shards) for norm in norms}
+    # it would ask other processes about the samples that this one has, too
+    return {norm: partial(_BatchNorm.forward, norm) for norm in norms if isinstance(norm, nn.SyncBatchNorm)}
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class TargetSpace:
             self._solved += zip(layer.parameters, values, strict=True)
             return passed
 
-        with torch.enable_grad(), self._all_trained():
+        with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
             self._pass.walk(visit)
         with torch.no_grad():
             for parameter, value in self._solved:

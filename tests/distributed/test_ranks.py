@@ -3,6 +3,7 @@
 import os
 from functools import partial
 
+import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -87,6 +88,32 @@ def test_all_skip_a_step_that_one_has_to_skip():
     assert one[0] == two[0] == [True, False, True, False]
     assert one[1] == two[1] == 2.0
     assert torch.equal(one[2], two[2])
+
+
+def synchronised(shard, synchronise):
+    """The solved weights, and the gradients on the targets, of a network whose batch norm may ask other processes."""
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2)).double()
+    if synchronise:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    x, _ = data(21, torch.float64)
+    config = TargetSpaceConfig(reference=ReferenceConfig(shard=shard))
+    space = TargetSpace(model, x, config, group=dist.group.WORLD if dist.is_initialized() else None)
+    model.eval()(x).square().mean().backward()  # in training, a synchronised norm needs a GPU
+    space.pullback()
+    gradients = [space.whole(name, target.grad) for name, target in space.targets.items()]
+    return [*(p.detach() for p in model.parameters()), *gradients, *(p.grad for p in model[1].parameters())]
+
+
+@pytest.mark.parametrize("shard", [True, False])
+def test_a_synchronised_batch_norm_takes_the_whole_reference_batch(shard):
+    one = synchronised(shard, synchronise=False)
+    for rank in run(synchronised, shard, True, ranks=2):
+        for value, expected in zip(rank, one, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
 
 
 class Mixing(nn.Module):

@@ -11,8 +11,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing import ProcessExitedException
 
 from tests.distributed.processes import end, run
+from tests.fits import assert_equal
 from tests.kills import newest, train
-from tests.resuming import CONFIG, Resumable, assert_same_bits, build, every_step, fit, flat
+from tests.resuming import CONFIG, Resumable, build, every_step, fit, flat
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
@@ -62,9 +63,9 @@ def test_a_checkpoint_goes_on_in_any_number_of_ranks(step, before, after, whole,
     expected, folder = whole[before]
     found = run(training, tmp_path, ckpt_path=folder / f"step={step}.ckpt", ranks=after)
     for other in found[1:]:
-        assert_same_bits(other, found[0])
+        assert_equal(other, found[0])
     if after == before:
-        assert_same_bits(found[0], expected)
+        assert_equal(found[0], expected)
     assert_close(found[0], expected)
 
 
@@ -85,17 +86,19 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("i", range(2))
 def test_a_killed_rank_ends_the_run_which_goes_on(killed, i, undisturbed, tmp_path):
     calls = undisturbed[killed].calls
-    moment = random.Random(2 * i + killed).randrange(calls // 3, calls)
+    moment = random.Random(2 * i + killed).randrange(calls // 2, calls)
     outcomes = end(train, tmp_path, moment, killed, ranks=2)
     assert outcomes[killed].signal == signal.SIGKILL
     other = outcomes[1 - killed]
     assert other.error is not None, str(other)
     assert other.seconds - outcomes[killed].seconds < 20
     done = newest(tmp_path)
-    assert done > 0
+    assert done > 2
     for again, expected in zip(run(train, tmp_path, ranks=2), undisturbed, strict=True):
-        assert len(again.losses) < 12
-        assert_same_bits(again.end, expected.end)
+        # from the newest, or from the one before where that is not the last one yet
+        assert len(again.losses) in (12 - done, 12 - done + 2)
+        assert again.losses == expected.losses[-len(again.losses) :]
+        assert_equal(again.end, expected.end)
 
 
 def killed_by_its_own(folder):

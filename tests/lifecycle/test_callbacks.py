@@ -1,22 +1,19 @@
 """Lightning's callbacks and Trainer options find what they find in weight space."""
 
+from functools import partial
+
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging
+from lightning.pytorch import Trainer, callbacks
 
-from tests.fits import Lit, assert_solved, build, data, fit, loader, trainer
+from tests.fits import Lit, assert_equal, assert_solved, build, data, fit, loader, trainer
 
-callbacks = pytest.importorskip("lightning.pytorch.callbacks")
-
-
-def assert_equal(model, other):
-    for value, expected in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(value, expected)
+from_2_6 = pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="as Lightning does it from 2.6 on")
 
 
+@from_2_6  # before, the finder forgot the rate that it found, and did not go back in the data
 def test_the_learning_rate_finder_leaves_no_trace(tmp_path):
-    finder = LearningRateFinder(num_training_steps=24, early_stop_threshold=None)
+    finder = callbacks.LearningRateFinder(num_training_steps=24, early_stop_threshold=None)
     model = build()
     model.lr = 0.02
     run = fit(model, loader(4), callbacks=[finder], default_root_dir=tmp_path)
@@ -41,7 +38,9 @@ def test_the_batch_size_finder_leaves_no_trace(tmp_path):
             return loader(64)
 
     model = build(Sized)
-    trainer(callbacks=[BatchSizeFinder(max_trials=2, steps_per_trial=2)], default_root_dir=tmp_path).fit(model)
+    trainer(callbacks=[callbacks.BatchSizeFinder(max_trials=2, steps_per_trial=2)], default_root_dir=tmp_path).fit(
+        model
+    )
     assert len(model.losses) > 2 * 64 / model.batch_size
     other = build()
     fit(other, loader(model.batch_size))
@@ -52,7 +51,7 @@ def test_the_batch_size_finder_leaves_no_trace(tmp_path):
 @pytest.mark.parametrize("norm", [False, True])
 def test_stochastic_weight_averaging(norm):
     model = build(norm=norm)
-    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+    averaging = callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
     fit(model, callbacks=[averaging], max_epochs=6)
     average = dict(averaging._average_model.named_parameters())
     for layer in model.target_space_engine.layers:
@@ -62,7 +61,7 @@ def test_stochastic_weight_averaging(norm):
         assert_solved(model)  # an average of solutions is none
 
 
-@pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="came with Lightning 2.6")
+@from_2_6
 def test_an_exponential_moving_average():
     """Averages are seen in validation and stay at the end; training goes on from the solved weights."""
 
@@ -132,15 +131,23 @@ def test_weights_changed_by_hand_are_solved_again_and_said():
     assert float(model.net[2].weight.detach().abs().max()) > 0.01
 
 
-@pytest.mark.parametrize("how", ["fused", "foreach", "muon"])
-def test_kinds_of_optimizers(how):
-    if how == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            pytest.skip("came with torch 2.9")
-        make = lambda p: torch.optim.Muon([q for q in p if q.dim() == 2], lr=0.01)  # noqa: E731
-    else:
-        make = lambda p: torch.optim.AdamW(p, lr=0.01, **{how: True})  # noqa: E731
+def muon(parameters):
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("came with torch 2.9")
+    return torch.optim.Muon([p for p in parameters if p.dim() == 2], lr=0.01)
+
+
+KINDS = {
+    "fused": partial(torch.optim.AdamW, lr=0.01, fused=True),
+    "foreach": partial(torch.optim.AdamW, lr=0.01, foreach=True),
+    "muon": muon,
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_kinds_of_optimizers(make):
     model = build(optimizer=make)
     fit(model, max_epochs=20)
-    assert model.losses[-1] < 0.5 * model.losses[0]
+    with torch.no_grad():
+        assert float(model.loss(data())) < 0.3 * model.losses[0]
     assert_solved(model)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.fits import build, fit
+from tests.fits import assert_equal, build, fit
 
 
 @pytest.mark.parametrize("how", ["submodule", "in place", "module"])
@@ -17,5 +17,4 @@ def test_equals_the_module_as_it_was_written(how):
         model.net.compile(backend="eager")
     fit(torch.compile(model, backend="eager") if how == "module" else model)
     assert list(model.target_space_engine.targets) == ["net.0", "net.3", "net.5"]
-    for value, expected in zip(model.parameters(), models[0].parameters(), strict=True):
-        assert torch.equal(value, expected)
+    assert_equal(model, models[0])

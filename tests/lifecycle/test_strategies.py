@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
 import ts_lightning.strategy
@@ -30,6 +31,16 @@ def test_registered_strategies_take_the_trainers_device():
     run = Trainer(strategy="target_space_ddp", accelerator="cpu", devices=2, logger=False)
     assert isinstance(run.strategy, TargetSpaceDDPStrategy)
     assert run.strategy.parallel_devices == [torch.device("cpu")] * 2
+
+
+def test_lightning_reads_the_names(monkeypatch):
+    """It makes them lower case, and knows by "ddp" what cannot run on an MPS device."""
+    name = TargetSpaceStrategy.strategy_name
+    run = Trainer(strategy=name.upper(), accelerator="cpu", devices=1, logger=False)
+    assert isinstance(run.strategy, TargetSpaceStrategy)
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"strategies from the DDP family are not supported on the MPS accelerator"):
+        Trainer(strategy=TargetSpaceDDPStrategy.strategy_name, logger=False)
 
 
 def test_a_second_import_registers_once_more_in_the_same_place():
