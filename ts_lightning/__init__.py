@@ -3,6 +3,7 @@
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.mixin import TargetSpaceMixin
+from ts_lightning.monitor import TargetSpaceMonitor
 from ts_lightning.solve import ridge_solve
 from ts_lightning.space import TargetSpace
 from ts_lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
@@ -16,6 +17,7 @@ __all__ = [
     "TargetSpaceDDPStrategy",
     "TargetSpaceError",
     "TargetSpaceMixin",
+    "TargetSpaceMonitor",
     "TargetSpaceStrategy",
     "ridge_solve",
 ]

@@ -35,7 +35,7 @@ so nothing is divided by c.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +112,11 @@ class Factor:
         return b if self.scale.s2 is None else b / self.scale.s2.unsqueeze(-1)
 
 
+#: function that is told of a solve: its systems' factors, T, and a function that returns T - A W, both at this
+#: process's rows
+Observer = Callable[[Sequence[Factor], Tensor, Callable[[], Tensor]], None]
+
+
 def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor, s2: Tensor | None) -> tuple[Tensor, Tensor]:
     """The Cholesky factor of ``matrix`` with c S^2 added to its ``diagonal``, which is written over."""
     torch.add(diagonal, c if s2 is None else c * s2, out=matrix.diagonal(dim1=-2, dim2=-1))
@@ -131,6 +136,7 @@ class RidgeSolver:
     Attributes:
         shared: where the rows of A are, if not all in this process.
         outside: whether all of dL/dW comes from outside of the reference pass, where it is the same in all processes.
+        observer: told of every solve; None where none is observed.
     """
 
     def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
@@ -140,6 +146,7 @@ class RidgeSolver:
         self.label = label
         self.shared: Rows | None = None
         self.outside = False
+        self.observer: Observer | None = None
         self._said_larger = False
 
     def rows(self, count: int) -> Rows:

@@ -76,6 +76,9 @@ class _SolveApply(torch.autograd.Function):
             achieved = a.to(dtype) @ w.to(dtype)
             residual = t.to(dtype) - achieved
             z = achieved.to(a.dtype)
+        if solver.observer is not None:
+            c = factor.c.unsqueeze(-1) if factor.dual else 1.0
+            solver.observer([factor], t, lambda: c * residual)
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(a, whole, residual, w)
         ctx.set_materialize_grads(False)
@@ -155,6 +158,9 @@ class _SolveBlocks(torch.autograd.Function):
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
             factors.append(factor)
         solver.check(w, t)
+        if solver.observer is not None:
+            dtype = factors[0].cholesky.dtype
+            solver.observer(factors, t, lambda: t.to(dtype) - a.to(dtype) @ w.to(dtype))
         ctx.solver, ctx.factors, ctx.blocks, ctx.rows = solver, factors, blocks, rows
         ctx.save_for_backward(a, t, w)
         return w

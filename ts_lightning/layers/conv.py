@@ -137,8 +137,10 @@ class _ConvSolve(torch.autograd.Function):
         weight = weight.contiguous()
         z = geometry.convolve(x, weight.to(x.dtype), None if b is None else b.to(x.dtype))
         ctx.geometry, ctx.solver, ctx.factor, ctx.rows, ctx.bias = geometry, solver, factor, rows, bias
-        # T - Z and not Z, which the next layer may change in place
-        ctx.save_for_backward(x, weight, b, t - z)
+        residual = t - z  # and not Z, which the next layer may change in place
+        if solver.observer is not None:
+            solver.observer([factor], t, lambda: residual)
+        ctx.save_for_backward(x, weight, b, residual)
         ctx.set_materialize_grads(False)
         return weight, b, z
 
