@@ -50,7 +50,13 @@ def test_refusals_of_the_reference(settings, error, message):
 def test_the_papers_settings():
     config = TargetSpaceConfig.paper(0.001, method="ocu", layers=["head"])
     assert (config.ridge, config.ridge_scale, config.init) == (0.001, "absolute", "projected")
-    assert (config.method, config.layers, config.reference.rows) == ("ocu", ["head"], "all")
+    assert (config.method, config.layers, config.reference.rows) == ("ocu", ("head",), "all")
+
+
+def test_settings_are_equal_whatever_they_came_from():
+    config = TargetSpaceConfig(layers=["head"], exclude=("head.1",))
+    assert TargetSpaceConfig.from_dict(config.to_dict()) == config
+    assert config.to_dict()["layers"] == ["head"]
 
 
 def test_a_change_is_checked_too():

@@ -8,6 +8,7 @@ weights: the options of the parameter groups, as learning rates that a scheduler
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.space import TargetSpace
 
 KEY = "target_space"
+#: under which a module's class and settings stand, those of weight space (None) as well
+SETTINGS = "target_space_settings"
 
 
 @dataclass
@@ -100,6 +103,15 @@ def optimized(space: TargetSpace, optimizers: Sequence[Optimizer]) -> list[list[
 def group_sizes(optimizer: Optimizer) -> list[int]:
     """The number of parameters in each of an optimizer's groups."""
     return [len(group["params"]) for group in optimizer.param_groups]
+
+
+def class_path(kind: type) -> str | None:
+    """Where a class is imported from; ``None`` for one of a script."""
+    module = kind.__module__
+    if module == "__main__":
+        spec = sys.modules[module].__spec__  # of what ``python -m`` runs
+        module = "" if spec is None else spec.name
+    return f"{module}.{kind.__qualname__}" if module and "<locals>" not in kind.__qualname__ else None
 
 
 def _without_moments(state: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:

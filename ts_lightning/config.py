@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 RidgeScale = Literal["absolute", "variance", "mean", "feature"]
@@ -146,6 +146,8 @@ class TargetSpaceConfig:
             patterns = getattr(self, name)
             if isinstance(patterns, str):
                 raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{patterns!r}].")
+            if patterns is not None:
+                object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
         check_positive("ridge", self.ridge)
         check_choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
         check_choice("method", self.method, get_args(Method))
@@ -179,3 +181,25 @@ class TargetSpaceConfig:
             "reference": ReferenceConfig(size=100, rows="all"),
         }
         return cls(ridge=ridge, **{**settings, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings in built-in types, for a checkpoint or a file."""
+        settings = asdict(self)
+        layers = None if self.layers is None else list(self.layers)
+        return {**settings, "layers": layers, "exclude": list(self.exclude)}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> TargetSpaceConfig:
+        """The settings that :meth:`to_dict` gave; what is left out has its default.
+
+        Raises:
+            TypeError: a setting of another type, or one that there is not.
+            ValueError: a setting that cannot work.
+        """
+        reference = settings.get("reference", {})
+        for kind, given in ((cls, settings), (ReferenceConfig, reference)):
+            known = [field.name for field in fields(kind)]
+            for name in given:
+                if name not in known:
+                    raise TypeError(f"{name!r}: there is no such setting; expected one of {', '.join(known)}.")
+        return cls(**{**settings, "reference": ReferenceConfig(**reference)})

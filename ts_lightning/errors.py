@@ -1,8 +1,22 @@
-"""The one exception of this package: something cannot be trained in target space, and why."""
+"""The exceptions of this package, whose texts say what was found, what was expected and what to do."""
 
 
 class TargetSpaceError(RuntimeError):
-    """Raised, before any work is lost, where target space cannot do what was asked.
+    """Raised, before any work is lost, where target space cannot do what was asked."""
 
-    Its text says what was found, what was expected and what to do.
+
+class SettingError(ValueError):
+    """A setting, file or folder that cannot be used."""
+
+
+def expect(option: str, value: float, minimum: float, *, below: float = float("inf"), strict: bool = False) -> None:
+    """Check that ``minimum <= value < below``; ``strict`` excludes the minimum.
+
+    Raises:
+        SettingError: it is not so.
     """
+    if (minimum < value if strict else minimum <= value) and value < below:
+        return
+    bound = f"above {minimum:g}" if strict else f"at least {minimum:g}"
+    limit = "" if below == float("inf") else f" and below {below:g}"
+    raise SettingError(f"{option}: found {value}; expected a number {bound}{limit}.")

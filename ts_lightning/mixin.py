@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ts_lightning.batches import batch_size, formed
-from ts_lightning.checkpoint import KEY, Restored, group_sizes, save
+from ts_lightning.checkpoint import KEY, SETTINGS, Restored, class_path, group_sizes, save
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.hook import SolveHook
@@ -160,6 +160,8 @@ class TargetSpaceMixin(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what target space needs to go on, under its own key; see ``ts_lightning.checkpoint``."""
         super().on_save_checkpoint(checkpoint)
+        settings = None if self.target_space is None else self.target_space.to_dict()
+        checkpoint[SETTINGS] = {"class": class_path(type(self)), "settings": settings}
         if self._fitting() and self.trainer.optimizers and not self._begun():
             self._begin()  # a callback that trains before the fit starts saves first
             checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
@@ -169,8 +171,15 @@ class TargetSpaceMixin(LightningModule):
             save(checkpoint, space, self.trainer.strategy.optimizers, self._group_sizes, **more)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what target space needs for the next fit, or go back to it in the present one."""
+        """Keep what target space needs for the next fit, or go back to it in the present one.
+
+        ``load_from_checkpoint`` restores the settings of the run, too, unless they are an argument of the module's.
+        """
         super().on_load_checkpoint(checkpoint)
+        arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if self._trainer is None and SETTINGS in checkpoint and "target_space" not in arguments:
+            settings = checkpoint[SETTINGS]["settings"]
+            self.target_space = None if settings is None else TargetSpaceConfig.from_dict(settings)
         restored = Restored(checkpoint.get(KEY), checkpoint if self._fitting() else None)
         if self.target_space is None:
             if restored.entry is not None and self._fitting():
