@@ -1,0 +1,61 @@
+"""What is known of a run when it ends, beside its metrics and settings: ``summary.json`` in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from ts_lightning.errors import SettingError
+
+FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run went.
+
+    Attributes:
+        title: what was run, as data, network and space.
+        space: what was trained, targets or weights.
+        steps: optimizer steps made.
+        step_seconds: the median step in seconds; ``None`` before any.
+        seconds: the time of all steps.
+        peak_memory: in bytes; ``None`` where it was not measured.
+        interrupted: ended by Ctrl-C.
+        extra: further lines for the table, by their label. Lines called ``repeat``, ``resume`` and ``predict`` are
+            commands, which the report shows as such.
+    """
+
+    title: str
+    space: Literal["target", "weight"]
+    steps: int
+    step_seconds: float | None
+    seconds: float
+    peak_memory: int | None = None
+    interrupted: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary:
+        """The summary in a run's folder.
+
+        Raises:
+            SettingError: there is none, or what is there is none.
+        """
+        file = folder / FILE
+        expected = "expected the summary that a run of ts_lightning leaves when it ends"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return cls(**{name: found[name] for name in (item.name for item in fields(cls)) if name in found})
+        except OSError as error:
+            raise SettingError(f"'{file}': cannot be read ({error.strerror}); {expected}.") from error
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"'{file}': {error}; {expected}.") from error
+
+    def write(self, folder: Path) -> None:
+        """Leave the summary in a run's folder."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
