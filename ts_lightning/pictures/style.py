@@ -1,0 +1,64 @@
+"""One look for all pictures, drawn without a display. matplotlib is imported only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: first and second series or class: told apart by colour-blind readers too
+BLUE, ORANGE, INK = "#2166ac", "#d6604d", "#333333"
+#: further classes (Tol's muted scheme)
+COLOURS = (BLUE, ORANGE, "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#332288", "#777777")
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) -> Iterator[list[Any]]:
+    """A figure with panels side by side, written as ``<file_stem>.png`` and ``.svg`` when the block ends.
+
+    Args:
+        file_stem: where the files go, without suffix.
+        title: over all panels.
+        widths: of each panel, in inches.
+        height: in inches.
+
+    Yields:
+        The panels' axes.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        drawn = Figure(figsize=(sum(widths), height), layout="constrained")
+        panels = drawn.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+        drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
+        yield list(panels)
+        drawn.savefig(file_stem.with_name(f"{file_stem.name}.png"), dpi=110)
+        drawn.savefig(file_stem.with_name(f"{file_stem.name}.svg"))
+
+
+def plain(text: str, longest: int) -> str:
+    """A name as it is drawn: in one line, with the middle left out where it is longer than ``longest`` characters."""
+    text = " ".join(text.split()).replace("$", r"\$")
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}"
