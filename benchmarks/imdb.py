@@ -26,9 +26,13 @@ from ts_lightning.recipes import lstm_nlp
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "imdb.csv"
 FIGURE = ROOT / "recipes" / "lstm_nlp" / "imdb.png"
-RUNS = [(cell, space) for cell in ("lstm", "rnn") for space in ("target", "weight")]
 EPOCHS = 8
-OPTIONS = ["--data", "imdb", "--lr", "0.001", "--dropout", "0.2", "--epochs", str(EPOCHS), "--accelerator", "cpu"]
+OPTIONS = [
+    "--data.source=imdb", "--model.lr=0.001", "--model.dropout=0.2", f"--trainer.max_epochs={EPOCHS}",
+    "--trainer.accelerator=cpu", "--threads=1",
+]  # fmt: skip
+SPACES: dict[str, list[str]] = {"target": [], "weight": ["--target_space=null"]}
+RUNS = [(cell, space) for cell in ("lstm", "rnn") for space in SPACES]
 _FIELDS = ["cell", "space", "epoch", "steps", "seconds", "accuracy", "loss"]
 
 Row = dict[str, str]
@@ -126,8 +130,8 @@ def main() -> None:
         if of(cell, space):
             continue
         if not (folder / "last.ckpt").exists():
-            root = [] if args.root is None else ["--root", str(args.root)]
-            lstm_nlp.main([*OPTIONS, *root, "--cell", cell, "--space", space, "--out", str(folder)])
+            root = [] if args.root is None else [f"--data.root={args.root}"]
+            lstm_nlp.main([*OPTIONS, *root, f"--model.cell={cell}", *SPACES[space], f"--out={folder}"])
         collect(cell, space, folder)
 
 

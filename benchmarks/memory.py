@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
-from ts_lightning.recipes.rnn_bits import LEARNING_RATES, SOLVED, SPARE, BitNetwork
+from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 _EVERY = 25
@@ -41,7 +41,7 @@ Run = tuple[str, int, str, str, float, int, int, dict[str, Any]]  # task, delay,
 
 def groups() -> dict[str, list[Run]]:
     """Every group of runs by name."""
-    lr = LEARNING_RATES
+    lr = {"target": BitClassifier.lr_target, "weight": BitClassifier.lr_weight}
     settings: list[dict[str, Any]] = [
         {},
         *({"init_std": std} for std in (0.02, 0.1, 0.2, 0.6)),

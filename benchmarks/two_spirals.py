@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.training import accuracy, update
 from ts_lightning import TargetSpace
 from ts_lightning.data.spirals import spirals
-from ts_lightning.recipes.two_spirals import TARGET_SPACE, TanhNetwork
+from ts_lightning.recipes.two_spirals import TanhNetwork, TwoSpirals
 
 SETTINGS = [("normalised", 0.01), ("normalised", 0.03), ("projected", 0.01), ("weight", 0.01), ("weight", 0.03)]
 NETWORKS = {"2-12-12-12-2": ((12, 12, 12), False), "2-5-5-5-2 with shortcuts": ((5, 5, 5), True)}
@@ -35,7 +35,7 @@ def train(hidden: tuple[int, ...], shortcuts: bool, start: str, lr: float, seed:
     (x, y), (x_test, y_test) = spirals(), spirals(0.5)
     torch.manual_seed(seed)
     model = TanhNetwork(hidden, shortcuts)
-    engine = None if start == "weight" else TargetSpace(model, x, replace(TARGET_SPACE, init=start))
+    engine = None if start == "weight" else TargetSpace(model, x, replace(TwoSpirals.target_space, init=start))
     optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr=lr)
     found = {"first": float("inf")}
     for step in range(steps + 1):

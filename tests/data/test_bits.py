@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ts_lightning.data import BitsDataModule, DataError
+from ts_lightning.data import BitsDataModule
 from ts_lightning.data.bits import ASKED, bits
 
 
@@ -51,8 +51,8 @@ def test_order_of_training_data_follows_the_seed_alone():
 
 @pytest.mark.parametrize(
     ("task", "delay", "message"),
-    [("recall", 0, "delay: found 0; expected at least 1"), ("and", 3, "task: found 'and'")],
+    [("recall", 0, "delay: found 0; expected a number at least 1"), ("and", 3, "task: found 'and'")],
 )
 def test_what_is_not_there_is_refused(task, delay, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         BitsDataModule(task, delay).setup()

@@ -129,9 +129,9 @@ def test_unusable_files_are_told_in_one_line(tmp_path):
     for name, message in cases.items():
         with pytest.raises(DataError, match=re.escape(message)):
             module(tmp_path / name).setup()
-    with pytest.raises(DataError, match="expected --file PATH"):
+    with pytest.raises(DataError, match=r"expected --data\.file PATH"):
         ImagesDataModule("npz").setup()
-    with pytest.raises(DataError, match="goes with --data npz"):
+    with pytest.raises(DataError, match=r"goes with --data\.source npz"):
         ImagesDataModule("digits", file=tmp_path / "one.npy").setup()
 
 
@@ -147,8 +147,8 @@ def test_a_data_set_that_is_not_there(name, tmp_path):
     pytest.importorskip("torchvision")
     with pytest.raises(DataError, match="found nothing") as caught:
         ImagesDataModule(name, root=tmp_path).setup()
-    assert "--download" in str(caught.value)
-    assert "--root" in str(caught.value)
+    assert "--data.download true" in str(caught.value)
+    assert "--data.root" in str(caught.value)
 
 
 def write_idx(path, array):

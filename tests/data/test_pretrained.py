@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.runs import done
 from ts_lightning.data import DataError, TextDataModule
 from ts_lightning.data.pretrained import pretrained, rows, splitter
 from ts_lightning.recipes import lstm_nlp
@@ -97,18 +98,18 @@ def test_the_recipe_trains_from_vectors_and_predicts_with_the_tokenizer(
     torchtext, reviews, vector_file, tmp_path, capsys, monkeypatch
 ):
     started = []
-    fit = lstm_nlp.fit
 
-    def recorded(model, *arguments, **limits):
-        started.append(model.network.embedding.weight.detach().clone())
-        return fit(model, *arguments, **limits)
+    class Recorder(lstm_nlp.TextClassifier):
+        def on_fit_start(self):
+            started.append(self.network.embedding.weight.detach().clone())
+            super().on_fit_start()
 
-    monkeypatch.setattr(lstm_nlp, "fit", recorded)
+    monkeypatch.setattr(lstm_nlp, "TextClassifier", Recorder)
     path = str(reviews["file"])
-    options = ["--data", "csv", "--file", path, "--test_file", path, "--units", "4", "--space", "weight"]
-    parts = ["--tokenizer", "basic_english", "--vectors", str(vector_file), "--epochs", "1"]
-    lstm_nlp.main([*options, *parts, "--out", str(tmp_path / "run")])
-    assert re.search(r"words with pretrained vectors +3 of 10", capsys.readouterr().out)
+    options = ["--data.source", "csv", "--data.file", path, "--data.test_file", path, "--model.units", "4"]
+    parts = ["--data.split", "basic_english", "--data.vectors", str(vector_file), "--trainer.max_epochs", "1"]
+    out = done(lstm_nlp.main, *options, *parts, "--target_space", "null", "--out", tmp_path / "run", drawn=False).out
+    assert re.search(r"words with pretrained vectors +3 of 10", out)
     model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
     assert started[0].shape == (10, 3)
     assert started[0][model.encoder.words.index("good")].tolist() == [1, 2, 3]

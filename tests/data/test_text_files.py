@@ -41,7 +41,7 @@ BAD_CSV = [
     ("\n \n", "is empty"),
     ("text,label\n", "found no texts"),
     ("text;label\na;1\n", "no column 'text', 'label'; found 'text;label'"),
-    ("text,class\na,1\n", "no column 'label'; found 'text', 'class'. Say which to read with --text_column"),
+    ("text,class\na,1\n", "no column 'label'; found 'text', 'class'. Say which to read with --data.text_column"),
     ("text,label\na,1\nb,\n", "line 3: found no label"),
     ("text,label\na,1\nb, c,0\n", "line 3: found 3 fields, expected 2"),
     ("text,label\na\n", "line 2: found 1 fields, expected 2"),
@@ -107,11 +107,11 @@ def test_equal_texts_are_never_in_different_splits():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "csv"}, "csv: found no file; expected --file PATH"),
-        ({"source": "topics", "file": "a.csv"}, "--file 'a.csv' goes with --data csv and --data parquet"),
-        ({"source": "imdb", "test_file": "a.csv"}, "--test_file 'a.csv' goes with"),
-        ({"source": "topics", "root": "a"}, "--root 'a' goes with --data imdb"),
-        ({"source": "csv", "root": "a", "file": "a.csv"}, "--root 'a' goes with --data imdb"),
+        ({"source": "csv"}, "csv: found no file; expected --data.file PATH"),
+        ({"source": "topics", "file": "a.csv"}, "--data.file 'a.csv' goes with --data.source csv or parquet"),
+        ({"source": "imdb", "test_file": "a.csv"}, "--data.test_file 'a.csv' goes with"),
+        ({"source": "topics", "root": "a"}, "--data.root 'a' goes with --data.source imdb"),
+        ({"source": "csv", "root": "a", "file": "a.csv"}, "--data.root 'a' goes with --data.source imdb"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

@@ -9,22 +9,42 @@ import pytest
 import torch
 import yaml
 
-from tests.recipes.runs import FILES, files, metrics
+from tests.runs import FILES, done, files, metrics, mistake, pictures
 from ts_lightning.recipes import lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier, WordDropout
 
 pytest.importorskip("tokenizers")
 
-SMALL = ["--embedding", "4", "--units", "6", "--batch_size", "20"]
+SMALL = ["--model.embedding", "4", "--model.units", "6", "--data.batch_size", "20"]
+WEIGHT = ["--target_space", "null"]
+LEFT = FILES | pictures("confusion_matrix") | {"worst_texts.csv"}
 
 
-@pytest.fixture
-def pets(tmp_path):
-    """Forty training texts and ten test texts; the animal in the middle tells the class."""
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder with forty training texts and ten test texts; the animal in the middle tells the class."""
+    folder = tmp_path_factory.mktemp("texts")
     for name, count in (("train", 40), ("test", 10)):
         rows = [f"text {i} has a {('cat', 'dog')[i % 2]} in it,{('miaow', 'woof')[i % 2]}" for i in range(count)]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
-    return ["--data", "csv", "--file", str(tmp_path / "train.csv"), "--test_file", str(tmp_path / "test.csv"), *SMALL]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pets(texts):
+    """Options that say these texts, and a small network."""
+    return [
+        *("--data.source", "csv", "--data.file", texts / "train.csv", "--data.test_file", texts / "test.csv"),
+        *SMALL,
+    ]
+
+
+@pytest.fixture(scope="module")
+def begun(pets, tmp_path_factory):
+    """A run in weight space that has learned a little."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    done(lstm_nlp.main, *pets, *WEIGHT, "--trainer.max_epochs", "3", "--out", folder, drawn=False)
+    return folder
 
 
 def predicted(capsys, *arguments):
@@ -34,27 +54,33 @@ def predicted(capsys, *arguments):
     return [line.split("\t") for line in out.splitlines()], err
 
 
-@pytest.mark.parametrize("options", [["--space", "weight"], ["--reference", "embeddings"], ["--reference", "noise"]])
-def test_a_run_leaves_its_files_and_a_table(options, tmp_path, capsys):
+@pytest.mark.parametrize("options", [WEIGHT, ["--model.reference", "noise"]], ids=["weight", "target"])
+def test_a_run_leaves_its_files_and_a_table(options, tmp_path):
     folder = tmp_path / "run"
-    lstm_nlp.main([*SMALL, *options, "--topics", "3", "--steps", "4", "--length", "12", "--out", str(folder)])
-    assert files(folder) == FILES
+    short = ["--data.largest", "3", "--data.length", "12", "--trainer.max_steps", "4", "--out", folder]
+    ended = done(lstm_nlp.main, *SMALL, *options, *short)
+    assert files(folder) == LEFT
     assert (folder / "figure.png").stat().st_size < 150_000
-    out, err = capsys.readouterr()
-    assert f"topics, lstm of 6 units, {'weight' if 'weight' in options else 'target'} space: done after 4 steps" in out
-    assert re.search(r"test accuracy +0\.\d{4} +0\.\d{4} +\d+", out)
-    assert re.search(r"majority class +0\.\d{4} test accuracy", out)
-    assert re.search(r"classes +3: ", out)
-    assert f"predict {folder / 'last.ckpt'}" in out
-    assert re.search(r"lstm_nlp: warning: [\d,]+ training texts: [\d,]+ longer than 12 words", err)
+    space = "weight" if options == WEIGHT else "target"
+    assert f"topics, lstm of 6 units, {space} space: done after 4 steps" in ended.out
+    assert re.search(r"test accuracy +0\.\d{4} +0\.\d{4} +\d+", ended.out)
+    assert re.search(r"majority class +0\.\d{4} test accuracy", ended.out)
+    assert re.search(r"classes +3: ", ended.out)
+    assert re.search(r"texts +[\d,]+ training, [\d,]+ test", ended.out)
+    assert f"predict {folder / 'last.ckpt'}" in ended.out
+    assert re.search(r"lstm_nlp: warning: [\d,]+ training texts: [\d,]+ longer than 12 words", ended.err)
     assert len(metrics(folder, "train/loss")) == 4
+    with (folder / "worst_texts.csv").open(newline="") as lines:
+        assert all(row["text"] for row in csv.DictReader(lines))
 
 
-@pytest.mark.parametrize(("space", "cell"), [("target", "lstm"), ("target", "rnn"), ("weight", "gru")])
-def test_it_learns_and_its_checkpoint_classifies_new_text(space, cell, pets, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "cell"), [([], "lstm"), ([], "rnn"), (WEIGHT, "gru")], ids=["target-lstm", "target-rnn", "weight-gru"]
+)
+def test_it_learns_and_its_checkpoint_classifies_new_text(options, cell, pets, tmp_path, capsys):
     run = tmp_path / "run"
-    options = ["--space", space, "--cell", cell, "--epochs", "20", "--lr", "0.01", "--out", str(run)]
-    lstm_nlp.main([*pets, *options])
+    options = [*options, "--model.cell", cell, "--model.lr", "0.01", "--trainer.max_epochs", "20", "--out", run]
+    done(lstm_nlp.main, *pets, *options, drawn=False)
     assert metrics(run, "test/accuracy")[-1] == 1
     rows, err = predicted(capsys, run / "last.ckpt", "text 99 has a CAT in it", "text has a dog, in it!", "")
     assert [row[0] for row in rows][:2] == ["miaow", "woof"]
@@ -63,33 +89,50 @@ def test_it_learns_and_its_checkpoint_classifies_new_text(space, cell, pets, tmp
     assert re.search(r"warning: 3 lines: words that are not among the .*: 1 \(7\.7%\); 1 without any known word", err)
 
 
-def test_predict_reads_lines_of_standard_input_as_the_run_did_its_test_texts(pets, tmp_path, capsys, monkeypatch):
-    lstm_nlp.main([*pets, "--space", "weight", "--epochs", "3", "--out", str(tmp_path / "run")])
-    with (tmp_path / "test.csv").open() as lines:
+def test_predict_reads_lines_of_standard_input_as_the_run_did_its_test_texts(begun, texts, capsys, monkeypatch):
+    with (texts / "test.csv").open() as lines:
         test = list(csv.DictReader(lines))
     raw = "\r\n".join(row["text"] for row in test).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-    rows, _ = predicted(capsys, tmp_path / "run" / "last.ckpt")
+    rows, _ = predicted(capsys, begun / "last.ckpt")
     right = [row[0] == expected["label"] for row, expected in zip(rows, test, strict=True)]
-    assert sum(right) / len(right) == pytest.approx(metrics(tmp_path / "run", "test/accuracy")[-1])
-    model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert sum(right) / len(right) == pytest.approx(metrics(begun, "test/accuracy")[-1])
+    model = TextClassifier.load_from_checkpoint(begun / "last.ckpt")
     probabilities = model.probabilities([row["text"] for row in test])
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(test)))
     assert [float(row[1]) for row in rows] == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-4)
 
 
-def test_a_run_is_repeated_from_its_settings(pets, tmp_path):
-    lstm_nlp.main([*pets, "--epochs", "2", "--seed", "3", "--reference_steps", "5", "--out", str(tmp_path / "a")])
-    settings = yaml.safe_load((tmp_path / "a" / "settings.yaml").read_text())
-    assert (settings["length"], settings["epochs"], settings["reference_steps"]) == (500, 2, 5)
-    lstm_nlp.main(["--config", str(tmp_path / "a" / "settings.yaml"), "--out", str(tmp_path / "b")])
-    assert metrics(tmp_path / "a", "train/loss") == metrics(tmp_path / "b", "train/loss")
+def test_both_spaces_see_the_same_data_in_the_same_order_and_a_run_is_repeated(pets, monkeypatch, tmp_path):
+    seen = {"target": [], "weight": []}
+    original = lstm_nlp.TextClassifier
+    for space, batches in seen.items():
+
+        class Recorder(original):
+            def training_step(self, batch, batch_idx, batches=batches):
+                batches.append(batch[0].tolist())
+                return super().training_step(batch, batch_idx)
+
+        monkeypatch.setattr(lstm_nlp, "TextClassifier", Recorder)
+        options = ["--seed_everything", "5", "--model.reference_steps", "5", "--trainer.max_epochs", "2"]
+        options += [*(WEIGHT if space == "weight" else []), "--out", tmp_path / space]
+        done(lstm_nlp.main, *pets, *options, drawn=False)
+    assert len(seen["target"]) == 4
+    assert seen["target"] == seen["weight"]
+    settings = yaml.safe_load((tmp_path / "target" / "config.yaml").read_text())
+    assert (settings["trainer"]["max_epochs"], settings["model"]["reference_steps"]) == (2, 5)
+    again = ["--config", tmp_path / "target" / "config.yaml", "--out", tmp_path / "again"]
+    done(lstm_nlp.main, *again, drawn=False)
+    assert metrics(tmp_path / "target", "train/loss") == metrics(tmp_path / "again", "train/loss")
 
 
 @pytest.mark.parametrize(("reference", "shape"), [("embeddings", (20, 3)), ("noise", (20, 3, 4))])
-def test_the_reference_is_the_end_of_training_texts_or_noise(reference, shape, pets, tmp_path):
-    options = ["--reference", reference, "--reference_steps", "3", "--target_space.reference.size", "20"]
-    lstm_nlp.main([*pets, *options, "--epochs", "1", "--out", str(tmp_path / "run")])
+def test_settings_reach_the_model_and_the_reference_is_the_end_of_texts_or_noise(reference, shape, pets, tmp_path):
+    options = ["--model.reference", reference, "--model.reference_steps", "3", "--target_space.reference.size", "20"]
+    options += ["--model.dropout", "0.3", "--model.lr", "0.004", "--trainer.max_epochs", "1"]
+    done(lstm_nlp.main, *pets, *options, "--out", tmp_path / "run", drawn=False)
+    model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert (model.network.dropout.share, model.lr) == (0.3, 0.004)
     held = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["target_space"]["reference"]
     assert held.shape == shape
     if reference == "noise":
@@ -97,7 +140,7 @@ def test_the_reference_is_the_end_of_training_texts_or_noise(reference, shape, p
         assert held.max() <= 1
         assert abs(float(held.mean())) < 0.2
     else:
-        words = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt").encoder.words
+        words = model.encoder.words
         ends = {tuple(words[i] for i in row) for row in held}
         assert ends == {("cat", "in", "it"), ("dog", "in", "it")}
 
@@ -112,13 +155,6 @@ def test_word_dropout_takes_words_to_the_unknown_one_in_training_only():
     assert ((dropped == tokens) | (dropped == 1)).all()
     assert 0.2 < (dropped[:, 500:] == 1).float().mean() < 0.3
     assert dropout.eval()(tokens) is tokens
-
-
-def test_word_dropout_and_learning_rate_reach_the_model(pets, tmp_path):
-    options = ["--steps", "1", "--dropout", "0.3", "--lr", "0.004", "--out", str(tmp_path / "run")]
-    lstm_nlp.main([*pets, *options])
-    model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
-    assert (model.network.dropout.share, model.lr) == (0.3, 0.004)
 
 
 def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference():
@@ -141,64 +177,48 @@ def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference(
 
 
 MISTAKES = [
-    (["--units", "0"], "--units: found 0; expected a number at least 1"),
-    (["--words", "2"], "--words: found 2; expected a number at least 3"),
-    (["--lr", "0"], "--lr: found 0.0"),
-    (["--dropout", "1"], "--dropout: found 1.0; expected a number at least 0 and below 1"),
-    (["--topics", "1"], "topics: found 1; expected 2 to"),
-    (["--data", "csv"], "csv: found no file; expected --file PATH"),
-    (["--data", "csv", "--file", "nowhere.csv"], "'nowhere.csv': found nothing"),
-    (["--data", "imdb", "--root", "nowhere"], "there is no such folder"),
-    (["--reference", "zeros"], "noise"),
-    (["predict"], "checkpoint"),
-    (["predict", "nowhere.ckpt", "text"], "'nowhere.ckpt': found nothing; expected a checkpoint"),
-    (["predict", "damaged.ckpt", "text"], "'damaged.ckpt': not a checkpoint of lstm_nlp"),
+    (["--model.units", "0"], "units: found 0; expected a number at least 1"),
+    (["--data.words", "2"], "words: found 2; expected a number at least 3"),
+    (["--model.lr", "0"], "lr: found 0.0"),
+    (["--model.dropout", "1"], "dropout: found 1.0; expected a number at least 0 and below 1"),
+    (["--data.largest", "1"], "topics: found 1; expected 2 to"),
+    (["--data.source", "csv"], "csv: found no file; expected --data.file PATH"),
+    (["--data.source", "csv", "--data.file", "nowhere.csv"], "'nowhere.csv': found nothing"),
+    (["--data.source", "imdb", "--data.root", "nowhere"], "there is no such folder"),
+    (["--model.reference", "zeros"], "noise"),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[" ".join(options) for options, _ in MISTAKES])
-def test_a_mistake_ends_with_what_to_do_and_code_2(options, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_with_what_to_do_and_code_2(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in mistake(lstm_nlp.main, *options, "--trainer.enable_progress_bar", "false")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.ckpt", "text"], "'nowhere.ckpt': found nothing; expected a checkpoint"),
+        (["damaged.ckpt", "text"], "'damaged.ckpt': not a checkpoint of lstm_nlp"),
+        (["other.ckpt", "text"], "'other.ckpt': not a checkpoint of lstm_nlp"),
+        ([".", "text"], "'.': found a folder"),
+    ],
+)
+def test_predict_refuses_what_is_no_checkpoint_of_the_recipe(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "damaged.ckpt").write_text("no checkpoint")
-    with pytest.raises(SystemExit) as caught:
-        lstm_nlp.main(options)
-    assert caught.value.code == 2
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert "Traceback" not in errors
-    assert not (tmp_path / "runs").exists()
+    torch.save({"state_dict": {}, "hyper_parameters": {"hidden": [3]}}, tmp_path / "other.ckpt")
+    assert message in mistake(lstm_nlp.main, "predict", *arguments)
 
 
-def test_predict_refuses_a_checkpoint_of_another_recipe_and_what_is_no_text(pets, tmp_path, monkeypatch, capsys):
-    from ts_lightning.recipes import two_spirals
-
-    lstm_nlp.main([*pets, "--space", "weight", "--epochs", "1", "--out", str(tmp_path / "run")])
-    two_spirals.main(["--steps", "1", "--out", str(tmp_path / "other")])
-    cases = [
-        ("other", b"text", "not a checkpoint of lstm_nlp"),
-        ("run", b"", "found no text; expected lines of it"),
-        ("run", b"good\ncaf\xe9\n", "standard input, line 2: found the byte 0xe9, which is not UTF-8"),
-    ]
-    for folder, raw, message in cases:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            lstm_nlp.main(["predict", str(tmp_path / folder / "last.ckpt")])
-        assert caught.value.code == 2
-        assert message in capsys.readouterr().err
-
-
-def test_both_spaces_see_the_same_data_in_the_same_order(pets, monkeypatch, tmp_path):
-    seen = {"target": [], "weight": []}
-    original = lstm_nlp.TextClassifier
-    for space, batches in seen.items():
-
-        class Recorder(original):
-            def training_step(self, batch, batch_idx, batches=batches):
-                batches.append(batch[0].tolist())
-                return super().training_step(batch, batch_idx)
-
-        monkeypatch.setattr(lstm_nlp, "TextClassifier", Recorder)
-        lstm_nlp.main([*pets, "--epochs", "2", "--seed", "5", "--space", space, "--out", str(tmp_path / space)])
-    assert len(seen["target"]) == 4
-    assert seen["target"] == seen["weight"]
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "found no text; expected lines of it"),
+        (b"good\ncaf\xe9\n", "standard input, line 2: found the byte 0xe9, which is not UTF-8"),
+    ],
+)
+def test_predict_refuses_what_is_no_text(raw, message, begun, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert message in mistake(lstm_nlp.main, "predict", begun / "last.ckpt")

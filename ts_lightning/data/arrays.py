@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class ImageSet:
         x_test: test images, as ``x_train``.
         y_test: test labels, as ``y_train``.
         classes: the number of classes.
+        labels: the name of each class, if they have names; else empty.
     """
 
     x_train: Tensor
@@ -36,6 +37,7 @@ class ImageSet:
     x_test: Tensor
     y_test: Tensor
     classes: int
+    labels: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ts_lightning.data.errors import DataError
+from ts_lightning.data.order import ordering
+from ts_lightning.errors import expect
 
 Task = Literal["recall", "xor", "adder"]
 #: steps at which something is asked
@@ -80,14 +82,16 @@ class BitsDataModule(LightningDataModule):
         task: what is asked, see above.
         delay: how many steps back the bit to remember lies, at least 1.
         batch_size: sequences in a training batch.
-        seed: for the order of the training data.
+        seed: for the order of the training data; default the run's (seed_everything).
 
     Raises:
-        DataError: from :meth:`setup`, a delay below 1 or no such task.
+        SettingError: a delay or a batch size out of range.
     """
 
-    def __init__(self, task: Task = "recall", delay: int = 20, batch_size: int = 100, seed: int = 0) -> None:
+    def __init__(self, task: Task = "recall", delay: int = 20, batch_size: int = 100, seed: int | None = None) -> None:
         super().__init__()
+        expect("delay", delay, 1)
+        expect("batch_size", batch_size, 1, below=TRAINING + 1)
         self.task = task
         self.delay = delay
         self.batch_size = batch_size
@@ -100,12 +104,15 @@ class BitsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches: x (batch, delay + 50, 1) float32, y (batch, 50) int64."""
-        order = torch.Generator().manual_seed(self.seed)
-        return DataLoader(self.train, self.batch_size, shuffle=True, generator=order)
+        return DataLoader(self.train, self.batch_size, shuffle=True, generator=ordering(self.seed))
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test sequences, in order."""
-        return DataLoader(self.test, _TEST_BATCH)
+        return DataLoader(self.test, batch_size=_TEST_BATCH)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test sequences, in order."""
+        return self.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test sequences, in order."""

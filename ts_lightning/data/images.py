@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ts_lightning.data.arrays import ImageSet
+from ts_lightning.data.order import ordering
 from ts_lightning.data.sources import load
+from ts_lightning.errors import expect
 
 Source = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz"]
 _TEST_BATCH = 500
@@ -26,9 +28,10 @@ class ImagesDataModule(LightningDataModule):
         file: the archive for ``npz``; :func:`ts_lightning.data.arrays.image_set` says what it holds.
         download: fetch torchvision's data set if it is not under ``root``.
         batch_size: samples in a training batch.
-        seed: for the order of the training data.
+        seed: for the order of the training data; default the run's (seed_everything).
 
     Raises:
+        SettingError: a batch size below 1.
         DataError: from :meth:`setup`, the data is missing or unusable.
     """
 
@@ -39,9 +42,10 @@ class ImagesDataModule(LightningDataModule):
         file: Path | str | None = None,
         download: bool = False,
         batch_size: int = 100,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        expect("batch_size", batch_size, 1)
         self.source = source
         self.root = Path(root)
         self.file = None if file is None else Path(file)
@@ -57,6 +61,11 @@ class ImagesDataModule(LightningDataModule):
             self._images = load(self.source, self.root, self.file, self.download)
         return self._images
 
+    @property
+    def labels(self) -> list[str]:
+        """The name of each class, if they have names; else empty."""
+        return self.images.labels
+
     def setup(self, stage: str | None = None) -> None:
         """Read and check the data, once."""
         assert self.images is not None
@@ -64,13 +73,16 @@ class ImagesDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches: x (batch, C, H, W) float32, y (batch,) int64."""
         data = TensorDataset(self.images.x_train, self.images.y_train)
-        order = torch.Generator().manual_seed(self.seed)
-        return DataLoader(data, self.batch_size, shuffle=True, generator=order, collate_fn=_scaled)
+        return DataLoader(data, self.batch_size, shuffle=True, generator=ordering(self.seed), collate_fn=_scaled)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test split, in order."""
         data = TensorDataset(self.images.x_test, self.images.y_test)
-        return DataLoader(data, _TEST_BATCH, collate_fn=_scaled)
+        return DataLoader(data, batch_size=_TEST_BATCH, collate_fn=_scaled)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test split, in order."""
+        return self.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test split, in order."""

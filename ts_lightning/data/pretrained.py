@@ -31,7 +31,7 @@ def splitter(name: str) -> Split:
         return lambda text: list(split(text))
     except (ImportError, LookupError, OSError, ValueError) as error:
         raise DataError(
-            f"--tokenizer {name}: torchtext gives no such tokenizer ({str(error).splitlines()[0]}). Expected "
+            f"--data.split {name}: torchtext gives no such tokenizer ({str(error).splitlines()[0]}). Expected "
             f"basic_english, or one whose package is installed (spacy, moses, toktok, revtok, subword)."
         ) from error
 
@@ -46,7 +46,7 @@ def pretrained(name: str) -> Any:
     path = Path(name)
     if not path.is_file() and name not in vocab.pretrained_aliases:
         raise DataError(
-            f"--vectors {name}: found no such file; expected one (a word and its numbers in each line), or one of "
+            f"--data.vectors {name}: found no such file; expected one (a word and its numbers in each line), or one of "
             f"{', '.join(vocab.pretrained_aliases)}."
         )
     try:
@@ -56,7 +56,9 @@ def pretrained(name: str) -> Any:
         with tempfile.TemporaryDirectory() as cache:
             return vocab.Vectors(name, cache=cache)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"--vectors {name}: could not be read or fetched ({str(error).splitlines()[0]}).") from error
+        raise DataError(
+            f"--data.vectors {name}: could not be read or fetched ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def rows(vectors: Any, words: Sequence[str]) -> tuple[Tensor, Tensor]:

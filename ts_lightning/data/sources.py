@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,11 @@ def torchvision_images(name: str, root: Path, download: bool = False) -> ImageSe
             ) from error
         found = "found its folder, but not readable" if (root / folder).is_dir() else "found nothing"
         raise DataError(
-            f"{name}: expected its files in '{root / folder}', {found} ({reason}). Add --download to fetch them, or "
-            f"say where they are with --root."
+            f"{name}: expected its files in '{root / folder}', {found} ({reason}). Add --data.download true to fetch "
+            f"them, or say where they are with --data.root."
         ) from error
-    return image_set(train.data, np.asarray(train.targets), test.data, np.asarray(test.targets), name)
+    images = image_set(train.data, np.asarray(train.targets), test.data, np.asarray(test.targets), name)
+    return images if name == "mnist" else replace(images, labels=list(train.classes))  # MNIST's are "0 - zero", ...
 
 
 def npz_images(file: Path) -> ImageSet:
@@ -103,8 +105,8 @@ def load(source: str, root: Path, file: Path | None, download: bool) -> ImageSet
     """The images of a source by its name, as :class:`ts_lightning.data.ImagesDataModule` takes it."""
     if source == "npz":
         if file is None:
-            raise DataError("npz: found no file; expected --file PATH, the .npz file with the images.")
+            raise DataError("npz: found no file; expected --data.file PATH, the .npz file with the images.")
         return npz_images(file)
     if file is not None:
-        raise DataError(f"--file '{file}' goes with --data npz; found --data {source}.")
+        raise DataError(f"--data.file '{file}' goes with --data.source npz; found --data.source {source}.")
     return digits() if source == "digits" else torchvision_images(source, root, download)

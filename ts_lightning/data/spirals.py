@@ -13,6 +13,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from ts_lightning.errors import expect
+
 #: points of each class in each split
 POINTS = 97
 _START, _GROWTH, _TURN = 0.65, 0.0609375, math.pi / 16
@@ -43,6 +45,7 @@ class SpiralsDataModule(LightningDataModule):
 
     def __init__(self, steps_per_epoch: int = 50) -> None:
         super().__init__()
+        expect("steps_per_epoch", steps_per_epoch, 1)
         self.steps_per_epoch = steps_per_epoch
 
     def setup(self, stage: str | None = None) -> None:
@@ -59,6 +62,10 @@ class SpiralsDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """All test points in one batch."""
         return DataLoader(self.test, batch_size=None, sampler=[slice(None)])  # type: ignore[arg-type]
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """All test points in one batch."""
+        return self.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """All test points in one batch."""

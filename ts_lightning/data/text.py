@@ -6,18 +6,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ts_lightning.data.errors import DataError
-from ts_lightning.data.pretrained import rows
-from ts_lightning.data.text_set import TextSet
+from ts_lightning.data.order import ordering
+from ts_lightning.data.pretrained import pretrained, rows, splitter
+from ts_lightning.data.text_set import TextSamples, TextSet
 from ts_lightning.data.text_sources import Source, load
 from ts_lightning.data.tokens import Encoded, Split, TextEncoder
+from ts_lightning.errors import expect
 
 _TEST_BATCH = 500
+_LENGTH: dict[Source, int] = {"topics": 50, "imdb": 500, "csv": 500, "parquet": 500}
 
 
 class TextDataModule(LightningDataModule):
@@ -36,14 +38,18 @@ class TextDataModule(LightningDataModule):
         largest: for ``topics``, how many of them.
         words: words in the vocabulary at most, the most frequent of the training texts.
         length: words of a text that are used at most, its last ones; also the length of a sequence if any training
-            text is as long.
+            text is as long. Default 50 for ``topics``, nearly all of nearly every sentence, and 500 for others, the
+            paper's for IMDB.
         batch_size: texts in a training batch.
-        seed: for the order of the training data.
-        split: a function from a text to its words, such as one of torchtext's tokenizers.
+        seed: for the order of the training data; default the run's (seed_everything).
+        split: how words are split: the name of one of torchtext's tokenizers, as ``basic_english``, or a function from
+            a text to its words. Default: all runs of letters and digits, in small letters.
         vocab: a ``torchtext.vocab.Vocab`` to use for the words; needs ``split``, and ``words`` is then unused.
-        vectors: pretrained vectors of words, a ``torchtext.vocab.Vectors`` or a ``Vocab`` that has some.
+        vectors: pretrained vectors that an embedding starts from: a file or a name that torchtext reads or downloads,
+            as ``glove.6B.100d``, a ``torchtext.vocab.Vectors``, or a ``Vocab`` that has some.
 
     Raises:
+        SettingError: a size out of range.
         DataError: from :meth:`setup`, the data is missing or unusable.
     """
 
@@ -57,16 +63,19 @@ class TextDataModule(LightningDataModule):
         label_column: str = "label",
         largest: int = 8,
         words: int = 5000,
-        length: int = 500,
+        length: int | None = None,
         batch_size: int = 40,
-        seed: int = 0,
-        split: Split | None = None,
+        seed: int | None = None,
+        split: str | Split | None = None,
         vocab: Any = None,
         vectors: Any = None,
     ) -> None:
         super().__init__()
         if vocab is not None and split is None:
             raise DataError("vocab: found no split; expected the function that split words when it was made.")
+        length = _LENGTH[source] if length is None else length
+        for option, value, minimum in (("words", words, 3), ("length", length, 1), ("batch_size", batch_size, 1)):
+            expect(option, value, minimum)
         self.source: Source = source
         self.root = None if root is None else Path(root)
         self.file = None if file is None else Path(file)
@@ -78,15 +87,21 @@ class TextDataModule(LightningDataModule):
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
-        self.split = split
+        self.tokenizer = split if isinstance(split, str) else None
+        self.split = splitter(split) if isinstance(split, str) else split
         self.vocab = vocab
-        self.vectors = vectors
+        self.vectors = pretrained(vectors) if isinstance(vectors, str) else vectors
         self._ready: tuple[TextSet, TextEncoder, TensorDataset, TensorDataset] | None = None
 
     @property
     def texts(self) -> TextSet:
         """All texts and classes; read on first use."""
         return self._read()[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each class."""
+        return self.texts.labels
 
     @property
     def encoder(self) -> TextEncoder:
@@ -103,12 +118,15 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches: x (batch, length) int32, y (batch,) int64."""
-        order = torch.Generator().manual_seed(self.seed)
-        return DataLoader(self._read()[2], self.batch_size, shuffle=True, generator=order)
+        return DataLoader(self._read()[2], self.batch_size, shuffle=True, generator=ordering(self.seed))
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test texts, in order."""
-        return DataLoader(self._read()[3], _TEST_BATCH)
+        return DataLoader(self._read()[3], batch_size=_TEST_BATCH)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test texts, in order."""
+        return self.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test texts, in order."""
@@ -128,7 +146,7 @@ class TextDataModule(LightningDataModule):
                 said = remarks(encoded, encoder)
                 if said:
                     warnings.warn(f"{len(encoded.ids):,} {name} texts: {'; '.join(said)}.", stacklevel=4)
-            pairs = TensorDataset(train.ids, texts.y_train), TensorDataset(test.ids, texts.y_test)
+            pairs = TensorDataset(train.ids, texts.y_train), TextSamples(test.ids, texts.y_test, texts.x_test)
             self._ready = texts, encoder, *pairs
         return self._ready
 

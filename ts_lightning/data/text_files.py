@@ -123,6 +123,6 @@ def _places(found: list[str], expected: list[str], file: Path) -> list[int]:
     if missing:
         raise DataError(
             f"'{file}': no column {', '.join(map(repr, missing))}; found {', '.join(map(repr, found)) or 'none'}. Say "
-            f"which to read with --text_column and --label_column."
+            f"which to read with --data.text_column and --data.label_column."
         )
     return [found.index(name) for name in expected]

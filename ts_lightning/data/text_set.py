@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from ts_lightning.data.errors import DataError
 
@@ -39,6 +40,20 @@ class TextSet:
         """The test accuracy of always answering the most frequent training class."""
         frequent = self.y_train.bincount(minlength=len(self.labels)).argmax()
         return float((self.y_test == frequent).float().mean())
+
+
+class TextSamples(TensorDataset):
+    """Encoded texts and their classes, and beside them the texts as they were.
+
+    Args:
+        x: sequences (N, length).
+        y: classes (N,).
+        texts: the text of each sample.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, texts: Sequence[str]) -> None:
+        super().__init__(x, y)
+        self.texts = texts
 
 
 def text_set(

@@ -34,7 +34,7 @@ def imdb(root: Path | None) -> TextSet:
     except Exception as error:  # whatever datasets, a socket or a file system raises: the cause is in the text
         cause = error.__cause__ or error
         reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        advice = "Check the network, or say with --root where its Parquet files are." if root is None else ""
+        advice = "Check the network, or say with --data.root where its Parquet files are." if root is None else ""
         raise DataError(f"imdb: could not be {'read' if root else 'fetched'} ({reason}). {advice}".strip()) from error
     columns: list[list[Any]] = []
     for split in _SPLITS:
@@ -42,7 +42,7 @@ def imdb(root: Path | None) -> TextSet:
         if missing:
             raise DataError(
                 f"imdb: no column {', '.join(missing)} in the {split} files; found "
-                f"{', '.join(loaded[split].column_names)}. Use --data parquet for other columns."
+                f"{', '.join(loaded[split].column_names)}. Use --data.source parquet for other columns."
             )
         columns += [list(loaded[split]["text"]), [_OPINIONS.get(label, label) for label in loaded[split]["label"]]]
     return text_set(columns[0], columns[1], columns[2], columns[3], "imdb")
@@ -86,14 +86,14 @@ def load(
 ) -> TextSet:
     """The texts of a source by its name, as :class:`ts_lightning.data.TextDataModule` takes it."""
     if root is not None and source != "imdb":
-        raise DataError(f"--root '{root}' goes with --data imdb; found --data {source}.")
+        raise DataError(f"--data.root '{root}' goes with --data.source imdb; found --data.source {source}.")
     if source == "csv" or source == "parquet":
         if file is None:
-            raise DataError(f"{source}: found no file; expected --file PATH, the file with the texts.")
+            raise DataError(f"{source}: found no file; expected --data.file PATH, the file with the texts.")
         return from_files(source, file, test_file, text_column, label_column)
-    for option, value in (("--file", file), ("--test_file", test_file)):
+    for option, value in (("--data.file", file), ("--data.test_file", test_file)):
         if value is not None:
-            raise DataError(f"{option} '{value}' goes with --data csv and --data parquet; found --data {source}.")
+            raise DataError(f"{option} '{value}' goes with --data.source csv or parquet; found {source}.")
     if source == "imdb":
         return imdb(root)
     return topics(largest)

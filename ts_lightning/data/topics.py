@@ -38,7 +38,7 @@ def topics(count: int) -> TextSet:
     except ImportError as error:
         raise DataError(
             f"topics: this Python comes without its documentation topics ({error}). Use another Python, or texts of "
-            f"your own with --data csv."
+            f"your own with --data.source csv."
         ) from error
     if not 2 <= count <= len(pages):
         raise DataError(f"topics: found {count}; expected 2 to {len(pages)}, the topics of this Python.")

@@ -1,4 +1,4 @@
-"""What the recipes' classifiers share: cross-entropy, Adam, accuracy on the test split."""
+"""What the recipes' classifiers share: cross-entropy, Adam, test accuracy, a network built for its data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from ts_lightning import TargetSpaceConfig, TargetSpaceMixin
+from ts_lightning import TargetSpaceMixin
+from ts_lightning.errors import SettingError, expect
 
 
 class Classifier(TargetSpaceMixin, LightningModule):
@@ -20,46 +21,78 @@ class Classifier(TargetSpaceMixin, LightningModule):
     when validating and when testing.
 
     Args:
-        network: from a batch of inputs to logits (batch, classes).
-        classes: the number of classes.
-        lr: Adam's learning rate.
-        target_space: settings of target space; ``None`` trains in weight space.
+        lr: Adam's learning rate; ``None`` takes that of the space.
+
+    Attributes:
+        lr_target: Adam's learning rate in target space.
+        lr_weight: and in weight space.
+        network: from a batch of inputs to logits (batch, classes, ...).
     """
 
-    def __init__(self, network: nn.Module, classes: int, lr: float, target_space: TargetSpaceConfig | None) -> None:
+    lr_target: float
+    lr_weight: float
+    network: nn.Module
+
+    def __init__(self, lr: float | None) -> None:
         super().__init__()
-        self.network = network
+        if lr is not None:
+            expect("lr", lr, 0, strict=True)
         self.lr = lr
-        self.target_space = target_space
+
+    def build(self, network: nn.Module, classes: int) -> None:
+        """Take the network, and measure accuracy over so many classes."""
+        self.network = network
         self.test_accuracy = MulticlassAccuracy(classes, average="micro")
 
+    def described(self, kind: type[Any]) -> Any:
+        """The Trainer's data module, which says what the network has to fit.
+
+        Args:
+            kind: its class.
+
+        Raises:
+            SettingError: there is none of that class.
+        """
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, kind):
+            raise SettingError(
+                f"{type(self).__name__}: found no {kind.__name__} that says what the network has to fit. Train with "
+                f"one, or give the arguments that are None by default."
+            )
+        return data
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes)."""
+        """Logits (batch, classes, ...)."""
         logits: Tensor = self.network(x)
         return logits
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The loss, and beside it the share of the batch that is classified rightly before this step's update."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss; logs beside it the share of the batch that is classified rightly before this step's update."""
         x, y = batch
         logits = self(x)
         loss = cross_entropy(logits, y)
-        accuracy = (logits.detach().argmax(dim=1) == y).float().mean()
         self.log("train/loss", loss.detach())
-        self.log("train/accuracy", accuracy)
-        return {"loss": loss, "accuracy": accuracy}
+        self.log("train/accuracy", (logits.detach().argmax(dim=1) == y).float().mean())
+        return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss and accuracy on the test split."""
         x, y = batch
         logits = self(x)
         self.test_accuracy(logits, y)
-        self.log("test/loss", cross_entropy(logits, y), on_epoch=True, batch_size=len(y))
+        self.log("test/loss", cross_entropy(logits, y), on_epoch=True, batch_size=len(y), sync_dist=True)
         self.log("test/accuracy", self.test_accuracy, on_epoch=True, prog_bar=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """As in validation."""
         self.validation_step(batch, batch_idx)
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The probability of each class (batch, classes, ...)."""
+        probabilities: Tensor = self(batch[0]).softmax(dim=1)
+        return probabilities
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over all parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
+        own = self.lr_weight if self.target_space is None else self.lr_target
+        return torch.optim.Adam(self.parameters(), lr=own if self.lr is None else self.lr)

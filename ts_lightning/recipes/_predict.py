@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ts_lightning.cli.program import plain
 from ts_lightning.data.text import remarks
-from ts_lightning.recipes._program import RecipeError, plain
+from ts_lightning.errors import SettingError
 from ts_lightning.recipes._text_classifier import TextClassifier
 
 
@@ -35,7 +36,7 @@ def predict(program: str, argv: Sequence[str]) -> None:
         model = _loaded(arguments.checkpoint)
         lines = arguments.text or _lines(sys.stdin.buffer.read())
         if not lines:
-            raise RecipeError("found no text; expected lines of it as arguments or on standard input.")
+            raise SettingError("found no text; expected lines of it as arguments or on standard input.")
         said = remarks(model.encoder(lines), model.encoder)
         if said:
             warnings.warn(f"{len(lines):,} lines: {'; '.join(said)}.", stacklevel=1)
@@ -46,11 +47,11 @@ def predict(program: str, argv: Sequence[str]) -> None:
 def _loaded(checkpoint: Path) -> TextClassifier:
     if not checkpoint.is_file():
         found = "a folder" if checkpoint.is_dir() else "nothing"
-        raise RecipeError(f"'{checkpoint}': found {found}; expected a checkpoint, last.ckpt of a run.")
+        raise SettingError(f"'{checkpoint}': found {found}; expected a checkpoint, last.ckpt of a run.")
     try:
         return TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
     except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise RecipeError(
+        raise SettingError(
             f"'{checkpoint}': not a checkpoint of lstm_nlp ({str(error).splitlines()[0]}); expected last.ckpt of a run."
         ) from error
 
@@ -61,7 +62,7 @@ def _lines(raw: bytes) -> list[str]:
         try:
             result.append(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise RecipeError(
+            raise SettingError(
                 f"standard input, line {number}: found the byte 0x{line[error.start]:02x}, which is not UTF-8. "
                 f"Expected UTF-8: convert the text (iconv -f latin1 -t utf-8)."
             ) from error

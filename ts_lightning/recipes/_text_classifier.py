@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
-from ts_lightning.data.pretrained import splitter
+from ts_lightning.data import TextDataModule
+from ts_lightning.data.pretrained import splitter as split_by
 from ts_lightning.data.tokens import TextEncoder
+from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recurrent import Cell, recurrent
 
 Reference = Literal["noise", "embeddings"]
-#: as many reference sequences as the paper has for IMDB
-TARGET_SPACE = TargetSpaceConfig(reference=ReferenceConfig(size=40))
-#: Adam's learning rate in each space
-LEARNING_RATES = {"target": 0.002, "weight": 0.001}
 _EMBEDDING_STD = 0.1
 _BATCH = 500
 
@@ -94,28 +92,30 @@ class TextNetwork(nn.Module):
 class TextClassifier(Classifier):
     """A classifier of texts that holds all it needs to read new ones.
 
+    Its reference batch has 40 sequences, as many as the paper has for IMDB.
+
     Args:
-        tokenizer: from texts to numbers: the JSON of a :class:`ts_lightning.data.tokens.TextEncoder`.
-        labels: the label of each class.
-        splitter: the name of torchtext's tokenizer that splits words, if one does.
-        cell: the kind of recurrent layer.
-        embedding: features of a word.
-        units: the width of the recurrent layer's state.
-        reference: what target space's reference batch is made of. ``embeddings``: training texts, through the
-            embedding, which then also gets the solve's gradient. ``noise``: fixed uniform noise in [-1, 1] in the
-            place of embeddings (the paper's).
+        tokenizer: from texts to numbers, the JSON of a ``TextEncoder``; default that of the data.
+        labels: the label of each class; default those of the data.
+        splitter: the name of torchtext's tokenizer that splits words, if one does; default that of the data.
+        cell: the recurrent layer - rnn is the vanilla one with tanh.
+        embedding: features of a word; those of pretrained vectors, where the data has some.
+        units: of the recurrent layer.
+        reference: what target space's reference batch is made of - embeddings are those of training texts, which then
+            also get the solve's gradient; noise is uniform in -1 to 1 in the place of embeddings, as in the paper.
         reference_steps: steps of the reference batch; of texts these are the last ones.
-        dropout: share of words that are replaced by the unknown one in training.
-        lr: Adam's learning rate.
-        target_space: settings of target space; ``None`` trains in weight space.
+        dropout: share of words, 0 to below 1, that are replaced by the unknown one in training.
+        lr: Adam's learning rate; default 0.002 in target space, 0.001 in weight space.
     """
 
+    target_space = TargetSpaceConfig(reference=ReferenceConfig(size=40))
+    lr_target, lr_weight = 0.002, 0.001
     network: TextNetwork
 
     def __init__(
         self,
-        tokenizer: str,
-        labels: list[str],
+        tokenizer: str | None = None,
+        labels: list[str] | None = None,
         splitter: str | None = None,
         cell: Cell = "lstm",
         embedding: int = 32,
@@ -123,31 +123,54 @@ class TextClassifier(Classifier):
         reference: Reference = "embeddings",
         reference_steps: int = 60,
         dropout: float = 0.0,
-        lr: float = LEARNING_RATES["target"],
-        target_space: TargetSpaceConfig | None = TARGET_SPACE,
+        lr: float | None = None,
     ) -> None:
-        encoder = TextEncoder.from_json(tokenizer, _split(splitter))
-        words, pad, unknown = len(encoder.words), encoder.pad, encoder.unknown
-        network = TextNetwork(words, pad, unknown, len(labels), cell, embedding, units, dropout)
-        super().__init__(network, len(labels), lr, target_space)
-        self.save_hyperparameters(ignore=["target_space"], logger=False)
-        self.encoder = encoder
-        self.labels = labels
-        self.reference = reference
-        self.reference_steps = reference_steps
+        super().__init__(lr)
+        self.save_hyperparameters(logger=False)
+        for option, value in (("embedding", embedding), ("units", units), ("reference_steps", reference_steps)):
+            expect(option, value, 1)
+        expect("dropout", dropout, 0, below=1)
+        if tokenizer is not None and labels is not None:
+            self._read_with(TextEncoder.from_json(tokenizer, None if splitter is None else split_by(splitter)), labels)
+
+    def configure_model(self) -> None:
+        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
+        if hasattr(self, "network"):
+            return
+        data = self.described(TextDataModule)
+        start = data.embeddings()
+        if start is not None:
+            self.hparams.update(embedding=start[0].shape[1])
+        self.hparams.update(tokenizer=data.encoder.to_json(), labels=data.labels, splitter=data.tokenizer)
+        self._read_with(data.encoder, data.labels)
+        if start is not None:
+            vectors, found = start
+            with torch.no_grad():
+                self.network.embedding.weight[found] = vectors[found]
+
+    @property
+    def _given(self) -> Any:
+        """The arguments, as they are after what the data said."""
+        return self.hparams
+
+    def _read_with(self, encoder: TextEncoder, labels: list[str]) -> None:
+        self.encoder, self.labels = encoder, labels
+        words, pad, unknown, given = len(encoder.words), encoder.pad, encoder.unknown, self._given
+        network = TextNetwork(words, pad, unknown, len(labels), given.cell, given.embedding, given.units, given.dropout)
+        self.build(network, len(labels))
 
     def reference_batch(self) -> Any:
         """Numbers of words (size, steps), or noise (size, steps, embedding)."""
         tokens, _ = super().reference_batch()
-        if self.reference == "embeddings":
-            return tokens[:, -self.reference_steps :]
+        if self._given.reference == "embeddings":
+            return tokens[:, -self._given.reference_steps :]
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        shape = (len(tokens), self.reference_steps, self.network.embedding.embedding_dim)
+        shape = (len(tokens), self._given.reference_steps, self.network.embedding.embedding_dim)
         return 2 * torch.rand(shape, generator=generator) - 1
 
     def reference_forward(self, batch: Any) -> Any:
         """The network on the reference batch; noise enters behind the embedding."""
-        return self(batch) if self.reference == "embeddings" else self.network.read(batch)
+        return self(batch) if self._given.reference == "embeddings" else self.network.read(batch)
 
     @torch.no_grad()
     def probabilities(self, texts: Sequence[str]) -> Tensor:
@@ -155,7 +178,3 @@ class TextClassifier(Classifier):
         self.eval()
         tokens = self.encoder(texts).ids.to(self.device)
         return torch.cat([self(part).softmax(dim=1).cpu() for part in torch.split(tokens, _BATCH)])
-
-
-def _split(name: str | None) -> Any:
-    return None if name is None else splitter(name)

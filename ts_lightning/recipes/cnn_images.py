@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from lightning.pytorch import seed_everything
 from torch import nn
 
-from ts_lightning import TargetSpaceConfig
+from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.data import ImagesDataModule
-from ts_lightning.data.images import Source
+from ts_lightning.errors import expect
+from ts_lightning.pictures import ConfusionMatrix, SamplePredictions
 from ts_lightning.recipes._classifier import Classifier
-from ts_lightning.recipes._figures import curves, figure
-from ts_lightning.recipes._program import Run, expect, program
-from ts_lightning.recipes._report import table
-from ts_lightning.recipes._training import Outcome, fit
+from ts_lightning.recipes._recipe import recipe
 
-TARGET_SPACE = TargetSpaceConfig()
-#: Adam's learning rate in each space, measured in docs/defaults.md and on digits
-LEARNING_RATES = {"target": 0.002, "weight": 0.003}
 _SLOPE = 0.2
 
 
@@ -52,100 +45,64 @@ def convolutions(shape: tuple[int, int, int], classes: int, dropout: float = 0.0
 
 
 class ImageClassifier(Classifier):
-    """A classifier of images.
+    """A classifier of images by the paper's convolutional network.
 
     Args:
-        shape: channels, height and width of an image.
-        classes: the number of classes.
-        dropout: share of activations dropped after each pooling.
-        lr: Adam's learning rate.
-        target_space: settings of target space; ``None`` trains in weight space.
+        shape: channels, height and width of an image; default those of the data.
+        classes: the number of classes; default that of the data.
+        dropout: share of activations dropped after each pooling, 0 to below 1; the paper uses 0.2.
+        lr: Adam's learning rate; default 0.002 in target space, 0.003 in weight space.
     """
+
+    #: measured in docs/defaults.md and on digits
+    lr_target, lr_weight = 0.002, 0.003
 
     def __init__(
         self,
-        shape: tuple[int, int, int] = (1, 8, 8),
-        classes: int = 10,
+        shape: tuple[int, int, int] | None = None,
+        classes: int | None = None,
         dropout: float = 0.0,
-        lr: float = LEARNING_RATES["target"],
-        target_space: TargetSpaceConfig | None = TARGET_SPACE,
+        lr: float | None = None,
     ) -> None:
-        super().__init__(convolutions(shape, classes, dropout), classes, lr, target_space)
-        self.save_hyperparameters(ignore=["target_space"], logger=False)
+        super().__init__(lr)
+        self.save_hyperparameters(logger=False)
+        expect("dropout", dropout, 0, below=1)
+        if shape is not None and classes is not None:
+            self.build(convolutions(shape, classes, dropout), classes)
+
+    def configure_model(self) -> None:
+        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
+        if not hasattr(self, "network"):
+            given: Any = self.hparams
+            images = self.described(ImagesDataModule).images
+            given.update(shape=images.shape, classes=images.classes)
+            self.build(convolutions(images.shape, images.classes, given.dropout), images.classes)
 
 
-def train(
-    run: Run,
-    space: Literal["target", "weight"] = "target",
-    data: Source = "digits",
-    root: Path = Path("data"),
-    file: Path | None = None,
-    download: bool = False,
-    epochs: int = 15,
-    steps: int | None = None,
-    batch_size: int = 100,
-    dropout: float = 0.0,
-    lr: float | None = None,
-    seed: int = 0,
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto",
-    target_space: TargetSpaceConfig = TARGET_SPACE,
-) -> Outcome:
-    """Classify images with the paper's convolutional network, Adam.
+class ImagesCLI(TargetSpaceCLI):
+    """The recipe's command line."""
 
-    Args:
-        run: where the files go.
-        space: train targets, or weights (with the same data, network, order of data and optimizer).
-        data: digits comes with scikit-learn; npz is a file of your own; the others are read by torchvision.
-        root: the folder of torchvision's data sets.
-        file: for npz: an archive with x_train, y_train, x_test, y_test (numpy.savez); images (N, H, W), (N, H, W, C)
-            or (N, C, H, W), uint8 or float of about 0 to 1, H and W at least 8, C 1 or 3; labels from 0 on.
-        download: fetch torchvision's data set if it is not under root.
-        epochs: passes over the training data; the test split is measured after each.
-        steps: end after this many optimizer steps, if epochs do not end before.
-        batch_size: images in a training batch.
-        dropout: share of activations dropped after each pooling, 0 to 1; the paper uses 0.2.
-        lr: Adam's learning rate; default 0.002 in target space, 0.003 in weight space.
-        seed: of the order of the data, and of initial targets and weights.
-        accelerator: device; auto takes a GPU (CUDA) where there is one.
-        target_space: settings of target space; unused in weight space.
+    def title(self) -> str:
+        """Data and space."""
+        data = self.datamodule
+        name = data.source if data.file is None else data.file.name
+        return f"{name}, convolutional network, {self.space} space"
 
-    Returns:
-        What the run reached.
-    """
-    expect("--epochs", epochs, 1)
-    expect("--steps", 1 if steps is None else steps, 1)
-    expect("--batch_size", batch_size, 1)
-    expect("--dropout", dropout, 0, below=1)
-    lr = LEARNING_RATES[space] if lr is None else lr
-    expect("--lr", lr, 0, strict=True)
-    images = ImagesDataModule(data, root, file, download, batch_size, seed)
-    images.setup()
-    seed_everything(seed, verbose=False)
-    shape, classes = images.images.shape, images.images.classes
-    model = ImageClassifier(shape, classes, dropout, lr, target_space if space == "target" else None)
-    folder = run.create(lr=lr)
-    outcome = fit(
-        model,
-        images,
-        folder,
-        accelerator=accelerator,
-        max_epochs=epochs,
-        max_steps=-1 if steps is None else steps,
-        log_every_n_steps=1,
-    )
-    name = data if file is None else file.name
-    title = f"{name}, convolutional network, {space} space"
-    with figure(folder, title, [4.6, 4.6], 3.8) as (left, right):
-        curves(left, outcome.history, "accuracy", "accuracy", batches=10)
-        curves(right, outcome.history, "loss", "cross-entropy", batches=10)
-        right.set_yscale("log")
-    print(table(title, outcome, ["test/accuracy", "test/loss"], {}, folder))
-    return outcome
+
+DEFAULTS = {"trainer.max_epochs": 15, "trainer.log_every_n_steps": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe with these command-line arguments."""
-    program("cnn_images", train, argv)
+    recipe(
+        "cnn_images",
+        ImagesCLI,
+        ImageClassifier,
+        ImagesDataModule,
+        DEFAULTS,
+        [SamplePredictions(), ConfusionMatrix()],
+        argv,
+    )
 
 
 if __name__ == "__main__":

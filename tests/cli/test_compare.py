@@ -1,0 +1,147 @@
+"""``compare``: both spaces with equal seeds and data, side by side; a mistake is found before the first run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+import ts_lightning.cli.compare as module
+from tests.runs import FILES, files, mistake, pictures, program
+from ts_lightning.cli.main import main
+from ts_lightning.recipes import two_spirals
+
+ROOT = Path(__file__).parents[2]
+NET = ["--model", "tests.cli.solved.Solved", "--data", "tests.cli.plain.Points", "--trainer.enable_progress_bar=false"]
+RUNS = [f"{space}-{seed}" for seed in (3, 4) for space in ("target", "weight")]
+
+
+@contextmanager
+def within_this_process():
+    """The processes of a comparison run in this one; gives the commands of those that were to train."""
+    trained = []
+
+    def run(command, stdout=None, **_):
+        if "--print_config" not in command:
+            trained.append(command[3:])
+        ended = program(main if command[2] == "ts_lightning" else two_spirals.main, *command[3:], drawn=False)
+        print(ended.err, file=sys.stderr)
+        return subprocess.CompletedProcess(command, ended.code, stdout=ended.out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "subprocess", SimpleNamespace(run=run, PIPE=subprocess.PIPE))
+        yield trained
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison over two seeds: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("compared") / "out"
+    short = ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu"]
+    own = ["--seeds", "3", "4", "--metric", "test/accuracy", "--levels", "0.01", "2", "--out", folder]
+    with within_this_process():
+        ended = program(main, "compare", *NET, *short, *own)
+    assert ended.code == 0, str(ended)
+    return folder, ended.out
+
+
+def test_every_run_has_its_folder_and_the_comparison_its_files(compared):
+    folder, _ = compared
+    assert files(folder) == {*RUNS, "report.html"} | pictures("comparison")
+    for name in RUNS:
+        assert files(folder / name) == FILES - {"figure.png", "figure.svg", "report.html"}  # not drawn here
+        assert name in (folder / "report.html").read_text()
+
+
+def test_the_table_has_both_spaces_over_both_seeds(compared):
+    folder, out = compared
+    runs = [f"{name.split('-')[0]} space, seed {name[-1]} (run {i} of 4)" for i, name in enumerate(RUNS, 1)]
+    assert [line for line in out.splitlines() if line in runs] == runs
+    assert "2 seeds" in out
+    assert re.search(r"target.*weight", out)
+    for row in ("test accuracy", "time per step", "peak memory"):
+        assert row in out
+    assert str(folder) in out
+
+
+def test_a_run_in_weight_space_is_one_and_everything_else_is_equal(compared):
+    folder, _ = compared
+    for seed in (3, 4):
+        target, weight = (
+            yaml.safe_load((folder / f"{s}-{seed}/config.yaml").read_text()) for s in ("target", "weight")
+        )
+        assert target.pop("target_space")["ridge"] == 0.25
+        assert weight.pop("target_space") is None
+        assert target == weight
+        assert target["seed_everything"] == seed
+        held = [torch.load(folder / f"{s}-{seed}/last.ckpt", weights_only=True) for s in ("target", "weight")]
+        assert ["target_space" in checkpoint for checkpoint in held] == [True, False]
+        summaries = [json.loads((folder / f"{s}-{seed}/summary.json").read_text()) for s in ("target", "weight")]
+        assert [summary["space"] for summary in summaries] == ["target", "weight"]
+
+
+@pytest.fixture
+def within(monkeypatch, tmp_path):
+    """As :func:`within_this_process`, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    with within_this_process() as trained:
+        yield trained
+
+
+REFUSED = {
+    "weight space in both": ([*NET, "--target_space", "null"], "--target_space: found null, with which both spaces"),
+    "weight space by default": (["--model", "tests.cli.plain.Net", *NET[2:]], "--target_space: found null"),
+    "a typo": ([*NET, "--trainer.max_stepz", "3"], "trainer.max_steps"),
+    "a typo in its own options": ([*NET, "--seedz", "3"], "seed"),
+    "a seed that is none": ([*NET, "--seeds", "x"], "invalid int value: 'x'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_found_before_the_first_run(options, message, within, tmp_path):
+    ended = program(main, "compare", *options)
+    assert ended.code == 2, str(ended)
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert within == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_files_is_left_alone(within, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "found files in it" in mistake(main, "compare", *NET, "--out", tmp_path)
+    assert (within, os.listdir(tmp_path)) == ([], ["thesis.tex"])
+
+
+def test_a_run_that_fails_ends_it(within, tmp_path):
+    ended = program(main, "compare", *NET, "--target_space.layers", "[nothing]", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "the run in " in ended.err
+    assert len(within) == 1
+
+
+def test_a_recipe_is_compared_with_its_own_command(within, tmp_path):
+    short = ["--trainer.max_steps", "2", "--data.steps_per_epoch", "1", "--trainer.enable_progress_bar", "false"]
+    ended = program(two_spirals.main, "compare", *short, "--out", tmp_path / "out", drawn=False)
+    assert ended.code == 0, str(ended)
+    assert [command[0] for command in within] == ["fit", "fit"]
+    assert re.search(r"test accuracy", ended.out)
+
+
+@pytest.mark.parametrize(("options", "code", "message"), [([], 0, ""), (["--trainer.max_stepz", "3"], 2, "max_steps")])
+def test_options_are_parsed_in_a_process_of_the_program(options, code, message, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if code:
+        with pytest.raises(SystemExit) as caught:
+            module._check("python -m ts_lightning", [*NET, *options])
+        assert caught.value.code == code
+    else:
+        module._check("python -m ts_lightning", [*NET, *options])
+    assert message in capfd.readouterr().err

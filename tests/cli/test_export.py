@@ -1,0 +1,169 @@
+"""``export``: weights for use without this package, as a plain checkpoint, safetensors and ONNX."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.plain import Keyed, Net
+from tests.cli.solved import Solved
+from tests.fits import assert_equal
+from tests.runs import done, mistake, program
+from ts_lightning.cli.main import main
+from ts_lightning.recipes import cnn_images, lstm_nlp
+from ts_lightning.recipes._text_classifier import TextClassifier
+
+ROOT = Path(__file__).parents[2]
+WEIGHT = ["--target_space", "null"]
+
+
+def trained(folder, *options):
+    """The checkpoint of a plain module, trained by the command line."""
+    net = ["--model", "tests.cli.plain.Net", "--model.width", "5", "--data", "tests.cli.plain.Points"]
+    short = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--out", folder]
+    done(main, "fit", *net, *short, *options, drawn=False)
+    return folder / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("net") / "run", "--target_space.ridge", "0.5")
+
+
+def exported(checkpoint, out, *options):
+    ended = program(main, "export", checkpoint, out, *options)
+    assert ended.code == 0, str(ended)
+    assert ended.out.startswith(f"{out}: ")
+    return out
+
+
+def test_a_plain_checkpoint_is_read_where_this_package_is_not(checkpoint, tmp_path):
+    file = exported(checkpoint, tmp_path / "plain.ckpt")
+    assert not {name for name in torch.load(file, weights_only=True) if "target_space" in name}
+    code = f"""
+import sys
+sys.modules["ts_lightning"] = None  # an import of it fails
+import torch
+from tests.cli.plain import Keyed, Net
+model = Net.load_from_checkpoint({str(file)!r}, strict=True).eval()
+assert model.hparams.width == 5
+torch.save(model(torch.arange(12.0).reshape(4, 3)), {str(tmp_path / "found.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    expected = Net.load_from_checkpoint(checkpoint).eval()(torch.arange(12.0).reshape(4, 3))
+    assert torch.equal(torch.load(tmp_path / "found.pt"), expected)
+
+
+def test_a_plain_checkpoint_is_read_by_a_class_with_the_mixin_too(checkpoint, tmp_path):
+    file = exported(checkpoint, tmp_path / "new" / "plain.ckpt")
+    assert_equal(Solved.load_from_checkpoint(file, strict=True), Net.load_from_checkpoint(checkpoint))
+
+
+def test_safetensors_has_the_weights_by_name(checkpoint, tmp_path):
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    found = load_file(exported(checkpoint, tmp_path / "net.safetensors"))
+    assert_equal(found, torch.load(checkpoint, weights_only=True)["state_dict"])
+
+
+def assert_same(file, model, x):
+    """The ONNX model gives what the module does on a batch of another size than it was traced with."""
+    (found,) = pytest.importorskip("onnx.reference").ReferenceEvaluator(str(file)).run(None, _fed(file, x))
+    with torch.no_grad():
+        expected = model.eval()(x)
+    assert len(x) not in (1, 2)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def _fed(file, x):
+    import onnx
+
+    (given,) = onnx.load(file).graph.input
+    return {given.name: x.numpy()}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_a_dense_network(checkpoint, tmp_path):
+    pytest.importorskip("onnxscript")
+    file = exported(checkpoint, tmp_path / "net.onnx")
+    assert_same(file, Net.load_from_checkpoint(checkpoint), torch.randn(7, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_where_batches_are_dictionaries(tmp_path):
+    pytest.importorskip("onnxscript")
+    keyed = ["--model", "tests.cli.plain.Keyed", "--data", "tests.cli.plain.KeyedPoints"]
+    checkpoint = trained(tmp_path / "run", *keyed, "--target_space.ridge", "0.5")
+    file = exported(checkpoint, tmp_path / "keyed.onnx")
+    assert_same(file, Keyed.load_from_checkpoint(checkpoint), torch.randn(7, 3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keyed.onnx", "run"]  # weights are within
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_in_weight_space_needs_an_input(tmp_path):
+    pytest.importorskip("onnxscript")
+    checkpoint = trained(tmp_path / "run", *WEIGHT)
+    error = mistake(main, "export", checkpoint, tmp_path / "net.onnx")
+    assert "has no reference batch to call the module with: add --input FILE" in error
+    torch.save(torch.randn(2, 3), tmp_path / "x.pt")
+    file = exported(checkpoint, tmp_path / "net.onnx", "--input", tmp_path / "x.pt")
+    assert_same(file, Net.load_from_checkpoint(checkpoint), torch.randn(7, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_the_convolutional_recipe(tmp_path):
+    pytest.importorskip("onnxscript")
+    generator = np.random.default_rng(0)
+    arrays = {f"x_{split}": generator.random((12, 8, 8), np.float32) for split in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **arrays, y_train=np.arange(12) % 3, y_test=np.arange(12) % 3)
+    data = ["--data.source", "npz", "--data.file", tmp_path / "x.npz"]
+    options = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--out", tmp_path / "run"]
+    done(cnn_images.main, *data, *options, drawn=False)
+    file = exported(tmp_path / "run" / "last.ckpt", tmp_path / "cnn.onnx")
+    model = cnn_images.ImageClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert_same(file, model, torch.rand(3, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_the_recurrent_recipe(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("tokenizers")
+    rows = [f"text {i} has a {('cat', 'dog')[i % 2]} in it,{i % 2}" for i in range(20)]
+    (tmp_path / "x.csv").write_text("\n".join(["text,label", *rows]))
+    file = tmp_path / "x.csv"
+    data = ["--data.source", "csv", "--data.file", file, "--data.test_file", file, "--data.length", "6"]
+    small = ["--model.embedding", "4", "--model.units", "5", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
+    done(lstm_nlp.main, *data, *small, "--out", tmp_path / "run", drawn=False)
+    file = exported(tmp_path / "run" / "last.ckpt", tmp_path / "lstm.onnx")
+    model = TextClassifier.load_from_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert_same(file, model, model.encoder(["a cat", "it has a dog in it", "text 3"]).ids)
+
+
+def test_mistakes(checkpoint, tmp_path):
+    bare, damaged = tmp_path / "bare.ckpt", tmp_path / "damaged.ckpt"
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    torch.save({"state_dict": weights}, bare)
+    torch.save(weights, tmp_path / "weights.ckpt")
+    damaged.write_text("no checkpoint")
+    cases = [
+        ([checkpoint, "net.pt"], "'net.pt': found the ending '.pt'; expected .ckpt, .safetensors, .onnx"),
+        ([tmp_path / "nowhere.ckpt", "net.ckpt"], "nowhere.ckpt': cannot be read (No such file or directory)"),
+        ([damaged, "net.ckpt"], "damaged.ckpt': not a file of tensors and built-in types"),
+        ([tmp_path / "weights.ckpt", "net.ckpt"], "found no state_dict in it; expected a Lightning checkpoint"),
+        ([bare, "net.onnx"], "does not say the class of its module: add --model package.module.Class"),
+        ([bare, "net.onnx", "--model", "nowhere.Net"], "--model nowhere.Net: cannot be imported"),
+        ([bare, "net.onnx", "--model", "torch.nn.Linear"], "found no LightningModule; expected the class of one"),
+        ([checkpoint], "out"),
+        ([checkpoint, "net.ckpt", "--modle", "x"], "Expected one of"),
+    ]
+    for arguments, message in cases:
+        assert message in mistake(main, "export", *arguments)
+
+
+@pytest.mark.parametrize(("package", "name"), [("safetensors.torch", "net.safetensors"), ("onnxscript", "net.onnx")])
+def test_a_package_that_is_missing_is_said(package, name, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert "pip install 'ts-lightning[export]'" in mistake(main, "export", checkpoint, tmp_path / name)

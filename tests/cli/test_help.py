@@ -1,0 +1,83 @@
+"""``--help`` of every command and recipe: it ends well, and says units and defaults."""
+
+import re
+from importlib import import_module
+
+import pytest
+
+from tests.runs import program
+from ts_lightning.cli.main import main
+
+RECIPES = ["two_spirals", "cnn_images", "rnn_bits", "lstm_nlp"]
+COMMANDS = ["fit", "validate", "test", "predict"]
+
+
+def said(main, *arguments):
+    """A help in one line."""
+    ended = program(main, *arguments, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    return " ".join(ended.out.split())
+
+
+def recipe(name):
+    return import_module(f"ts_lightning.recipes.{name}").main
+
+
+def test_the_program_lists_its_commands():
+    text = said(main)
+    assert text.startswith("usage: python -m ts_lightning ")
+    for command in [*COMMANDS, "compare", "export", "dashboard"]:
+        assert re.search(rf"\b{command} +[A-Zptmw]", text), command
+    assert "\n    compare     train in target and in weight space, and compare\n" in program(main, "--help").out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_own_options_say_what_they_do_and_their_default(command):
+    text = said(main, command)
+    assert "--target_space.ridge 0.1 sets one" in text
+    assert "null trains in weight space. Default: the module's own." in text
+    assert "Folder for the run's files, new or empty (default: runs/ts_lightning/<time>)" in text
+    assert "CPU threads (default: torch's choice)" in text
+
+
+def test_every_setting_of_target_space_has_its_unit_and_default():
+    text = " ".join(program(main, "fit", "--target_space.help").out.split())
+    assert "the ridge constant, in the unit that ``ridge_scale`` says" in text
+    assert "(type: float, default: 1.0)" in text
+    assert "number of training samples in the reference batch" in text
+    assert "standard deviation of the initial targets" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_its_settings_with_defaults(name):
+    text = said(recipe(name), "fit")
+    assert f"usage: python -m ts_lightning.recipes.{name} " in text
+    assert f"(default: runs/{name}/<time>)" in text
+    for option in ("--model.lr", "--seed_everything", "--target_space", "--trainer.max_epochs"):
+        assert option in text
+    assert re.search(r"--model.lr LR Adam's learning rate; default 0\.0\d+", text)
+    assert "ARG:" not in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_alone_lists_its_commands_and_says_what_happens_without_one(name):
+    text = said(recipe(name))
+    assert f"usage: python -m ts_lightning.recipes.{name} " in text
+    for command in [*COMMANDS, "compare"]:
+        assert re.search(rf"\b{command} +[A-Zptmw]", text), command
+    assert "fit and then test" in text
+
+
+def test_the_packages_own_commands():
+    text = said(main, "compare")
+    assert text.startswith("usage: python -m ts_lightning compare")
+    assert "(default: 0)" in text
+    assert "(default: runs/ts_lightning_compare/<time>)" in text
+    text = said(main, "export")
+    assert text.startswith("usage: python -m ts_lightning export")
+    assert ".ckpt" in text
+    assert ".safetensors" in text
+    assert ".onnx" in text
+    assert "--entity" in said(main, "dashboard")
+    assert "checkpoint" in said(recipe("lstm_nlp"), "predict")
+    assert said(recipe("rnn_bits"), "compare").startswith("usage: python -m ts_lightning.recipes.rnn_bits compare")

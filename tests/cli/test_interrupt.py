@@ -1,0 +1,79 @@
+"""Ctrl-C ends a run cleanly, and the command that it prints goes on to what an uninterrupted run reaches."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fits import assert_equal
+from tests.runs import done, files, metrics
+from ts_lightning.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+#: an epoch is one batch, since Lightning begins an interrupted epoch with its first batch again
+POINTS = ["--data", "tests.cli.plain.Points", "--data.batch_size", "64"]
+RUN = ["fit", *POINTS, "--target_space.reference.size", "20", "--trainer.max_epochs", "12"]
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"]
+
+
+def waiting(flag):
+    return ["--model", "tests.cli.plain.Waiting", "--model.flag", str(flag)]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that got Ctrl-C in its sixth epoch: folder, exit code and what it printed."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    flag = folder / "flag"
+    command = [sys.executable, "-m", "ts_lightning", *RUN, *QUIET, *waiting(flag), "--out", str(folder / "run")]
+    started = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not flag.exists() and started.poll() is None:
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    return folder, started.returncode, out, err
+
+
+def test_it_ends_cleanly_with_a_table_a_checkpoint_and_exit_code_130(interrupted):
+    folder, code, out, err = interrupted
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert "Waiting, target space: interrupted after 5 steps" in out
+    assert {"config.yaml", "last.ckpt", "metrics.csv", "figure.png", "report.html", "summary.json"} <= files(
+        folder / "run"
+    )
+    checkpoint = torch.load(folder / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 5
+    assert "target_space" in checkpoint
+
+
+def test_the_printed_command_goes_on_to_the_same_result_as_without_interruption(interrupted, tmp_path):
+    folder, _, out, _ = interrupted
+    resume = re.search(r"^resume +(.*)$", out, re.MULTILINE)[1]
+    program, _, module, *options = shlex.split(resume)
+    assert (program, module) == ("python", "ts_lightning")
+    done(main, *options, "--out", tmp_path / "resumed", drawn=False)
+    (tmp_path / "flag").touch()
+    done(main, *RUN, *QUIET, *waiting(tmp_path / "flag"), "--out", tmp_path / "whole", drawn=False)
+    whole, resumed = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "resumed"))
+    assert resumed["global_step"] == whole["global_step"] == 12
+    assert_equal(resumed["state_dict"], whole["state_dict"])
+    assert_equal(resumed["target_space"]["targets"], whole["target_space"]["targets"])
+    losses = metrics(tmp_path / "whole", "train/loss")
+    assert metrics(folder / "run", "train/loss") + metrics(tmp_path / "resumed", "train/loss") == losses

@@ -1,0 +1,71 @@
+"""A clock that is fair to both spaces: what every training step takes, with solve and pull-back in target space."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+#: caches, allocators and lazily built kernels settle in the first steps
+_WARM_UP = 10
+
+
+class StepClock(Callback):
+    """Times every training step: forward, backward and update.
+
+    Loading a batch, validation and logging to files are not in it. Logs ``steps``, the optimizer steps made, and
+    ``seconds``, the time that they took, beside the metrics of validation and testing.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+        self._before = 0.0
+
+    @property
+    def total(self) -> float:
+        """The seconds of all steps, those before resuming among them."""
+        return self._before + sum(self.seconds)
+
+    @property
+    def median(self) -> float | None:
+        """The median step in seconds, without the first steps; ``None`` before any."""
+        settled = self.seconds[min(_WARM_UP, len(self.seconds) // 2) :]
+        return statistics.median(settled) if settled else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far, to go on from."""
+        return {"seconds": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's seconds."""
+        self._before = state_dict["seconds"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock."""
+        _wait(pl_module)
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock."""
+        _wait(pl_module)
+        self.seconds.append(time.perf_counter() - self._start)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log steps and time so far."""
+        if self.seconds:
+            pl_module.log_dict({"steps": float(trainer.global_step), "seconds": self.total}, sync_dist=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log steps and time so far."""
+        self.on_validation_epoch_end(trainer, pl_module)
+
+
+def _wait(module: LightningModule) -> None:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)

@@ -1,0 +1,92 @@
+"""``compare``: the same training in target and in weight space, side by side.
+
+Every run is a process of its own with the program's ``fit``, so that memory and time are those of one run, and a run
+repeated by hand gives the same numbers. The spaces take turns, seed by seed, so that a drift of the machine's speed
+hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ts_lightning import report
+from ts_lightning.cli.files import run_folder
+from ts_lightning.cli.program import INTERRUPTED
+from ts_lightning.errors import SettingError
+
+#: what each run is told beyond the user's options
+_SPACES: dict[str, list[str]] = {"target": [], "weight": ["--target_space", "null"]}
+
+
+def compare(command: str, arguments: Sequence[str], name: str) -> None:
+    """Train in both spaces, then print the table, and leave ``comparison.png``, ``.svg`` and ``report.html``.
+
+    Args:
+        command: what to type for the program, as ``python -m ts_lightning``.
+        arguments: options of the comparison, and those of ``fit``.
+        name: of the program, after which folders of runs are called.
+
+    Raises:
+        SettingError: the options leave the module in weight space, or a run failed.
+        SystemExit: with 130 after Ctrl-C.
+    """
+    # not jsonargparse, which leaves no options over for another parser
+    parser = argparse.ArgumentParser(
+        prog=f"{command} compare",
+        allow_abbrev=False,
+        description="Train in target and in weight space with equal seeds and data, and compare. Options of fit are "
+        "options here, too, and the same in both spaces but for --target_space.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds, each for two runs (default: 0).")
+    parser.add_argument("--metric", help="What to watch (default: an accuracy in validation, or a loss).")
+    parser.add_argument("--levels", type=float, nargs="+", help="Levels to reach (default: some that were reached).")
+    parser.add_argument("--out", type=Path, help=f"Folder, new or empty (default: runs/{name}_compare/<time>).")
+    own, rest = parser.parse_known_args(arguments)
+    _check(command, rest)
+    folder = run_folder(f"{name}_compare", own.out)
+    runs: list[report.Run] = []
+    for seed in own.seeds:
+        for space, options in _SPACES.items():
+            number = len(runs) + 1
+            print(f"{space} space, seed {seed} (run {number} of {len(own.seeds) * len(_SPACES)})", flush=True)
+            part = folder / f"{space}-{seed}"
+            runs.append(_trained(command, [*rest, "--seed_everything", str(seed), *options, "--out", str(part)], part))
+    comparison = report.Comparison.of(runs, own.metric, own.levels)
+    report.draw_comparison(comparison, folder)
+    report.write_comparison_page(comparison, folder)
+    print(report.comparison_table(comparison))
+    print(f"{folder}/: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _check(command: str, options: Sequence[str]) -> None:
+    """Parse the options of the runs, so that a mistake is found before the first."""
+    program = [sys.executable, *command.split()[1:], "fit", *options, "--print_config"]
+    parsed = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+    if parsed.returncode:
+        sys.exit(parsed.returncode)
+    if yaml.safe_load(parsed.stdout).get("target_space") is None:
+        raise SettingError(
+            "--target_space: found null, with which both spaces would be weight space; expected settings, as "
+            "--target_space.ridge 1."
+        )
+
+
+def _trained(command: str, options: Sequence[str], folder: Path) -> report.Run:
+    """The run of one process."""
+    program = [sys.executable, *command.split()[1:], "fit", *options]
+    try:
+        code = subprocess.run(program, check=False).returncode
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print(f"interrupted; what the runs left is in {folder.parent}/")
+        sys.exit(INTERRUPTED)
+    if code:
+        raise SettingError(f"the run in '{folder}' ended with exit code {code}; what went wrong is said above.")
+    return report.Run.read(folder)

@@ -1,0 +1,145 @@
+"""``export``: the weights of a checkpoint for use without this package, as plain checkpoint, safetensors or ONNX."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from ts_lightning.batches import part
+from ts_lightning.checkpoint import KEY, SETTINGS
+from ts_lightning.cli.files import loaded
+from ts_lightning.cli.parser import Parser
+from ts_lightning.data.errors import imported
+from ts_lightning.errors import SettingError
+from ts_lightning.mixin import TargetSpaceMixin
+
+_INSTALL = "pip install 'ts-lightning[export]'"
+#: what a plain checkpoint keeps
+_PLAIN = ("state_dict", "hyper_parameters", "hparams_name", "pytorch-lightning_version", "epoch", "global_step")
+#: samples of the reference batch that a model is traced with
+_SAMPLES = 2
+#: bytes that ONNX has room for in one file
+_ONE_FILE = 2_000_000_000
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write a checkpoint in another form.
+
+    Args:
+        argv: the command line's arguments, behind ``export``.
+
+    Raises:
+        SettingError: the checkpoint, its class or the form cannot be used.
+        DataError: a package is not installed.
+        SystemExit: with 2 after a wrong option, with 0 after ``--help``.
+    """
+    parser = Parser(
+        prog="python -m ts_lightning export",
+        description="Write the weights of a checkpoint for use without ts_lightning. The file's ending says the form: "
+        ".ckpt (Lightning, for the class with or without the mixin), .safetensors, or .onnx.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="A Lightning checkpoint, as last.ckpt of a run.")
+    parser.add_argument("out", type=Path, help="The file to write: NAME.ckpt, NAME.safetensors or NAME.onnx.")
+    parser.add_argument("--model", type=str | None, help="For ONNX, the module's class (default: the checkpoint's).")
+    parser.add_argument(
+        "--input",
+        type=Path | None,
+        help="For ONNX, a file of torch.save with a tensor, or a tuple of them, to call the module with (default: the "
+        "first samples of the reference batch). Its first dimension is the batch, of any size in the exported model.",
+    )
+    options = parser.parse_args(list(argv))
+    write = _FORMS.get(options.out.suffix)
+    if write is None:
+        raise SettingError(f"'{options.out}': found the ending '{options.out.suffix}'; expected {', '.join(_FORMS)}.")
+    checkpoint = loaded(options.checkpoint)
+    if "state_dict" not in checkpoint:
+        raise SettingError(f"'{options.checkpoint}': found no state_dict in it; expected a Lightning checkpoint.")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write(checkpoint, options)
+    print(f"{options.out}: {sum(value.numel() for value in checkpoint['state_dict'].values()):,} weights")
+
+
+def _plain(checkpoint: dict[str, Any], options: Any) -> None:
+    kept = {name: checkpoint[name] for name in _PLAIN if name in checkpoint}
+    arguments = kept.get("hyper_parameters", {})
+    if not any(isinstance(value, dict) and "class_path" in value for value in arguments.values()):
+        kept["hyper_parameters"] = {name: value for name, value in arguments.items() if not name.startswith("_")}
+    torch.save(kept, options.out)
+
+
+def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
+    save_file = imported("safetensors.torch", "safetensors", _INSTALL).save_file
+    save_file({name: value.contiguous() for name, value in checkpoint["state_dict"].items()}, options.out)
+
+
+def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
+    imported("onnxscript", "onnxscript", _INSTALL)
+    kind = _class(checkpoint, options.model)
+    model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    named: dict[str, Any] = {}
+    if options.input is None:
+        arguments, named = _from_reference(model, checkpoint)
+    else:
+        given = loaded(options.input)
+        arguments = given if isinstance(given, tuple) else (given,)
+    batch = torch.export.Dim("batch")
+    names = list(inspect.signature(model.forward).parameters)
+    shapes = {
+        name: {0: batch} if isinstance(value, torch.Tensor) else None
+        for name, value in {**dict(zip(names, arguments, strict=False)), **named}.items()
+    }
+    size = sum(value.numel() * value.element_size() for value in checkpoint["state_dict"].values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of PyTorch's own inside
+        torch.onnx.export(
+            model, arguments, options.out, kwargs=named, dynamo=True, dynamic_shapes=shapes, verbose=False,
+            external_data=size > _ONE_FILE,
+        )  # fmt: skip
+
+
+_FORMS: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    ".ckpt": _plain,
+    ".safetensors": _safetensors,
+    ".onnx": _onnx,
+}
+
+
+def _class(checkpoint: dict[str, Any], given: str | None) -> type[LightningModule]:
+    path = (
+        given or checkpoint.get(SETTINGS, {}).get("class") or checkpoint.get("hyper_parameters", {}).get("_class_path")
+    )
+    if path is None:
+        raise SettingError("The checkpoint does not say the class of its module: add --model package.module.Class.")
+    try:
+        kind = resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(f"--model {path}: cannot be imported ({error}); expected package.module.Class.") from error
+    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
+        raise SettingError(f"--model {path}: found no LightningModule; expected the class of one.")
+    return kind
+
+
+def _from_reference(model: LightningModule, checkpoint: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``forward`` is called with on the first samples of the checkpoint's reference batch."""
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    entry = checkpoint.get(KEY)
+    if entry is not None and entry["plain"]:
+        samples = part(entry["reference"], 0, _SAMPLES)
+        handle = model.register_forward_pre_hook(
+            lambda _, arguments, named: seen.append((arguments, named)), with_kwargs=True
+        )
+        # of a module that was converted, the checkpoint's class is the one without the mixin
+        call: Any = getattr(type(model), "reference_forward", TargetSpaceMixin.reference_forward)
+        with torch.no_grad():
+            call(model, samples)
+        handle.remove()
+    if not seen:
+        raise SettingError("The checkpoint has no reference batch to call the module with: add --input FILE.")
+    return seen[0]

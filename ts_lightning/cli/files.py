@@ -1,0 +1,129 @@
+"""What a run of the command line leaves in its folder while it trains: its settings, and a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+import ts_lightning
+from ts_lightning.errors import SettingError
+
+CONFIG, CHECKPOINT, METRICS = "config.yaml", "last.ckpt", "metrics.csv"
+#: settings of one run that another should not repeat
+_ITS_OWN = ("out", "ckpt_path")
+
+
+def run_folder(name: str, out: Path | None) -> Path:
+    """The folder of a new run: ``out``, or one named after program and time.
+
+    Raises:
+        SettingError: ``out`` holds files already.
+    """
+    if out is None:
+        out = _unused(Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    if out.is_dir() and any(out.iterdir()):
+        raise SettingError(f"--out '{out}': found files in it; expected a new or an empty folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out '{out}': cannot be made ({error.strerror}).") from error
+    return out
+
+
+def discard(folder: Path) -> None:
+    """Take away the folder of a run that failed before it measured or saved anything."""
+    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if files <= {CONFIG, "hparams.yaml"}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unused(folder: Path) -> Path:
+    """``folder``, or with a number behind it if another run has it."""
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
+
+
+def loaded(file: Path) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU.
+
+    Raises:
+        SettingError: it cannot be read, or it holds other than tensors and built-in types.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SettingError(f"'{file}': cannot be read ({error.strerror}).") from error
+    except Exception as error:  # whatever reading bytes of another form raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingError(
+            f"'{file}': not a file of tensors and built-in types ({reason}); expected what "
+            f"torch.save or Lightning wrote."
+        ) from error
+
+
+class Settings(SaveConfigCallback):
+    """Writes ``config.yaml``, which ``--config`` reads to repeat the run, and gives all settings to the loggers."""
+
+    def __init__(self, parser: Any, config: Any, **options: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **options)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file, in the one process that does."""
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for name in _ITS_OWN:
+            settings.pop(name, None)
+        versions = [("ts_lightning", ts_lightning), ("torch", torch), ("lightning", lightning)]
+        head = ", ".join(f"{name} {module.__version__}" for name, module in versions)
+        text = f"# {head}, {torch.get_num_threads()} CPU threads\n{yaml.safe_dump(settings, sort_keys=False)}"
+        (Path(trainer.default_root_dir) / self.config_filename).write_text(text, encoding="utf-8")
+        space = "weight" if getattr(pl_module, "target_space", None) is None else "target"
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # which would write a second file of them
+                logger.log_hyperparams({"space": space, **settings})
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt`` up to date: after every epoch, at the end of training, and on Ctrl-C.
+
+    Args:
+        file: where it is written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on the file; processes may have made up their own names."""
+        self.file = trainer.strategy.broadcast(self.file)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it if training ended within an epoch."""
+        if self._step != trainer.global_step:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write it after Ctrl-C, once training had begun."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.optimizers:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._step = trainer.global_step
+        trainer.save_checkpoint(self.file)

@@ -1,0 +1,66 @@
+"""The end of a training run: what it reached, in a table, a figure and a page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import Trainer
+
+from ts_lightning import report
+from ts_lightning.cli.files import CHECKPOINT, CONFIG, METRICS
+from ts_lightning.wandb_media import log_artifact
+
+if TYPE_CHECKING:
+    from ts_lightning.cli.lightning_cli import TargetSpaceCLI
+
+
+def finish(cli: TargetSpaceCLI, folder: Path, interrupted: bool) -> None:
+    """Leave ``summary.json``, ``figure.png``, ``figure.svg`` and ``report.html`` in the run's folder; print the table.
+
+    Args:
+        cli: whose Trainer has trained.
+        folder: the run's.
+        interrupted: by Ctrl-C.
+    """
+    history = report.History.read(folder / METRICS)
+    commands = {"repeat": f"{cli.command} fit --config {folder / CONFIG}"}
+    if (folder / CHECKPOINT).is_file():
+        more = "" if interrupted else _longer(cli.trainer)
+        commands["resume"] = f"{commands['repeat']} --ckpt_path {folder / CHECKPOINT}{more}"
+    report.Summary(
+        title=cli.title(),
+        space=cli.space,
+        steps=cli.trainer.global_step,
+        step_seconds=cli.clock.median,
+        seconds=cli.clock.total,
+        peak_memory=_peak_memory(),
+        interrupted=interrupted,
+        extra={**cli.remarks(history), **commands},
+    ).write(folder)
+    if (folder / CHECKPOINT).is_file():
+        log_artifact(cli.trainer, folder / CHECKPOINT)
+    run = report.Run.read(folder)
+    report.draw_run(run)
+    report.write_page(run)
+    print(report.run_table(report.Run.read(folder)))
+
+
+def _longer(trainer: Trainer) -> str:
+    """Options for twice as long a training, of which a finished one is the first half."""
+    if trainer.max_steps > 0:
+        return f" --trainer.max_steps {2 * trainer.max_steps}"
+    return "" if trainer.max_epochs in (None, -1) else f" --trainer.max_epochs {2 * trainer.max_epochs}"
+
+
+def _peak_memory() -> int | None:
+    """Bytes: of CUDA's allocator on a GPU, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

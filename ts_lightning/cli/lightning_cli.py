@@ -1,0 +1,213 @@
+"""TargetSpaceCLI: Lightning's own command line, with target space for any module and a folder for every run."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities import rank_zero_only
+
+from ts_lightning.cli.clock import StepClock
+from ts_lightning.cli.convert import set_target_space
+from ts_lightning.cli.files import CHECKPOINT, LastCheckpoint, Settings, discard, loaded, run_folder
+from ts_lightning.cli.finish import finish
+from ts_lightning.cli.parser import Parser
+from ts_lightning.cli.predictions import PredictionFile
+from ts_lightning.cli.program import INTERRUPTED
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.errors import SettingError
+from ts_lightning.report import History
+
+#: what Lightning takes for --ckpt_path beside a file
+_KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
+_HELP = (
+    "Settings of target space for the module, whether or not it has the mixin: --target_space.ridge 0.1 sets one, "
+    "--target_space.help lists all, null trains in weight space. Default: the module's own."
+)
+
+
+class TargetSpaceCLI(LightningCLI):
+    """Lightning's command line with ``fit``, ``validate``, ``test`` and ``predict``.
+
+    Beside Lightning's options it has
+
+    - ``--target_space``: settings of target space, which are given to the module; one without the mixin is converted.
+    - ``--out``: the run's folder, for settings, metrics, the last checkpoint, table, figures and report.
+    - ``--threads``: CPU threads.
+
+    Args:
+        model_class: the module; ``None`` takes any, by ``--model``.
+        datamodule_class: the data module; ``None`` takes any, by ``--data``.
+        name: of the program, after which folders of runs are called.
+        command: what to type for the program.
+        then_test: test after ``fit``.
+        defaults: of options, by name.
+        options: further arguments of LightningCLI.
+
+    Attributes:
+        folder: where the run's files are; ``None`` where it leaves none, as with ``fast_dev_run``.
+        clock: what the steps took.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LightningModule] | None = None,
+        datamodule_class: type[LightningDataModule] | None = None,
+        *,
+        name: str = "ts_lightning",
+        command: str = "python -m ts_lightning",
+        then_test: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.name, self.command, self.then_test = name, command, then_test
+        self._defaults = dict(defaults or {})
+        self.folder: Path | None = None
+        self.clock = StepClock()
+        options = {
+            "save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser, **options
+        }  # fmt: skip
+        options["parser_kwargs"] = {"prog": command, **options.get("parser_kwargs", {})}
+        super().__init__(model_class, datamodule_class, **options)
+
+    @property
+    def space(self) -> Literal["target", "weight"]:
+        """In which space the module trains, ``target`` or ``weight``."""
+        return "weight" if getattr(self.model, "target_space", None) is None else "target"
+
+    def title(self) -> str:
+        """What is run, for table and report."""
+        return f"{type(self.model).__name__}, {self.space} space"
+
+    def remarks(self, history: History) -> dict[str, str]:
+        """Further lines of the table, by their label."""
+        return {}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that the class says."""
+        own = getattr(self.model_class, "target_space", None)
+        out = f"Folder for the run's files, new or empty (default: runs/{self.name}/<time>)."
+        parser.add_argument("--target_space", type=TargetSpaceConfig | None, default=own, help=_HELP)
+        parser.add_argument("--out", type=Path | None, help=out)
+        parser.add_argument("--threads", type=int | None, help="CPU threads (default: torch's choice).")
+        parser.set_defaults(self._defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the settings of the module that is named as the default of ``--target_space``."""
+        if self.model_class is None:
+            self._default_to_those_of_the_module(parser, args)
+        super().parse_arguments(parser, args)
+        self._check_keys()
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
+            loaded(Path(checkpoint))  # a file that cannot be used is said before anything is made
+
+    def _check_keys(self) -> None:
+        """Refuse unknown names at the top of config files; jsonargparse takes an empty group of any name."""
+        chosen = self.config[self.config.subcommand]
+        for file in [*(self.config.get("config") or []), *(chosen.get("config") or [])]:
+            settings = yaml.safe_load(file.get_content())
+            for name in settings if isinstance(settings, dict) else ():
+                if name not in (known := [*vars(chosen), *self.subcommands()]):
+                    near = difflib.get_close_matches(str(name), known, n=1)
+                    hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
+                    raise SettingError(f"--config {file}: found '{name}'; {hint}.")
+
+    def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Find out which module is named, and take its settings of target space as the default."""
+        if isinstance(args, list) or args is None:
+            # --print_config ends the parse, and what it prints is to have the settings
+            words = [word for word in (sys.argv[1:] if args is None else args) if not word.startswith("--print_config")]
+            config = parser.parse_args(words)
+        else:
+            config = parser.parse_object(args)
+        chosen = config[config.subcommand].get("model")
+        own = getattr(resolve_name(chosen["class_path"]), "target_space", None) if chosen else None
+        if own is not None:
+            self._subcommand_parsers[config.subcommand].set_defaults({"target_space": own})
+
+    def before_instantiate_classes(self) -> None:
+        """Check the options that are this class's own."""
+        settings, threads = self._get(self.config, "target_space"), self._get(self.config, "threads")
+        try:
+            if settings is not None:
+                TargetSpaceConfig.from_dict(settings.as_dict())
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"--target_space: {error}") from error
+        if threads is not None:
+            if threads < 1:
+                raise SettingError(f"--threads: found {threads}; expected at least 1.")
+            torch.set_num_threads(threads)
+
+    def instantiate_classes(self) -> None:
+        """Make the module, in target space if that is asked for, the data module and the Trainer."""
+        super().instantiate_classes()
+        settings = self._get(self.config_init, "target_space")
+        if settings != getattr(type(self.model), "target_space", None):  # else those of its constructor stay
+            set_target_space(self.model, settings)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, whose files go to the run's folder."""
+        asked = {**self._get(self.config_init, "trainer"), **kwargs}
+        if asked.get("fast_dev_run") or asked.get("barebones"):
+            return super().instantiate_trainer(**kwargs)
+        out = self._get(self.config_init, "out")
+        self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
+        callbacks: list[Callback] = [*(asked.get("callbacks") or []), self.clock, PredictionFile(self.folder)]
+        if asked.get("enable_checkpointing") is not False:
+            callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
+        logger = _with_csv(asked.get("logger"), self.folder)
+        return super().instantiate_trainer(
+            **{**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; Ctrl-C ends it with what was reached and how to go on."""
+        if subcommand != "fit" and self._get(self.config, "ckpt_path") is None:
+            warnings.warn("no --ckpt_path: the module is used as it is made, without any training.", stacklevel=2)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            super()._run_subcommand(subcommand)
+            if subcommand == "fit" and self.then_test:
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        except Exception:
+            if self.folder is not None and _first():
+                discard(self.folder)
+            raise
+        except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones from the first on
+        interrupted = self.trainer.state.status == TrainerStatus.INTERRUPTED
+        if subcommand == "fit" and self.folder is not None and self.trainer.is_global_zero:
+            finish(self, self.folder, interrupted)
+        if interrupted:
+            sys.exit(INTERRUPTED)
+
+
+def _first() -> bool:
+    """Whether this is the only process, or the one of several that writes files."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def _with_csv(asked: Logger | list[Logger] | bool | None, folder: Path) -> list[Logger] | bool:
+    """The loggers that were asked for, and before them the one that figures are drawn from."""
+    if asked is False:
+        return False
+    own = CSVLogger(folder, name="", version="")
+    if isinstance(asked, list):
+        return [own, *asked]
+    return [own, asked] if isinstance(asked, Logger) else [own]

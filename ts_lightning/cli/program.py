@@ -1,0 +1,80 @@
+"""A command as a program: one line for a user's mistake and for a warning, and the exit codes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ts_lightning.data.errors import INSTALL, DataError, imported
+from ts_lightning.errors import SettingError, TargetSpaceError
+
+#: a shell's exit code for a program that Ctrl-C ended
+INTERRUPTED = 128 + signal.SIGINT
+#: what this package does itself, on purpose, and Lightning's own use of something deprecated
+_QUIET = ("LightningCLI's args parameter", "exists and is not empty", "LeafSpec")
+
+
+@contextmanager
+def plain(name: str) -> Iterator[None]:
+    """One line for a user's mistake and for a warning, in the place of a traceback or a line of code.
+
+    Args:
+        name: the program's, which errors begin with.
+
+    Raises:
+        SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except (DataError, SettingError, TargetSpaceError, MisconfigurationException) as error:
+            fail(name, str(error))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            missing = _missing(error)
+            if missing is None:
+                raise
+            fail(name, f"{missing} Install it: {INSTALL}, or with pip by its name.")
+
+
+def _missing(error: BaseException) -> str | None:
+    """What is said of a module that is not installed, if that is what an error comes from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    return None if cause is None else f"{str(cause).splitlines()[0].rstrip('.')}."
+
+
+def fail(name: str, message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    print(f"{name}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(name: str, make: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
+    """Run a program.
+
+    Args:
+        name: the program's.
+        make: does all of it, with the command line's arguments.
+        argv: the command line's arguments; ``None`` takes the process's own.
+
+    Raises:
+        SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C, with 0 after ``--help``.
+    """
+    with plain(name):
+        imported("jsonargparse", "jsonargparse")
+        for text in _QUIET:
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        # a line for every checkpoint, about a default of Lightning's
+        logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
+        make(sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,78 @@
+"""A recipe as a program: the command line for one module and its data, with defaults that suit them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from ts_lightning import TargetSpaceMonitor
+from ts_lightning.cli import TargetSpaceCLI, run
+from ts_lightning.cli.compare import compare
+
+#: Lightning's advice that does not fit data held in memory
+_QUIET = ("does not have many workers", "smaller than the logging interval")
+#: steps from one observation of the monitor to the next; a recipe makes few
+_OBSERVED = 50
+_DESCRIPTION = """{name}: without a command, fit and then test. Beside Lightning's own commands below there is
+
+    compare     train in target and in weight space, and compare
+
+each with its --help, which says every setting and its default."""
+_DEFAULTS: dict[str, Any] = {
+    "trainer.devices": 1,
+    "trainer.enable_model_summary": False,
+    "trainer.num_sanity_val_steps": 0,
+}
+
+
+def recipe(
+    name: str,
+    cli: type[TargetSpaceCLI],
+    model: type[LightningModule],
+    data: type[LightningDataModule],
+    defaults: Mapping[str, Any],
+    pictures: Sequence[Callback],
+    argv: Sequence[str] | None,
+) -> None:
+    """Run a recipe: without a command ``fit`` and then ``test``.
+
+    Args:
+        name: the recipe's.
+        cli: its command line.
+        model: the module that it trains.
+        data: the data module.
+        defaults: of options, by name, beside those that all recipes share.
+        pictures: callbacks that draw what the module predicts.
+        argv: the command line's arguments; ``None`` takes the process's own.
+
+    Raises:
+        SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C, with 0 after ``--help``.
+    """
+    command = f"python -m ts_lightning.recipes.{name}"
+
+    def make(arguments: Sequence[str]) -> None:
+        for text in _QUIET:
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        for library in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        if arguments[:1] == ["compare"]:
+            compare(command, arguments[1:], name)
+            return
+        alone = not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"))
+        cli(
+            model,
+            data,
+            name=name,
+            command=command,
+            then_test=alone,
+            defaults={**_DEFAULTS, **defaults},
+            trainer_defaults={"callbacks": [TargetSpaceMonitor(_OBSERVED), *pictures]},
+            parser_kwargs={"description": _DESCRIPTION.format(name=name)},
+            args=["fit", *arguments] if alone else list(arguments),
+        )
+
+    run(f"ts_lightning.recipes.{name}", make, argv)
