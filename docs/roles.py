@@ -1,0 +1,10 @@
+"""A hook of MkDocs: the roles of docstrings, as ``:class:`~package.Name` ``, become the name alone."""
+
+import re
+
+_ROLE = re.compile(r":(?:class|data|func|meth|mod):<code>(?:~[\w.]*\.)?([^<]*)</code>")
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Called by MkDocs with the HTML of every page."""
+    return _ROLE.sub(r"<code>\1</code>", html)
