@@ -47,10 +47,15 @@ def _parsed(data):
     return found
 
 
+def rows(records):
+    """What was logged, one dictionary a call."""
+    logged = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    return [{_name(item): json.loads(item.value_json) for item in row.item} for row in logged]
+
+
 def history(records):
     """Every value that was logged, under its key; the last of each."""
-    logged = [record.history for record in records if record.WhichOneof("record_type") == "history"]
-    return {_name(item): json.loads(item.value_json) for row in logged for item in row.item}
+    return {name: value for row in rows(records) for name, value in row.items()}
 
 
 def config(records):

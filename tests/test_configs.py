@@ -90,9 +90,11 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_leaves_a_report(name, data, elsewhere, monkeypatch):
     loggers = settings(name)["trainer"].get("logger")
+    options = [f"--config={CONFIGS / name}", *LIMITS, *data, f"--out={elsewhere}"]
     if loggers is not None:
         pytest.importorskip("wandb")
-    options = [f"--config={CONFIGS / name}", *LIMITS, *data, f"--out={elsewhere}"]
+        # W&B's own process may have begun in another folder than this one
+        options.append(f"--trainer.logger.save_dir={elsewhere.parent}")
     ranks = settings(name)["trainer"].get("devices", 1)
     if ranks == 1:
         monkeypatch.chdir(elsewhere.parent)
