@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from ts_lightning import report
-from ts_lightning.cli.files import CHECKPOINT, CONFIG, METRICS
+from ts_lightning.cli.memory import process_peak
+from ts_lightning.report.run import CHECKPOINT, CONFIG, METRICS
 from ts_lightning.wandb_media import log_artifact
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ def finish(cli: TargetSpaceCLI, folder: Path, interrupted: bool) -> None:
     """
     history = report.History.read(folder / METRICS)
     commands = {"repeat": f"{cli.command} fit --config {folder / CONFIG}"}
-    if (folder / CHECKPOINT).is_file():
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.is_file():
+        log_artifact(cli.trainer, checkpoint)
         more = "" if interrupted else _longer(cli.trainer)
-        commands["resume"] = f"{commands['repeat']} --ckpt_path {folder / CHECKPOINT}{more}"
-    report.Summary(
+        commands["resume"] = f"{commands['repeat']} --ckpt_path {checkpoint}{more}"
+    summary = report.Summary(
         title=cli.title(),
         space=cli.space,
         steps=cli.trainer.global_step,
@@ -39,13 +41,12 @@ def finish(cli: TargetSpaceCLI, folder: Path, interrupted: bool) -> None:
         peak_memory=_peak_memory(),
         interrupted=interrupted,
         extra={**cli.remarks(history), **commands},
-    ).write(folder)
-    if (folder / CHECKPOINT).is_file():
-        log_artifact(cli.trainer, folder / CHECKPOINT)
-    run = report.Run.read(folder)
+    )
+    summary.write(folder)
+    run = report.Run.of(folder, summary, history)
     report.draw_run(run)
     report.write_page(run)
-    print(report.run_table(report.Run.read(folder)))
+    print(report.run_table(run))
 
 
 def _longer(trainer: Trainer) -> str:
@@ -57,10 +58,5 @@ def _longer(trainer: Trainer) -> str:
 
 def _peak_memory() -> int | None:
     """Bytes: of CUDA's allocator on a GPU, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return allocated or process_peak()

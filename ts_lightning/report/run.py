@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ts_lightning.report.history import History, Point
 from ts_lightning.report.summary import Summary
 
@@ -40,13 +42,13 @@ class Run:
         Raises:
             SettingError: the folder holds no run's ``summary.json``.
         """
+        return cls.of(folder, Summary.read(folder), History.read(folder / METRICS))
+
+    @classmethod
+    def of(cls, folder: Path, summary: Summary, history: History) -> Run:
+        """The run in a folder, of which summary and history are known already."""
         config = folder / CONFIG
-        return cls(
-            folder,
-            config.read_text(encoding="utf-8") if config.is_file() else "",
-            Summary.read(folder),
-            History.read(folder / METRICS),
-        )
+        return cls(folder, config.read_text(encoding="utf-8") if config.is_file() else "", summary, history)
 
     @property
     def state(self) -> str:
@@ -56,8 +58,6 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What ``config.yaml`` holds; empty where it is not a mapping."""
-        import yaml
-
         try:
             read = yaml.safe_load(self.config)
         except yaml.YAMLError:  # tags of a user's own types
