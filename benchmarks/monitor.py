@@ -13,10 +13,8 @@ one, observes; with Adam, batches of 100, a reference batch of 100 and a CSVLogg
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +32,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import CASES, Case
+from benchmarks.children import Child, options, rounds_of
 from ts_lightning import TargetSpaceMixin, TargetSpaceMonitor
 
 TURN = 10
@@ -124,43 +123,17 @@ def serve(case: Case, device: str, monitored: bool) -> None:
         trainer.fit(Lit(case), DataLoader(Endless(case), batch_size=None))
 
 
-class Child:
-    """A fit in a process of its own."""
-
-    def __init__(self, name: str, monitored: bool, device: str, threads: int) -> None:
-        which = "monitored" if monitored else "plain"
-        command = [sys.executable, __file__, name, "--serve", which, "--device", device, "--threads", str(threads)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, text=True, **pipes)
-        self._read()
-
-    def _read(self) -> list[float]:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"A fit ended with code {self.process.wait()}.")
-        return json.loads(line)
-
-    def seconds(self) -> list[float]:
-        """Seconds of each step of the next turn."""
-        print(file=self.process.stdin, flush=True)
-        return self._read()
-
-
 def measure(name: str, device: str, threads: int, rounds: int) -> None:
     """Print one case's line."""
-    children = {monitored: Child(name, monitored, device, threads) for monitored in (False, True)}
+    children = {which: Child(__file__, name, which, device, threads, quiet=True) for which in ("plain", "monitored")}
     for child in children.values():
-        child.seconds()  # the first turn finds nothing warm
+        child.ask()  # the first turn finds nothing warm
     plain, monitored = [], []
-    for done in range(rounds):
-        order = (False, True) if done % 2 else (True, False)
-        times = {which: children[which].seconds() for which in order}
-        plain.append(times[False])
-        monitored.append(times[True])
-        print(f"\r{name}: round {done + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    for child in children.values():
-        child.process.kill()
+    for done in rounds_of(name, rounds, list(children.values())):
+        order = sorted(children, reverse=bool(done % 2))
+        times = {which: json.loads(children[which].ask()) for which in order}
+        plain.append(times["plain"])
+        monitored.append(times["monitored"])
     median = statistics.median
     logged = median(a[-1] / median(a[:-1]) for a in plain)
     observed = median(b[-1] / median(b[:-1]) for b in monitored)
@@ -174,23 +147,14 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds over the two fits (default 15)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--serve", choices=["plain", "monitored"], help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if unknown := set(args.cases) - set(CASES):
-        parser.error(f"found {', '.join(sorted(unknown))}; expected {', '.join(CASES)}.")
-    torch.set_num_threads(args.threads)
+    args = options(__doc__, 15, "two fits")
     if args.serve:
         serve(CASES[args.cases[0]], args.device, args.serve == "monitored")
         return
     print(f"every {DEFAULT} steps: {args.device}, {args.threads} threads, {args.rounds} rounds")
     heads = {"ms/step": 10, "others": 10, "logged": 10, "observed": 10, "per step": 13}
     print(f"{'':14}" + "".join(f"{head:>{width}}" for head, width in heads.items()))
-    for name in args.cases or CASES:
+    for name in args.cases:
         measure(name, args.device, args.threads, args.rounds)
 
 

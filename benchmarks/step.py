@@ -12,10 +12,7 @@ of the process, and what of it came on top after the imports.
 
 from __future__ import annotations
 
-import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,8 +23,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import CASES, Case
+from benchmarks.children import Child, options, rounds_of
 from tests.literal import Literal
 from ts_lightning import TargetSpace
+from ts_lightning.cli.memory import process_peak
 
 Step = Callable[[], None]
 
@@ -93,14 +92,6 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
     return found
 
 
-def process_peak() -> int:
-    """Bytes of this process's peak; getrusage's would count the parent's, which it is started from, on Linux."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def clock(step: Step, device: str, repeats: int) -> float:
     """Mean seconds of a step."""
     begin = time.perf_counter()
@@ -126,69 +117,36 @@ def serve(case: Case, variant: str, device: str) -> None:
         print(clock(step, device, int(line)), flush=True)
 
 
-class Child:
-    """A variant in a process of its own, as in training, so that no other one's allocations change its memory."""
-
-    def __init__(self, name: str, variant: str, device: str, threads: int) -> None:
-        command = [sys.executable, __file__, name, "--serve", variant, "--device", device, "--threads", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.peak, self.added = self._read()
-
-    def _read(self) -> list[float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"A variant ended with code {self.process.wait()}; its error is above.")
-        return [float(value) for value in line.split()]
-
-    def seconds(self, repeats: int) -> float:
-        """Mean seconds of a step."""
-        print(repeats, file=self.process.stdin, flush=True)
-        return self._read()[0]
-
-
 def measure(name: str, device: str, threads: int, rounds: int) -> None:
     """Print one case's table."""
-    children = {variant: Child(name, variant, device, threads) for variant in variants(CASES[name], device)}
+    # in processes of their own, so that no variant's allocations change another one's memory
+    children = {variant: Child(__file__, name, variant, device, threads) for variant in variants(CASES[name], device)}
+    memory = {variant: [float(value) for value in child.first.split()] for variant, child in children.items()}
     # several in a row, as in training: the first one finds the caches full of another process's data
-    repeats = max(3, int(0.05 / children["weight"].seconds(3)))
+    repeats = max(3, int(0.05 / float(children["weight"].ask(3))))
     times: dict[str, list[float]] = {variant: [] for variant in children}
-    for done in range(rounds):
+    for _ in rounds_of(name, rounds, list(children.values())):
         for variant, child in children.items():
-            times[variant].append(child.seconds(repeats))
-        print(f"\r{name}: round {done + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    for child in children.values():
-        child.process.kill()
+            times[variant].append(float(child.ask(repeats)))
     print(f"\n{name}: {device}, {threads} threads, {rounds} rounds")
     heads = ["ms/step", "/ weight", "literal /", "peak MB", "/ weight", "added MB", "/ weight"]
     print(f"{'':26}" + "".join(f"{head:>10}" for head in heads))
-    weight = children["weight"]
-    for variant, child in children.items():
+    for variant, (peak, added) in memory.items():
         per_round = [t / w for t, w in zip(times[variant], times["weight"], strict=True)]
         literal = times.get(variant.replace("target", "literal"), []) if variant.startswith("target") else []
         faster = [a / b for a, b in zip(literal, times[variant], strict=False)]  # some cases have no literal form
         print(
             f"{variant:26}{statistics.median(times[variant]) * 1e3:10.2f}{statistics.median(per_round):10.2f}"
-            f"{statistics.median(faster) if faster else float('nan'):10.2f}{child.peak:10.0f}"
-            f"{child.peak / weight.peak:10.2f}{child.added:10.0f}{child.added / max(weight.added, 1):10.2f}"
+            f"{statistics.median(faster) if faster else float('nan'):10.2f}{peak:10.0f}"
+            f"{peak / memory['weight'][0]:10.2f}{added:10.0f}{added / max(memory['weight'][1], 1):10.2f}"
         )
 
 
 def main() -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds over the variants (default 9)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if unknown := set(args.cases) - set(CASES):
-        parser.error(f"found {', '.join(sorted(unknown))}; expected {', '.join(CASES)}.")
-    torch.set_num_threads(args.threads)
+    args = options(__doc__, 9, "variants")
     torch.manual_seed(0)
-    for name in args.cases or CASES:
+    for name in args.cases:
         if args.serve:
             serve(CASES[name], args.serve, args.device)
         else:
