@@ -9,6 +9,11 @@ class SettingError(ValueError):
     """A setting, file or folder that cannot be used."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def expect(option: str, value: float, minimum: float, *, below: float = float("inf"), strict: bool = False) -> None:
     """Check that ``minimum <= value < below``; ``strict`` excludes the minimum.
 

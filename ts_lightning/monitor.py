@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ts_lightning.histograms import histograms
 from ts_lightning.observation import Observation
 from ts_lightning.space import TargetSpace
+from ts_lightning.wandb_media import log_histograms
 
 _PREFIX = "target_space"
 
@@ -97,9 +98,10 @@ class TargetSpaceMonitor(Callback):
         for quantity, values in observation.values().items():
             metrics.update({f"{_PREFIX}/{quantity}/{name}": value for name, value in values.items()})
         pl_module.log_dict(dict(sorted(metrics.items())), on_step=True, on_epoch=False, batch_size=1)
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if loggers:
-            self._log_histograms(trainer, observation.space, loggers)
+        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            found = histograms(observation.space)  # in all processes, since they share the targets
+            panels = {f"{_PREFIX}/{kind}/{name}": histogram for (kind, name), histogram in found.items()}
+            log_histograms(trainer, panels, _step(trainer) - 1)  # where Lightning has the metrics of this batch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the space as it was."""
@@ -110,19 +112,6 @@ class TargetSpaceMonitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the space as it was."""
         self.on_train_end(trainer, pl_module)
-
-    def _log_histograms(self, trainer: Trainer, space: TargetSpace, loggers: list[WandbLogger]) -> None:
-        found = histograms(space)  # in all processes, since they share the targets
-        if not trainer.is_global_zero:
-            return
-        import wandb
-
-        panels: dict[str, Any] = {
-            f"{_PREFIX}/{kind}/{name}": wandb.Histogram(np_histogram=(counts.numpy(), edges.numpy()))
-            for (kind, name), (counts, edges) in found.items()
-        }
-        for logger in loggers:
-            logger.log_metrics(panels, step=_step(trainer) - 1)  # where Lightning has the metrics of this batch
 
     def _forget(self, trainer: Trainer) -> None:
         """Take the metrics out of the Trainer's hands, which would write them again in steps that were not observed."""

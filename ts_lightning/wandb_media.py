@@ -6,12 +6,13 @@ is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
 
 #: the preset that ``wandb.plot.confusion_matrix`` draws, and the columns that it reads
 _CONFUSION = "wandb/confusion_matrix/v1"
@@ -53,6 +54,18 @@ def log_confusion_matrix(trainer: Trainer, key: str, counts: Sequence[Sequence[i
         table = wandb.Table(columns=list(_CONFUSION_COLUMNS), data=rows)
         chart = wandb.plot_table(_CONFUSION, table, {name: name for name in _CONFUSION_COLUMNS}, {"title": ""})
         logger.log_metrics({key: chart}, step=trainer.global_step)  # type: ignore[dict-item]
+
+
+def log_histograms(trainer: Trainer, histograms: Mapping[str, tuple[Tensor, Tensor]], step: int) -> None:
+    """Histograms by key, each as counts (bins,) and edges (bins + 1,)."""
+    for logger in wandb_loggers(trainer):
+        import wandb
+
+        panels: dict[str, Any] = {
+            key: wandb.Histogram(np_histogram=(counts.numpy(), edges.numpy()))
+            for key, (counts, edges) in histograms.items()
+        }
+        logger.log_metrics(panels, step=step)
 
 
 def log_artifact(trainer: Trainer, checkpoint: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 
@@ -10,6 +10,11 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.mixin import TargetSpaceMixin
 
 _CONVERTED: dict[type[LightningModule], Any] = {}
+
+
+def space_of(model: LightningModule) -> Literal["target", "weight"]:
+    """In which space a module trains."""
+    return "weight" if getattr(model, "target_space", None) is None else "target"
 
 
 def set_target_space(model: LightningModule, settings: TargetSpaceConfig | None) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.cli.parser import Parser
+from ts_lightning.errors import TargetSpaceError, first_line
 
 INSTALL = 'pip install "ts-lightning[wandb]"'
 
@@ -23,9 +24,7 @@ def main(argv: Sequence[str]) -> None:
             the workspaces.
         SystemExit: with 2 after a wrong option, with 0 after ``--help``.
     """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
+    parser = Parser(
         prog="ts-lightning dashboard",
         description="Save two workspaces in a project of W&B: one for a single run, one that compares both spaces.",
     )
@@ -61,13 +60,10 @@ def _save(workspace: Any) -> None:
     try:
         workspace.save()
     except wandb.errors.UsageError as error:
-        raise TargetSpaceError(f"not logged in to W&B ({_line(error)}): run wandb login.") from error
+        raise TargetSpaceError(f"not logged in to W&B ({first_line(error)}): run wandb login.") from error
     except Exception as error:  # whatever the transport raises, which changes with wandb's releases: the cause is in it
         raise TargetSpaceError(
-            f"W&B did not take the workspace for {workspace.entity}/{workspace.project} ({_line(error)}): check that "
-            f"entity and project exist, the login (wandb login), the network, and WANDB_BASE_URL for a server of yours."
+            f"W&B did not take the workspace for {workspace.entity}/{workspace.project} ({first_line(error)}): check "
+            f"that entity and project exist, the login (wandb login), the network, and WANDB_BASE_URL for a server of "
+            f"yours."
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,9 +16,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import ts_lightning
-from ts_lightning.errors import SettingError
+from ts_lightning.cli.convert import space_of
+from ts_lightning.errors import SettingError, first_line
+from ts_lightning.report.run import CONFIG
 
-CONFIG, CHECKPOINT, METRICS = "config.yaml", "last.ckpt", "metrics.csv"
 #: settings of one run that another should not repeat
 _ITS_OWN = ("out", "ckpt_path")
 
@@ -56,20 +57,23 @@ def _unused(folder: Path) -> Path:
     return candidate
 
 
-def loaded(file: Path) -> Any:
+def loaded(file: Path, *, mmap: bool = False) -> Any:
     """What a file of ``torch.save`` holds, on the CPU.
+
+    Args:
+        file: of torch.save or Lightning.
+        mmap: leave the tensors on file until they are looked at.
 
     Raises:
         SettingError: it cannot be read, or it holds other than tensors and built-in types.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise SettingError(f"'{file}': cannot be read ({error.strerror}).") from error
     except Exception as error:  # whatever reading bytes of another form raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingError(
-            f"'{file}': not a file of tensors and built-in types ({reason}); expected what "
+            f"'{file}': not a file of tensors and built-in types ({first_line(error)}); expected what "
             f"torch.save or Lightning wrote."
         ) from error
 
@@ -89,10 +93,9 @@ class Settings(SaveConfigCallback):
         head = ", ".join(f"{name} {module.__version__}" for name, module in versions)
         text = f"# {head}, {torch.get_num_threads()} CPU threads\n{yaml.safe_dump(settings, sort_keys=False)}"
         (Path(trainer.default_root_dir) / self.config_filename).write_text(text, encoding="utf-8")
-        space = "weight" if getattr(pl_module, "target_space", None) is None else "target"
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write a second file of them
-                logger.log_hyperparams({"space": space, **settings})
+                logger.log_hyperparams({"space": space_of(pl_module), **settings})
 
 
 class LastCheckpoint(Checkpoint):

@@ -20,8 +20,8 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 
 from ts_lightning.cli.clock import StepClock
-from ts_lightning.cli.convert import set_target_space
-from ts_lightning.cli.files import CHECKPOINT, LastCheckpoint, Settings, discard, loaded, run_folder
+from ts_lightning.cli.convert import set_target_space, space_of
+from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.parser import Parser
 from ts_lightning.cli.predictions import PredictionFile
@@ -29,6 +29,7 @@ from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import SettingError
 from ts_lightning.report import History
+from ts_lightning.report.run import CHECKPOINT
 
 #: what Lightning takes for --ckpt_path beside a file
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
@@ -76,16 +77,14 @@ class TargetSpaceCLI(LightningCLI):
         self._defaults = dict(defaults or {})
         self.folder: Path | None = None
         self.clock = StepClock()
-        options = {
-            "save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser, **options
-        }  # fmt: skip
-        options["parser_kwargs"] = {"prog": command, **options.get("parser_kwargs", {})}
-        super().__init__(model_class, datamodule_class, **options)
+        own = {"save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser}
+        parser_kwargs = {"prog": command, **options.pop("parser_kwargs", {})}
+        super().__init__(model_class, datamodule_class, parser_kwargs=parser_kwargs, **{**own, **options})
 
     @property
     def space(self) -> Literal["target", "weight"]:
         """In which space the module trains, ``target`` or ``weight``."""
-        return "weight" if getattr(self.model, "target_space", None) is None else "target"
+        return space_of(self.model)
 
     def title(self) -> str:
         """What is run, for table and report."""
@@ -112,18 +111,20 @@ class TargetSpaceCLI(LightningCLI):
         self._check_keys()
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
-            loaded(Path(checkpoint))  # a file that cannot be used is said before anything is made
+            # a file that cannot be used is said before anything is made; mapped, its tensors are not read
+            loaded(Path(checkpoint), mmap=True)
 
     def _check_keys(self) -> None:
         """Refuse unknown names at the top of config files; jsonargparse takes an empty group of any name."""
         chosen = self.config[self.config.subcommand]
+        known = [*vars(chosen), *self.subcommands()]
         for file in [*(self.config.get("config") or []), *(chosen.get("config") or [])]:
             settings = yaml.safe_load(file.get_content())
-            for name in settings if isinstance(settings, dict) else ():
-                if name not in (known := [*vars(chosen), *self.subcommands()]):
-                    near = difflib.get_close_matches(str(name), known, n=1)
-                    hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
-                    raise SettingError(f"--config {file}: found '{name}'; {hint}.")
+            unknown = [str(name) for name in settings if name not in known] if isinstance(settings, dict) else []
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], known, n=1)
+                hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
+                raise SettingError(f"--config {file}: found '{unknown[0]}'; {hint}.")
 
     def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Find out which module is named, and take its settings of target space as the default."""

@@ -13,7 +13,7 @@ from typing import NoReturn
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ts_lightning.data.errors import INSTALL, DataError, imported
-from ts_lightning.errors import SettingError, TargetSpaceError
+from ts_lightning.errors import SettingError, TargetSpaceError, first_line
 
 #: a shell's exit code for a program that Ctrl-C ended
 INTERRUPTED = 128 + signal.SIGINT
@@ -51,7 +51,7 @@ def _missing(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__
-    return None if cause is None else f"{str(cause).splitlines()[0].rstrip('.')}."
+    return None if cause is None else f"{first_line(cause).rstrip('.')}."
 
 
 def fail(name: str, message: str) -> NoReturn:

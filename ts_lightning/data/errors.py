@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ts_lightning.errors import first_line
+
 INSTALL = "pip install 'ts-lightning[recipes]'"
 
 
@@ -26,6 +28,4 @@ def imported(module: str, package: str, install: str = INSTALL) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
-        raise DataError(
-            f"{package} could not be imported ({str(error).splitlines()[0]}). Install it: {install}"
-        ) from error
+        raise DataError(f"{package} could not be imported ({first_line(error)}). Install it: {install}") from error

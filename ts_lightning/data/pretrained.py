@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ts_lightning.data.errors import DataError, imported
 from ts_lightning.data.tokens import Split
+from ts_lightning.errors import first_line
 
 _INSTALL = "pip install 'ts-lightning[torchtext]'"
 
@@ -31,7 +32,7 @@ def splitter(name: str) -> Split:
         return lambda text: list(split(text))
     except (ImportError, LookupError, OSError, ValueError) as error:
         raise DataError(
-            f"--data.split {name}: torchtext gives no such tokenizer ({str(error).splitlines()[0]}). Expected "
+            f"--data.split {name}: torchtext gives no such tokenizer ({first_line(error)}). Expected "
             f"basic_english, or one whose package is installed (spacy, moses, toktok, revtok, subword)."
         ) from error
 
@@ -56,9 +57,7 @@ def pretrained(name: str) -> Any:
         with tempfile.TemporaryDirectory() as cache:
             return vocab.Vectors(name, cache=cache)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"--data.vectors {name}: could not be read or fetched ({str(error).splitlines()[0]})."
-        ) from error
+        raise DataError(f"--data.vectors {name}: could not be read or fetched ({first_line(error)}).") from error
 
 
 def rows(vectors: Any, words: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ts_lightning.data.arrays import ImageSet, image_set
 from ts_lightning.data.errors import DataError, imported
+from ts_lightning.errors import first_line
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 #: name in the options -> class in torchvision.datasets, and the folder that it reads under the root
@@ -58,7 +59,7 @@ def torchvision_images(name: str, root: Path, download: bool = False) -> ImageSe
     try:
         train, test = (getattr(datasets, kind)(root, train=split, download=download) for split in (True, False))
     except Exception as error:  # whatever torchvision, a socket or a file system raises: the cause is in the text
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if download:
             raise DataError(
                 f"{name}: could not be fetched to '{root}' ({reason}). Check the network and the folder."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ts_lightning.data.errors import DataError, imported
+from ts_lightning.errors import first_line
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
@@ -86,7 +87,7 @@ def parquet_texts(file: Path, text_column: str, label_column: str) -> list[list[
             _places(opened.schema_arrow.names, columns, file)
             table = opened.read(columns)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"'{file}': not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+        raise DataError(f"'{file}': not a readable Parquet file ({first_line(error)}).") from error
     return [_listed(table[column], file, column) for column in columns]
 
 

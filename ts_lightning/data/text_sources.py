@@ -10,6 +10,7 @@ from ts_lightning.data.errors import DataError, imported
 from ts_lightning.data.text_files import csv_texts, parquet_texts, typed
 from ts_lightning.data.text_set import TextSet, split_by_hash, text_set
 from ts_lightning.data.topics import topics
+from ts_lightning.errors import first_line
 
 Source = Literal["topics", "imdb", "csv", "parquet"]
 _HUB = "stanfordnlp/imdb"
@@ -33,7 +34,7 @@ def imdb(root: Path | None) -> TextSet:
         loaded = datasets.load_dataset(_HUB) if root is None else datasets.load_dataset("parquet", data_files=files)
     except Exception as error:  # whatever datasets, a socket or a file system raises: the cause is in the text
         cause = error.__cause__ or error
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        reason = first_line(cause)
         advice = "Check the network, or say with --data.root where its Parquet files are." if root is None else ""
         raise DataError(f"imdb: could not be {'read' if root else 'fetched'} ({reason}). {advice}".strip()) from error
     columns: list[list[Any]] = []

@@ -101,7 +101,7 @@ class PredictionCallback(Callback):
             self._handle = None
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # fast_dev_run is to leave no files
+        # which is to leave no files, and which the Trainer's class does not declare
         if self._samples == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.gather(trainer, pl_module)
@@ -124,12 +124,6 @@ class PredictionCallback(Callback):
         """Expect the module to compute this batch's logits."""
         self._expect(batch, dataloader_idx)
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Expect the module to compute this batch's logits."""
-        self._expect(batch, dataloader_idx)
-
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -142,17 +136,8 @@ class PredictionCallback(Callback):
         """Take in the batch."""
         self._take(trainer, pl_module, batch, dataloader_idx)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in the batch."""
-        self._take(trainer, pl_module, batch, dataloader_idx)
+    on_validation_batch_start = on_test_batch_start
+    on_validation_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write."""

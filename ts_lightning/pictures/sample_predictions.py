@@ -62,6 +62,7 @@ class SamplePredictions(Picture):
 
     def gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count over all processes."""
+        # a tensor for a tensor; Lightning's annotation allows for anything
         self._totals = trainer.strategy.reduce(self._totals.to(pl_module.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, file_stem: Path) -> None:

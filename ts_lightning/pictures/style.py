@@ -57,8 +57,13 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
         drawn.savefig(file_stem.with_name(f"{file_stem.name}.svg"))
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib draws as it is, dollars included."""
+    return text.replace("$", r"\$")
+
+
 def plain(text: str, longest: int) -> str:
     """A name as it is drawn: in one line, with the middle left out where it is longer than ``longest`` characters."""
-    text = " ".join(text.split()).replace("$", r"\$")
+    text = " ".join(text.split())
     half = (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}"
+    return literal(text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}")

@@ -41,6 +41,7 @@ class WorstTexts(PredictionCallback):
 
     def start(self, trainer: Trainer) -> None:
         """Find the texts, and in which order they come."""
+        # which is there while the loop runs
         loader: Any = trainer._evaluation_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
         texts = getattr(loader.dataset, "texts", None)
         if texts is None:
@@ -75,6 +76,7 @@ class WorstTexts(PredictionCallback):
         padding = torch.full((self.count - len(self._worst), 5), -1.0, dtype=torch.float64)
         own = torch.cat([self._worst, padding])
         if trainer.world_size > 1:
+            # a tensor for a tensor
             own = pl_module.all_gather(own.to(pl_module.device)).cpu().reshape(-1, 5)  # type: ignore[union-attr]
         rows = {int(row[_INDEX]): row for row in own if row[_INDEX] >= 0}
         self._worst = self._largest(torch.stack(list(rows.values())))

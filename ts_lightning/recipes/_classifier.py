@@ -39,6 +39,20 @@ class Classifier(TargetSpaceMixin, LightningModule):
             expect("lr", lr, 0, strict=True)
         self.lr = lr
 
+    @property
+    def given(self) -> Any:
+        """The arguments, as they are after what the data said."""
+        return self.hparams
+
+    def configure_model(self) -> None:
+        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
+        if not hasattr(self, "network"):
+            self.build_for_data()
+
+    def build_for_data(self) -> None:
+        """Complete the arguments with what the data says, see :meth:`described`, and :meth:`build` the network."""
+        raise NotImplementedError
+
     def build(self, network: nn.Module, classes: int) -> None:
         """Take the network, and measure accuracy over so many classes."""
         self.network = network

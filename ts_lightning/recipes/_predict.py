@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ts_lightning.cli.program import plain
 from ts_lightning.data.text import remarks
-from ts_lightning.errors import SettingError
+from ts_lightning.errors import SettingError, first_line
 from ts_lightning.recipes._text_classifier import TextClassifier
 
 
@@ -52,7 +52,7 @@ def _loaded(checkpoint: Path) -> TextClassifier:
         return TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
     except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise SettingError(
-            f"'{checkpoint}': not a checkpoint of lstm_nlp ({str(error).splitlines()[0]}); expected last.ckpt of a run."
+            f"'{checkpoint}': not a checkpoint of lstm_nlp ({first_line(error)}); expected last.ckpt of a run."
         ) from error
 
 

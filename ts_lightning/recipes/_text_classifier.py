@@ -133,44 +133,37 @@ class TextClassifier(Classifier):
         if tokenizer is not None and labels is not None:
             self._read_with(TextEncoder.from_json(tokenizer, None if splitter is None else split_by(splitter)), labels)
 
-    def configure_model(self) -> None:
-        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
-        if hasattr(self, "network"):
-            return
+    def build_for_data(self) -> None:
+        """Encoder and labels are the data's, and its pretrained vectors where it has some."""
         data = self.described(TextDataModule)
         start = data.embeddings()
         if start is not None:
-            self.hparams.update(embedding=start[0].shape[1])
-        self.hparams.update(tokenizer=data.encoder.to_json(), labels=data.labels, splitter=data.tokenizer)
+            self.given.update(embedding=start[0].shape[1])
+        self.given.update(tokenizer=data.encoder.to_json(), labels=data.labels, splitter=data.tokenizer)
         self._read_with(data.encoder, data.labels)
         if start is not None:
             vectors, found = start
             with torch.no_grad():
                 self.network.embedding.weight[found] = vectors[found]
 
-    @property
-    def _given(self) -> Any:
-        """The arguments, as they are after what the data said."""
-        return self.hparams
-
     def _read_with(self, encoder: TextEncoder, labels: list[str]) -> None:
         self.encoder, self.labels = encoder, labels
-        words, pad, unknown, given = len(encoder.words), encoder.pad, encoder.unknown, self._given
+        words, pad, unknown, given = len(encoder.words), encoder.pad, encoder.unknown, self.given
         network = TextNetwork(words, pad, unknown, len(labels), given.cell, given.embedding, given.units, given.dropout)
         self.build(network, len(labels))
 
     def reference_batch(self) -> Any:
         """Numbers of words (size, steps), or noise (size, steps, embedding)."""
         tokens, _ = super().reference_batch()
-        if self._given.reference == "embeddings":
-            return tokens[:, -self._given.reference_steps :]
+        if self.given.reference == "embeddings":
+            return tokens[:, -self.given.reference_steps :]
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        shape = (len(tokens), self._given.reference_steps, self.network.embedding.embedding_dim)
+        shape = (len(tokens), self.given.reference_steps, self.network.embedding.embedding_dim)
         return 2 * torch.rand(shape, generator=generator) - 1
 
     def reference_forward(self, batch: Any) -> Any:
         """The network on the reference batch; noise enters behind the embedding."""
-        return self(batch) if self._given.reference == "embeddings" else self.network.read(batch)
+        return self(batch) if self.given.reference == "embeddings" else self.network.read(batch)
 
     @torch.no_grad()
     def probabilities(self, texts: Sequence[str]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -70,13 +69,11 @@ class ImageClassifier(Classifier):
         if shape is not None and classes is not None:
             self.build(convolutions(shape, classes, dropout), classes)
 
-    def configure_model(self) -> None:
-        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
-        if not hasattr(self, "network"):
-            given: Any = self.hparams
-            images = self.described(ImagesDataModule).images
-            given.update(shape=images.shape, classes=images.classes)
-            self.build(convolutions(images.shape, images.classes, given.dropout), images.classes)
+    def build_for_data(self) -> None:
+        """Shape and classes are those of the data's images."""
+        images = self.described(ImagesDataModule).images
+        self.given.update(shape=images.shape, classes=images.classes)
+        self.build(convolutions(images.shape, images.classes, self.given.dropout), images.classes)
 
 
 class ImagesCLI(TargetSpaceCLI):

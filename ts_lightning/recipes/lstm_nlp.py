@@ -21,7 +21,7 @@ class TextCLI(TargetSpaceCLI):
 
     def title(self) -> str:
         """Data, network and space."""
-        data, given = self.datamodule, self.model.hparams
+        data, given = self.datamodule, self.model.given
         name = data.source if data.file is None else data.file.name
         return f"{name}, {given.cell} of {given.units} units, {self.space} space"
 

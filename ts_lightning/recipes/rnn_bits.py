@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,16 +69,14 @@ class BitClassifier(Classifier):
         if units is not None and delay is not None:
             self.build(BitNetwork(cell, units, delay), classes=2)
 
-    def configure_model(self) -> None:
-        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
-        if not hasattr(self, "network"):
-            data = self.described(BitsDataModule)
-            given: Any = self.hparams
-            given.update(
-                delay=data.delay if given.delay is None else given.delay,
-                units=data.delay + SPARE[data.task] if given.units is None else given.units,
-            )
-            self.build(BitNetwork(given.cell, given.units, given.delay), classes=2)
+    def build_for_data(self) -> None:
+        """The delay is the data's, and units are enough for its task."""
+        data, given = self.described(BitsDataModule), self.given
+        given.update(
+            delay=data.delay if given.delay is None else given.delay,
+            units=data.delay + SPARE[data.task] if given.units is None else given.units,
+        )
+        self.build(BitNetwork(given.cell, given.units, given.delay), classes=2)
 
 
 class BitsCLI(TargetSpaceCLI):
@@ -87,7 +84,7 @@ class BitsCLI(TargetSpaceCLI):
 
     def title(self) -> str:
         """Task, network and space."""
-        data, given = self.datamodule, self.model.hparams
+        data, given = self.datamodule, self.model.given
         return f"{data.task} over {data.delay} steps, {given.cell} of {given.units} units, {self.space} space"
 
     def remarks(self, history: History) -> dict[str, str]:

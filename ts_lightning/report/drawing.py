@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ts_lightning.pictures.style import BLUE, INK, ORANGE, figure
+from ts_lightning.pictures.style import BLUE, INK, ORANGE, figure, literal
 
 __all__ = ["BLUE", "INK", "ORANGE", "Picture", "axes", "figure", "literal"]
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -50,11 +50,6 @@ class Picture:
             with figure(Path(place) / "panel", "", size[:1], size[1]) as [panel]:
                 draw(panel, *arguments)
             return cls.read(title, Path(place) / "panel.svg")
-
-
-def literal(text: str) -> str:
-    """A text that matplotlib draws as it is, dollars included."""
-    return text.replace("$", r"\$")
 
 
 def axes(panel: Any, values: Iterable[float], *, x: str = "steps", log: bool = False) -> None:

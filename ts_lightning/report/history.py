@@ -48,6 +48,7 @@ class History:
 
     def __init__(self, rows: Sequence[dict[str, str]]) -> None:
         self._rows = rows
+        self._points: dict[str, list[Point]] = {}
         self._columns = dict.fromkeys(name for row in rows for name, value in row.items() if value)
         own = [name for name in self._columns if name not in _PLACES and not name.startswith(_MONITORS)]
         self.metrics = [self._metric(name) for name in own]
@@ -71,6 +72,11 @@ class History:
 
     def points(self, name: str) -> list[Point]:
         """Every value of a metric or of a monitor's column, in the order of steps; of two at one step, the later."""
+        if name not in self._points:
+            self._points[name] = self._read_points(name)
+        return list(self._points[name])
+
+    def _read_points(self, name: str) -> list[Point]:
         # a step's metrics are numbered from 0 by Lightning, and validation takes the number of the step before it
         late = int(self.metric(name).split == "validation")
         points = {}
