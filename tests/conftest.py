@@ -1,4 +1,5 @@
-"""One thread, so that equal computations give equal bits; Lightning's banners off; no test's seed is another's."""
+"""One thread, so that equal computations give equal bits; Lightning's banners off; no test's seed is another's;
+W&B offline."""
 
 import logging
 import os
@@ -17,3 +18,15 @@ def _seeds_end_with_their_test():
     yield
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """W&B without network, all of its files below the folder."""
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": tmp_path}.items():
+        monkeypatch.setenv(f"WANDB_{name}", str(value))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
+    yield tmp_path
+    wandb.finish()

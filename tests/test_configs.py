@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ IMAGES = {"mnist": (28, 1, 10), "fashion_mnist": (28, 1, 10), "cifar10": (32, 3,
 class Losses(Callback):
     """Keeps the loss of every step."""
 
-    found: list[float] = []  # noqa: RUF012
+    found: ClassVar[list[float]] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.found.append(float(outputs["loss"]))
@@ -72,32 +73,17 @@ def data(request, tmp_path, monkeypatch):
     return []
 
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A folder for a run, and W&B without network."""
-    for variable, value in {"MODE": "offline", "SILENT": "true", "DIR": tmp_path}.items():
-        monkeypatch.setenv(f"WANDB_{variable}", str(value))
-    for folder in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{folder}_DIR", str(tmp_path / folder))
-    yield tmp_path / "run"
-    if (tmp_path / "wandb").exists():
-        import wandb
-
-        wandb.finish()
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
-def test_it_trains_and_leaves_a_report(name, data, elsewhere, monkeypatch):
-    loggers = settings(name)["trainer"].get("logger")
+def test_it_trains_and_leaves_a_report(name, data, request, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "run"
     options = [f"--config={CONFIGS / name}", *LIMITS, *data, f"--out={elsewhere}"]
-    if loggers is not None:
-        pytest.importorskip("wandb")
+    if settings(name)["trainer"].get("logger") is not None:
         # W&B's own process may have begun in another folder than this one
-        options.append(f"--trainer.logger.save_dir={elsewhere.parent}")
+        options.append(f"--trainer.logger.save_dir={request.getfixturevalue('offline')}")
     ranks = settings(name)["trainer"].get("devices", 1)
     if ranks == 1:
-        monkeypatch.chdir(elsewhere.parent)
+        monkeypatch.chdir(tmp_path)
         found = [losses(options)]
     else:
         found = run(losses, options, ranks=ranks, timeout=120)

@@ -18,9 +18,6 @@ from tests.lifecycle.test_manual import Manual
 from tests.literal import matrix, ridge_matrix
 from tests.literal_recurrent import cell, systems
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin, TargetSpaceMonitor
-from ts_lightning.histograms import histograms
-from ts_lightning.measures import spectrum
-from ts_lightning.ridge import RidgeSolver
 
 EVERY = {"log_every_n_steps": 1}
 LAYERS = ("net.0", "net.2", "net.4")
@@ -32,32 +29,6 @@ def monitored(metrics):
     """What the monitor logged, without shares of time."""
     start = "target_space/"
     return {k: float(v) for k, v in metrics.items() if k.startswith(start) and not k.startswith(start + "share/")}
-
-
-@pytest.mark.parametrize("scale", ["absolute", "variance", "mean", "feature"])
-@pytest.mark.parametrize(
-    ("shape", "decay"), [((50, 20), 0), ((80, 60), 1), ((400, 90), 2), ((3, 40, 12), 1), ((30, 60), 1), ((2, 9, 25), 0)]
-)
-def test_condition_and_rank_against_eigenvalues(shape, decay, scale):
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(shape, generator=generator, dtype=torch.float64)
-    a = a * torch.arange(1, shape[-1] + 1, dtype=torch.float64) ** -decay
-    a = a @ torch.linalg.qr(torch.randn(shape[-1], shape[-1], generator=generator, dtype=torch.float64))[0] + 0.1
-    solver, dual = RidgeSolver(0.01, scale), shape[-2] < shape[-1]
-    factor = solver.dual(a) if dual else solver.primal(lambda _: (a.mT @ a, a.sum(-2)), shape[-2], a.dtype)
-    condition, rank = spectrum(factor)
-
-    r = ridge_matrix(a, 0.01, scale)
-    gram = a.mT @ a
-    torch.testing.assert_close(rank, torch.linalg.solve(gram + r, gram).diagonal(dim1=-2, dim2=-1).sum(-1))
-    c, s2 = (0.01, r / 0.01) if scale == "feature" else (r[..., :1, :1], torch.eye(shape[-1], dtype=torch.float64))
-    kernel = a @ torch.linalg.solve(s2, a.mT) + c * torch.eye(shape[-2], dtype=torch.float64)
-    values = torch.linalg.eigvalsh(kernel if dual else gram + r)
-    true = values[..., -1] / values[..., 0]
-    diagonal = torch.linalg.cholesky(kernel if dual else gram + r).diagonal(dim1=-2, dim2=-1)
-    assert (condition <= true * (1 + 1e-9)).all()
-    assert (condition >= 0.8 * true).all()
-    assert (condition >= (diagonal.amax(-1) / diagonal.amin(-1)) ** 2).all()
 
 
 class Recurrent(nn.Module):
@@ -322,27 +293,6 @@ def test_the_space_is_left_as_it_was(fails):
 def test_an_interval_that_cannot_be(value):
     with pytest.raises(ValueError, match="every_n_steps"):
         TargetSpaceMonitor(value)
-
-
-def test_histograms_against_numpy():
-    numpy = pytest.importorskip("numpy")
-    model = Case("primal")
-    fit(model, model.train_dataloader())
-    space = model.target_space_engine
-    for layer in space.layers:
-        targets = (space.targets[layer.name].detach() * space.step_scale).float()
-        weights = torch.cat([p.detach().flatten() for p in layer.parameters]).float()
-        for kind, values in (("targets", targets), ("weights", weights)):
-            counts, edges = histograms(space)[kind, layer.name]
-            expected, where = numpy.histogram(values.numpy(), 64)
-            assert counts.sum() == values.numel()
-            assert numpy.abs(counts.numpy() - expected).sum() <= 2  # one may lie on an edge
-            numpy.testing.assert_allclose(edges.numpy(), where, rtol=1e-5, atol=1e-6)
-    with torch.no_grad():
-        space.targets["net.0"].fill_(1.0)
-    counts, edges = histograms(space)["targets", "net.0"]
-    assert counts.sum() == space.targets["net.0"].numel()
-    assert edges[0] < space.step_scale < edges[-1]
 
 
 def test_wandb_is_not_imported_without_its_logger(monkeypatch, tmp_path):

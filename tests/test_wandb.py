@@ -12,14 +12,12 @@ from ts_lightning.histograms import histograms
 wandb = pytest.importorskip("wandb")
 
 
-def test_scalars_and_histograms(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_scalars_and_histograms(offline):
     model = build()
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    logger = WandbLogger(save_dir=offline)
     fit(model, loader(16), logger=logger, callbacks=[TargetSpaceMonitor(2)], log_every_n_steps=2)
     wandb.finish()
-    logged = rows(records(tmp_path))
+    logged = rows(records(offline))
     scalars = [row for row in logged if "target_space/residual/net.0" in row]
     panels = [row for row in logged if "target_space/targets/net.0/bins" in row]
     steps = [row["trainer/global_step"] for row in scalars]

@@ -3,25 +3,11 @@
 import json
 import sys
 
-import pytest
-
 from tests.fits import trainer
 from tests.offline import artifacts, config, history, records
 from tests.pictures.classifiers import Classifier, loader, samples
 from ts_lightning.pictures import ConfusionMatrix, DecisionRegions, SamplePredictions, WorstTexts
 from ts_lightning.wandb_media import log_artifact
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """W&B without network, all of its files below the folder."""
-    wandb = pytest.importorskip("wandb")
-    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": tmp_path}.items():
-        monkeypatch.setenv(f"WANDB_{name}", str(value))
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
-    yield tmp_path
-    wandb.finish()
 
 
 def test_pictures_table_matrix_config_and_checkpoint_are_in_an_offline_run(offline):

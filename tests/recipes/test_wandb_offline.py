@@ -46,18 +46,6 @@ RECIPES = {
 }
 
 
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """W&B without network, all of its files below the folder."""
-    wandb = pytest.importorskip("wandb")
-    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": tmp_path}.items():
-        monkeypatch.setenv(f"WANDB_{name}", str(value))
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
-    yield tmp_path
-    wandb.finish()
-
-
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__.split(".")[-1])
 def test_a_run_is_read_back(recipe, offline):
     import wandb
