@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent import Passed, RecurrentLayer
+from ts_lightning.layers.runs import gru_run, has_run, rnn_run
 from ts_lightning.layers.sequences import Dense, Sequences
 from ts_lightning.solve import WHOLE, Block
 
 
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:
     """One of torch._VF's recurrent functions on one layer and direction."""
-    weights = [value.to(x.data.dtype) for value in values]
     options = (ones, 1, 0.0, True, False)  # biases, layers, dropout, training, bidirectional
     if isinstance(x.layout, Dense):
-        return function(x.data, initial, weights, *options, x.layout.dim == 1)
-    return function(x.data, x.layout.batch_sizes, initial, weights, *options)
+        return function(x.data, initial, values, *options, x.layout.dim == 1)
+    return function(x.data, x.layout.batch_sizes, initial, values, *options)
 
 
 class _OneSystem(RecurrentLayer):
@@ -68,7 +68,10 @@ class RNNLayer(_OneSystem):
         return (torch.tanh(wanted) if self.module.nonlinearity == "tanh" else torch.relu(wanted),)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
-        """torch.rnn_tanh or torch.rnn_relu."""
+        """torch.rnn_tanh or torch.rnn_relu, or what is faster."""
+        if has_run(x):
+            h = rnn_run(x, self.unpack(values), self.module.nonlinearity == "relu")
+            return h, (x.layout.last(h),)
         function = torch.rnn_tanh if self.module.nonlinearity == "tanh" else torch.rnn_relu
         output, last = _fused(function, x, x.initial[0].unsqueeze(0), values, self.ones)
         return output, (last.squeeze(0),)
@@ -110,7 +113,10 @@ class GRULayer(RecurrentLayer):
         return (gru_states(targets, x.initial[0], x.layout, self.unit),)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
-        """torch.gru."""
+        """torch.gru, or what is faster."""
+        if has_run(x):
+            h = gru_run(x, self.unpack(values))
+            return h, (x.layout.last(h),)
         output, last = _fused(torch.gru, x, x.initial[0].unsqueeze(0), values, self.ones)
         return output, (last.squeeze(0),)
 

@@ -2,8 +2,8 @@
 
 A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
 before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. What
-the next layer receives is the real run of the solved layer, by PyTorch's fused kernels (SCU), or the cell's output on
-its targets (OCU).
+the next layer receives is the real run of the solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the
+cell's output on its targets (OCU).
 
 Every direction of every level of a stack is a layer with targets of its own: ``name.l0``, ``name.l0_reverse``,
 ``name.l1``, ... A reverse layer sees its sequences, and has its targets, in the order in which it steps through them.
@@ -137,7 +137,7 @@ class RecurrentLayer(TargetLayer):
 
     @abstractmethod
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
-        """PyTorch's own forward with these parameters."""
+        """The module's forward with these parameters, in the precision of ``x``."""
 
     @property
     @abstractmethod
@@ -161,19 +161,20 @@ class RecurrentLayer(TargetLayer):
 
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""
-        states = self.states(x, targets)
-        a, t = self.matrix(x, states[0]), targets.reshape(-1, targets.shape[-1])
+        t = targets.reshape(-1, targets.shape[-1])
+        states = self.states(x, t.view_as(targets))  # behind one view, where autograd adds up in place
+        a = self.matrix(x, states[0])
         if self.rows is not None:
             a, t = a[self.rows], t[self.rows]
         values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
-        return values, self.run(x, values)
+        return values, self.run(x, [value.to(x.data.dtype) for value in values])
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
-        a = self.matrix(x, self.run(x, values)[0])
+        a = self.matrix(x, self.run(x, [value.to(x.data.dtype) for value in values])[0])
         return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], self.gates * self.hidden)
 
     def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
