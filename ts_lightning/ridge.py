@@ -34,6 +34,7 @@ so nothing is divided by c.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.shards import Rows
 
 _FLOOR = 1e-6  # of diag(A'A)'s trace or mean: what inputs that never change still get
-_BLOCK = 192  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
+_BLOCK = 128  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
 _SENT = 64  # rows; the same for what is sent of one
 
 
@@ -101,7 +102,10 @@ class Factor:
 
     def solve(self, b: Tensor) -> Tensor:
         """The regularised system's inverse times ``b``, in the factor's precision."""
-        return torch.cholesky_solve(b.to(self.cholesky.dtype), self.cholesky)
+        # as cholesky_solve, which copies the factor first
+        half = torch.linalg.solve_triangular(self.cholesky, b.to(self.cholesky.dtype), upper=False)
+        whole: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, half, upper=True)
+        return whole
 
     def diagonal(self) -> Tensor:
         """The diagonal of R, (..., d), of the primal form."""
@@ -213,7 +217,7 @@ class RidgeSolver:
             c = self.ridge * scale.unit
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
-            if (10 * torch.finfo(dtype).eps * trace <= c).all() & (info == 0).all() & trace.isfinite().all():
+            if ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all():
                 return Factor(cholesky, c, scale, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(
@@ -239,7 +243,7 @@ class RidgeSolver:
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
-        if not w.sum().isfinite() and not w.isfinite().all():
+        if not math.isfinite(w.sum().item()) and not w.isfinite().all():
             what = "its targets hold" if not t.isfinite().all() else "the solved weights hold"
             raise TargetSpaceError(
                 f"{self.label}: {what} a NaN or an infinity. Expected finite numbers: lower the learning rate, clip "

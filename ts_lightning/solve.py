@@ -44,7 +44,10 @@ def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = 
 
 
 class _SolveApply(torch.autograd.Function):
-    """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A)."""
+    """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A).
+
+    W and its gradients are laid out as their transposes, (m, d), which is how layers hold weights.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
@@ -55,7 +58,7 @@ class _SolveApply(torch.autograd.Function):
             factor = solver.dual(whole)
             dtype = factor.cholesky.dtype
             residual = factor.solve(wanted)  # (T - A W) / c
-            w = factor.unscale(whole.mT.to(dtype) @ residual).to(t.dtype)
+            w = factor.unscale((residual.mT @ whole.to(dtype)).mT).to(t.dtype)
             solver.check(w, t)
             residual = residual[..., rows.own, :]
             z = a @ w.to(a.dtype)
@@ -92,21 +95,21 @@ class _SolveApply(torch.autograd.Function):
         dtype = factor.cholesky.dtype
         if dw is None and dz is None:
             return None, None, None
-        at, ax, wx = a.mT.to(dtype), a.to(dtype), w.to(dtype)
+        ax, wx = a.to(dtype), w.to(dtype)
         g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
         if dz is not None and factor.dual and ctx.solver.outside and ctx.rows.ranks > 1:
             # fewer rows than columns: dz is less to send than A' dz
-            g = g * ctx.rows.ranks + whole.mT.to(dtype) @ ctx.rows.gather(dz)[0].to(dtype)
+            g = g * ctx.rows.ranks + (ctx.rows.gather(dz)[0].to(dtype).mT @ whole.to(dtype)).mT
         else:
             if dz is not None:
-                g = g + at @ dz.to(dtype)
+                g = g + (dz.to(dtype).mT @ ax).mT
             g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
         da = None
         if factor.dual:
             wholex = whole.to(dtype)
             av = factor.solve(wholex @ factor.unscale(g))
             if ctx.needs_input_grad[0]:
-                right = factor.unscale(g - wholex.mT @ av)
+                right = factor.unscale(g - (av.mT @ wholex).mT)
                 cvw = (right * wx).sum(-1)
             av = av[..., ctx.rows.own, :]
         else:
@@ -115,7 +118,8 @@ class _SolveApply(torch.autograd.Function):
             cvw = factor.c * (right * wx).sum(-1)
         if ctx.needs_input_grad[0]:
             passed = -av if dz is None else dz.to(dtype) - av
-            da = torch.cat([residual, passed], -1) @ torch.cat([right, wx], -1).mT
+            da = residual @ right.mT
+            da = da.addmm_(passed, wx.mT) if da.dim() == 2 else da.add_(passed @ wx.mT)
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient

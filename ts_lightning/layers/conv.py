@@ -77,7 +77,8 @@ class ConvTargets(AffineLayer):
             return [weight] if bias is None else [weight, bias], wanted if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         # one matrix where there is one group: a batch of one would take the slower way
-        w = solve(a[0], t[0], self.solver)[None] if len(a) == 1 else solve(a, t, self.solver)
+        alone = len(a) == 1
+        w = solve(a.squeeze(0), t.squeeze(0), self.solver).unsqueeze(0) if alone else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
         if self.ocu:

@@ -35,7 +35,11 @@ class LinearTargets(AffineLayer):
         return a if self.bias is None else torch.cat([a, a.new_ones(a.shape[0], 1)], 1)
 
     def _split(self, w: Tensor) -> list[Tensor]:
-        return [w.mT] if self.bias is None else [w[:-1].mT, w[-1]]
+        if self.bias is None:
+            return [w.mT]
+        # split and not indexed, so that the gradients are put together in one go
+        weight, bias = torch.split(w.mT, [len(w) - 1, 1], 1)
+        return [weight, bias.squeeze(1)]
 
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in) and bias (out,), and what is passed on (..., out)."""

@@ -215,11 +215,13 @@ class PatchRows:
         self.index = flat.reshape(-1).to(x.device)  # (rows * offsets,) into (images * space)
         self.offsets = offset.shape[0]
         self.inside = None if inside.all() else inside.reshape(-1, 1).to(x.device)
+        beyond = x.shape[0] * x.shape[2:].numel()  # where gradients on padding go
+        self.into = flat.masked_fill(~inside, beyond).reshape(-1).to(x.device)
 
     def gather(self, x: Tensor, bias: bool) -> Tensor:
         """A (groups, rows, d), differentiable in ``x``."""
         groups = self.geometry.groups
-        a = _Gather.apply(x, self.index, self.inside)  # type: ignore[no-untyped-call]
+        a = _Gather.apply(x, self.index, self.into, self.inside)  # type: ignore[no-untyped-call]
         if groups == 1:
             a = a.view(1, -1, self.offsets * x.shape[1])
         else:
@@ -228,18 +230,24 @@ class PatchRows:
 
 
 class _Gather(torch.autograd.Function):
-    """Input entries (rows * offsets, C) from x (N, C, *space); zero where ``inside`` is false."""
+    """Input entries (rows * offsets, C) from x (N, C, *space); zero where ``inside`` is false.
+
+    ``into`` is ``index`` where it is inside, and one place behind all others elsewhere.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inside: Tensor | None) -> Tensor:
-        ctx.shape, ctx.index, ctx.inside = x.shape, index, inside
-        a = x.movedim(1, -1).reshape(-1, x.shape[1])[index]
+    def forward(ctx: Any, x: Tensor, index: Tensor, into: Tensor, inside: Tensor | None) -> Tensor:
+        ctx.shape, ctx.into = x.shape, into
+        places = x.flatten(2).mT  # (N, positions, C)
+        if len(index) < places.shape[:2].numel():
+            positions = places.shape[1]
+            a = places[index // positions, index % positions]
+        else:  # the copy with its channels last pays
+            a = places.reshape(-1, x.shape[1])[index]
         return a if inside is None else a.mul_(inside)
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor, None, None, None]:
         n, channels, *space = ctx.shape
-        if ctx.inside is not None:
-            da = da * ctx.inside
-        dx = da.new_zeros(n * math.prod(space), channels).index_add_(0, ctx.index, da)
-        return dx.view(n, *space, channels).movedim(-1, 1), None, None
+        dx = da.new_zeros(n * math.prod(space) + 1, channels).index_add_(0, ctx.into, da)[:-1]
+        return dx.view(n, *space, channels).movedim(-1, 1), None, None, None
