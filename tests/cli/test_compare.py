@@ -127,6 +127,14 @@ def test_a_run_that_fails_ends_it(within, tmp_path):
     assert len(within) == 1
 
 
+def test_a_metric_that_there_is_not_ends_it_after_the_first_run(within, tmp_path):
+    short = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--metric", "val/acuracy"]
+    ended = program(main, "compare", *NET, *short, "--seeds", "0", "1", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "metric 'val/acuracy': found " in ended.err
+    assert len(within) == 1
+
+
 def test_a_recipe_is_compared_with_its_own_command(within, tmp_path):
     short = ["--trainer.max_steps", "2", "--data.steps_per_epoch", "1", "--trainer.enable_progress_bar", "false"]
     ended = program(two_spirals.main, "compare", *short, "--out", tmp_path / "out", drawn=False)

@@ -69,6 +69,7 @@ def test_seconds_that_were_not_measured_come_from_the_mean_step(tmp_path):
 
 def test_the_table_of_a_run(tmp_path):
     table = [{"step": 0, "train/loss": 9.0}, *rows("test/accuracy", [0.5, 0.75, 0.7]), *rows("test/loss", [2.0, 1.0])]
+    (tmp_path / "checkpoints").mkdir()
     text = run_table(run(tmp_path, table, peak_memory=3 * 2**30, extra={"first perfect": "never"}))
     head, line, *_ = text.strip().splitlines()
     assert head == "spirals, target space: done after 100 steps"
@@ -79,7 +80,7 @@ def test_the_table_of_a_run(tmp_path):
     assert re.search(r"^time per step +5\.0 ms \(median", text, re.M)
     assert re.search(r"^training time +2\.00 s, 100 steps$", text, re.M)
     assert re.search(r"^peak memory +3\.00 GiB$", text, re.M)
-    assert f"{tmp_path}/: config.yaml, metrics.csv, summary.json" in text
+    assert f"{tmp_path}/: checkpoints/, config.yaml, metrics.csv, summary.json" in text
     assert not re.search(r"^train loss", text, re.M)
 
 

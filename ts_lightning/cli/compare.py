@@ -33,7 +33,7 @@ def compare(command: str, arguments: Sequence[str], name: str) -> None:
         name: of the program, after which folders of runs are called.
 
     Raises:
-        SettingError: the options leave the module in weight space, or a run failed.
+        SettingError: the options leave the module in weight space, a run failed, or it has no such metric.
         SystemExit: with 130 after Ctrl-C.
     """
     # not jsonargparse, which leaves no options over for another parser
@@ -57,6 +57,7 @@ def compare(command: str, arguments: Sequence[str], name: str) -> None:
             print(f"{space} space, seed {seed} (run {number} of {len(own.seeds) * len(_SPACES)})", flush=True)
             part = folder / f"{space}-{seed}"
             runs.append(_trained(command, [*rest, "--seed_everything", str(seed), *options, "--out", str(part)], part))
+            report.watched_metric(runs, own.metric)  # a name that no run has is found after the first
     comparison = report.Comparison.of(runs, own.metric, own.levels)
     report.draw_comparison(comparison, folder)
     report.write_comparison_page(comparison, folder)

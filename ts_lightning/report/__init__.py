@@ -1,6 +1,6 @@
 """What is made of finished runs: tables, figures and pages, from the files in their folders alone."""
 
-from ts_lightning.report.compare import Comparison
+from ts_lightning.report.compare import Comparison, watched_metric
 from ts_lightning.report.compare_figure import draw as draw_comparison
 from ts_lightning.report.compare_table import table as comparison_table
 from ts_lightning.report.curves import draw as draw_run
@@ -21,6 +21,7 @@ __all__ = [
     "draw_comparison",
     "draw_run",
     "run_table",
+    "watched_metric",
     "write_comparison_page",
     "write_page",
 ]

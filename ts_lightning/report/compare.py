@@ -84,7 +84,7 @@ class Comparison:
         for space, side in sides.items():
             if not side.runs:
                 raise SettingError(f"found no run in {space} space among {len(runs)}; expected at least one.")
-        watched = _watched(runs, metric)
+        watched = watched_metric(runs, metric)
         if levels is None:
             levels = default_levels(watched, [side.curves(watched.name) for side in sides.values()])
         title = title or _common([run.summary.title for run in runs])
@@ -121,8 +121,12 @@ def _common(titles: Sequence[str]) -> str:
     return ", ".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)) or titles[0]
 
 
-def _watched(runs: Sequence[Run], name: str | None) -> Metric:
-    """The metric of this name, or the first accuracy, else loss, else any; of several, one that was measured often."""
+def watched_metric(runs: Sequence[Run], name: str | None) -> Metric:
+    """The metric of this name, or the first accuracy, else loss, else any; of several, one that was measured often.
+
+    Raises:
+        SettingError: there is no such metric, or none at all.
+    """
     found = {metric.name: metric for run in runs for metric in run.history.metrics}
     if name is not None:
         if name not in found:

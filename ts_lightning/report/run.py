@@ -94,8 +94,8 @@ class Run:
 
     @property
     def files(self) -> list[str]:
-        """The names of the run's files."""
-        return sorted(file.name for file in self.folder.iterdir() if file.is_file())
+        """The names of the run's files, and of folders with a slash behind."""
+        return sorted(entry.name + "/" * entry.is_dir() for entry in self.folder.iterdir())
 
     def points(self, name: str) -> list[Point]:
         """A metric's values, with the seconds from the mean step where they were not measured."""
