@@ -23,10 +23,11 @@ from ts_lightning.solve import WHOLE, Block
 
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:
     """One of torch._VF's recurrent functions on one layer and direction."""
+    weights = [value.to(x.data.dtype) for value in values]
     options = (ones, 1, 0.0, True, False)  # biases, layers, dropout, training, bidirectional
     if isinstance(x.layout, Dense):
-        return function(x.data, initial, values, *options, x.layout.dim == 1)
-    return function(x.data, x.layout.batch_sizes, initial, values, *options)
+        return function(x.data, initial, weights, *options, x.layout.dim == 1)
+    return function(x.data, x.layout.batch_sizes, initial, weights, *options)
 
 
 class _OneSystem(RecurrentLayer):

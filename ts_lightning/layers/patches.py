@@ -216,7 +216,8 @@ class PatchRows:
         self.offsets = offset.shape[0]
         self.inside = None if inside.all() else inside.reshape(-1, 1).to(x.device)
         beyond = x.shape[0] * x.shape[2:].numel()  # where gradients on padding go
-        self.into = flat.masked_fill(~inside, beyond).reshape(-1).to(x.device)
+        outside = ~inside.reshape(-1).to(x.device)
+        self.into = self.index if self.inside is None else self.index.masked_fill(outside, beyond)
 
     def gather(self, x: Tensor, bias: bool) -> Tensor:
         """A (groups, rows, d), differentiable in ``x``."""

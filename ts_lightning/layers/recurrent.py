@@ -170,11 +170,11 @@ class RecurrentLayer(TargetLayer):
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
-        return values, self.run(x, [value.to(x.data.dtype) for value in values])
+        return values, self.run(x, values)
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
-        a = self.matrix(x, self.run(x, [value.to(x.data.dtype) for value in values])[0])
+        a = self.matrix(x, self.run(x, values)[0])
         return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], self.gates * self.hidden)
 
     def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:

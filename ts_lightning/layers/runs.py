@@ -3,12 +3,11 @@
 There PyTorch has autograd record every step. Here a step is one product, gates = W' [x_t, 1, h_(t-1)], and few
 elementwise operations in place. Backward too: every factor of the gradient but what arrives is computed for all steps
 at once, and so is the gradient on W. All is kept with the samples last, (steps, ..., samples), where every gate of a
-step is one piece of memory. PyTorch's LSTM and its kernels on other devices are fast enough.
+step is one piece of memory. An LSTM, several lengths and other devices are left to PyTorch's kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,17 +114,19 @@ def has_run(x: Sequences) -> bool:
     return isinstance(x.layout, Dense) and x.data.device.type == "cpu"
 
 
-def _time_major(x: Sequences, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """``run`` on time-major data, from and to the layout."""
+def _run(function: type[torch.autograd.Function], x: Sequences, w: Tensor, *options: bool) -> Tensor:
+    """``function`` of time-major data, the initial state, W in the precision of the data, and options."""
     assert isinstance(x.layout, Dense)
-    return run(x.data.transpose(0, x.layout.dim)).transpose(0, x.layout.dim)
+    data, w = x.data.transpose(0, x.layout.dim), w.to(x.data.dtype)
+    h: Tensor = function.apply(data, x.initial[0], w, *options)  # type: ignore[no-untyped-call]
+    return h.transpose(0, x.layout.dim)
 
 
 def rnn_run(x: Sequences, w: Tensor, relu: bool) -> Tensor:
     """Outputs h in the layout, of an nn.RNN with W (inputs + 1 + hidden, hidden); ``relu`` in the place of tanh."""
-    return _time_major(x, lambda data: _RNNRun.apply(data, x.initial[0], w, relu))  # type: ignore[no-untyped-call]
+    return _run(_RNNRun, x, w, relu)
 
 
 def gru_run(x: Sequences, w: Tensor) -> Tensor:
     """Outputs h in the layout, of an nn.GRU with W (inputs + 1 + hidden, 4 hidden) for r, z, n_x, n_h."""
-    return _time_major(x, lambda data: _GRURun.apply(data, x.initial[0], w))  # type: ignore[no-untyped-call]
+    return _run(_GRURun, x, w)
