@@ -115,7 +115,6 @@ def test_targets_frozen_during_a_solve_learn_afterwards():
 
     class Toggled(Two):
         toggled = True
-        rate = 0.02  # at 0.1 rounding decides where 30 epochs end
 
         def training_step(self, batch, batch_idx):
             before = {name: t.detach().clone() for name, t in self.target_space_engine.targets.items()}
