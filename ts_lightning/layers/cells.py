@@ -24,6 +24,10 @@ from ts_lightning.solve import WHOLE, Block
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:
     """One of torch._VF's recurrent functions on one layer and direction."""
     weights = [value.to(x.data.dtype) for value in values]
+    if x.data.is_cuda:  # cuDNN reads one piece of memory, and makes it of others at every call, with a warning
+        flat = torch.cat([value.flatten() for value in weights])
+        parts = torch.split(flat, [value.numel() for value in weights])
+        weights = [part.view(value.shape) for part, value in zip(parts, weights, strict=True)]
     options = (ones, 1, 0.0, True, False)  # biases, layers, dropout, training, bidirectional
     if isinstance(x.layout, Dense):
         return function(x.data, initial, weights, *options, x.layout.dim == 1)
