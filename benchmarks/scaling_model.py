@@ -160,7 +160,7 @@ class Machine:
 def solve_work(layer: Layer) -> tuple[float, float, int]:
     """A process's multiplications in products and with the factor, and the factor's columns, of a layer's solve."""
     n, d, m, own = layer.rows, layer.inputs, layer.outputs, layer.held
-    applied = own * layer.places / n * d * m
+    applied = 0 if layer.dual and not layer.gathered else own * layer.places / n * d * m
     size, length = (n, d) if layer.dual else (d, own)
     gram = length * (triangle(size, _COMPUTED) if size > 2 * _COMPUTED else size * size)
     return gram + (n if layer.dual else own) * d * m + applied, size**3 / 6 + size * size * m, size
@@ -169,14 +169,14 @@ def solve_work(layer: Layer) -> tuple[float, float, int]:
 def pullback_work(layer: Layer) -> tuple[float, float, int]:
     """The same of its pull-back, whose factor is there."""
     n, d, m, own = layer.rows, layer.inputs, layer.outputs, layer.held
-    whole = n if layer.dual else own
-    products = whole * d * m  # A V
-    if not layer.last:
-        # dL/dW of the reference batch, of its samples or, in the dual, of all
-        products += whole * d * m if not layer.gathered else own * layer.places / n * d * m
-    if not layer.first:
-        products += own * (layer.places / n + 1) * d * m + (n * d * m if layer.dual else 0)
     size = n if layer.dual else d
+    products = size * d * m if layer.dual else own * d * m  # A dW or A V
+    if not layer.first:
+        products += own * d * m + (
+            own * n * (d + 2 * m) if layer.dual else 0
+        )  # r dW' and (r P' + P r') A, or (T - A W) V'
+    if layer.gathered or not layer.dual:  # the reference batch's own, which in the dual takes part in the N x N above
+        products += own * layer.places / n * d * m * (2 - layer.first - layer.last)
     return products, size * size * m, 0
 
 

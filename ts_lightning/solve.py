@@ -57,11 +57,12 @@ class _SolveApply(torch.autograd.Function):
             whole, wanted = rows.gather(a, t)
             factor = solver.dual(whole)
             dtype = factor.cholesky.dtype
-            residual = factor.solve(wanted)  # (T - A W) / c
+            residual = factor.solve(wanted)  # (T - A W) / c, of all rows
             w = factor.unscale((residual.mT @ whole.to(dtype)).mT).to(t.dtype)
             solver.check(w, t)
-            residual = residual[..., rows.own, :]
-            z = a @ w.to(a.dtype)
+            missed = factor.c.unsqueeze(-1) * residual[..., rows.own, :]
+            # in half precision, what the rounded weights give
+            z = a @ w.to(a.dtype) if a.dtype.itemsize < 4 else (t - missed).to(a.dtype)
         else:
             products: dict[torch.dtype, Tensor] = {}
 
@@ -77,11 +78,10 @@ class _SolveApply(torch.autograd.Function):
             w = factor.solve(products[dtype]).to(t.dtype)
             solver.check(w, t)
             achieved = a.to(dtype) @ w.to(dtype)
-            residual = t.to(dtype) - achieved
+            missed = residual = t.to(dtype) - achieved
             z = achieved.to(a.dtype)
         if solver.observer is not None:
-            c = factor.c.unsqueeze(-1) if factor.dual else 1.0
-            solver.observer([factor], t, lambda: c * residual)
+            solver.observer([factor], t, lambda: missed)
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(a, whole, residual, w)
         ctx.set_materialize_grads(False)
@@ -96,30 +96,19 @@ class _SolveApply(torch.autograd.Function):
         if dw is None and dz is None:
             return None, None, None
         ax, wx = a.to(dtype), w.to(dtype)
-        g = dw.to(dtype) if dw is not None else torch.zeros_like(wx)
-        if dz is not None and factor.dual and ctx.solver.outside and ctx.rows.ranks > 1:
-            # fewer rows than columns: dz is less to send than A' dz
-            g = g * ctx.rows.ranks + (ctx.rows.gather(dz)[0].to(dtype).mT @ whole.to(dtype)).mT
-        else:
-            if dz is not None:
-                g = g + (dz.to(dtype).mT @ ax).mT
-            g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
-        da = None
+        dw, dz = (None if gradient is None else gradient.to(dtype) for gradient in (dw, dz))
         if factor.dual:
-            wholex = whole.to(dtype)
-            av = factor.solve(wholex @ factor.unscale(g))
-            if ctx.needs_input_grad[0]:
-                right = factor.unscale(g - (av.mT @ wholex).mT)
-                cvw = (right * wx).sum(-1)
-            av = av[..., ctx.rows.own, :]
+            da, dt, cvw = _dual_gradients(ctx, ax if whole is a else whole.to(dtype), residual, wx, dw, dz)
         else:
-            right = factor.solve(g)
-            av = ax @ right
-            cvw = factor.c * (right * wx).sum(-1)
-        if ctx.needs_input_grad[0]:
-            passed = -av if dz is None else dz.to(dtype) - av
-            da = residual @ right.mT
-            da = da.addmm_(passed, wx.mT) if da.dim() == 2 else da.add_(passed @ wx.mT)
+            g = torch.zeros_like(wx) if dw is None else dw
+            g = g if dz is None else g + (dz.mT @ ax).mT
+            v = factor.solve(sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None))
+            dt = ax @ v
+            cvw = factor.c * (v * wx).sum(-1)
+            da = None
+            if ctx.needs_input_grad[0]:
+                da = _add_product(residual @ v.mT, -dt if dz is None else dz - dt, wx.mT)
+        if da is not None:
             gradient = ctx.solver.scale_gradient(factor, cvw)
             if gradient is not None:
                 gain, offset = gradient
@@ -127,7 +116,58 @@ class _SolveApply(torch.autograd.Function):
                 if offset is not None:
                     da += offset.unsqueeze(-2)
             da = da.to(a.dtype)
-        return da, av.to(ctx.output), None
+        return da, dt.to(ctx.output), None
+
+
+def _add_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``to`` with a product added, in place."""
+    return to.addmm_(left, right) if to.dim() == 2 else to.add_(left @ right)
+
+
+def _dual_gradients(
+    ctx: Any, a: Tensor, r: Tensor, w: Tensor, dw: Tensor | None, dz: Tensor | None
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients on this process's rows of A (without R's share) and T, and c (V * W) summed over outputs.
+
+    With r = (T - A W) / c and P = (K + c I)^-1 (A S^-2 dW - c dZ), where dZ arrives on A W,
+
+        dL/dT = P + dZ    c V = S^-2 (dW - A'P)    dL/dA = r (c V)' - P W' = (r dW' - (r P' + P r') A) S^-2
+
+    so that few products are as large as W, and none for dZ. Where R is c I the sum of c V * W is all that is needed.
+
+    Args:
+        ctx: of :class:`_SolveApply`.
+        a: A, all rows.
+        r: r, all rows.
+        w: W.
+        dw: what arrives on W, of this process, or nothing.
+        dz: what arrives on A W, at this process's rows, or nothing.
+    """
+    factor: Factor = ctx.factor
+    own, c = ctx.rows.own, factor.c.unsqueeze(-1)
+    if dz is not None:
+        (dz,) = ctx.rows.gather(dz)
+    right: Tensor | None = None
+    if dw is not None:
+        dw = factor.unscale(sum_gradients(dw, ctx.rows, ctx.solver))
+        right = a @ dw
+    if dz is not None:
+        right = -c * dz if right is None else right.sub_(c * dz)
+    assert right is not None
+    p = factor.solve(right)
+    dt = p if dz is None else p + dz
+    if not ctx.needs_input_grad[0]:
+        return None, dt[..., own, :], dt
+    if factor.scale.s2 is None and r.shape[-2] <= 2 * r.shape[-1]:
+        cvw = factor.c * (dt * r).sum((-2, -1)).unsqueeze(-1)
+        mixed = _add_product(r[..., own, :] @ p.mT, p[..., own, :], r.mT)
+        da = -mixed @ a if dw is None else _add_product(r[..., own, :] @ dw.mT, -mixed, a)
+    else:
+        v = -factor.unscale((p.mT @ a).mT)
+        v = v if dw is None else v.add_(dw)
+        cvw = (v * w).sum(-1)
+        da = _add_product(r[..., own, :] @ v.mT, -p[..., own, :], w.mT)
+    return da, dt[..., own, :], cvw
 
 
 class _SolveBlocks(torch.autograd.Function):
