@@ -15,6 +15,7 @@ SolveDtype = Literal["auto", "float32", "float64"]
 Size = int | Literal["auto"]
 Rows = int | Literal["auto", "all"]
 StepScale = float | Literal["auto"]
+Ridge = float | Literal["auto"]
 
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
@@ -102,7 +103,8 @@ class TargetSpaceConfig:
     Args:
         layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
         exclude: names or globs of layers to leave in weight space.
-        ridge: the ridge constant, in the unit that ``ridge_scale`` says.
+        ridge: the ridge constant, in the unit that ``ridge_scale`` says. ``"auto"``: 1, and 0.5 for a convolution that
+            is solved from a sample of its rows.
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
             total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
             about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times
@@ -122,15 +124,21 @@ class TargetSpaceConfig:
             learning rate that suits weights then suits targets (Adam around 0.002). An optimizer's step moves a
             target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
             ``"auto"`` is 50 / L^(1/4) for L solved layers, whose steps add up, and a tenth of it where there are
-            recurrent ones, whose steps add up along time.
+            recurrent ones, whose steps add up along time; three times that for a convolution that is solved from a
+            sample of its rows, of whose steps the ridge takes more.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
+        cuda_graphs: where one process trains on one GPU, record the solve and the pull-back once and replay them at
+            every step. The forward on the reference batch must do the same at every step: Python numbers in it
+            (an annealed factor) and tensors that are no parameters or buffers are those of the recording, hooks and
+            random draws are not repeated. What cannot be recorded goes on without, with a warning. Elsewhere the
+            setting changes nothing.
     """
 
     layers: Sequence[str] | None = None
     exclude: Sequence[str] = ()
-    ridge: float = 1.0
+    ridge: Ridge = "auto"
     ridge_scale: RidgeScale = "variance"
     method: Method = "scu"
     init: Init = "normalised"
@@ -139,6 +147,7 @@ class TargetSpaceConfig:
     step_scale: StepScale = "auto"
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -148,7 +157,8 @@ class TargetSpaceConfig:
                 raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{patterns!r}].")
             if patterns is not None:
                 object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
-        check_positive("ridge", self.ridge)
+        if self.ridge != "auto":
+            check_positive("ridge", self.ridge)
         check_choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
         check_choice("method", self.method, get_args(Method))
         check_choice("init", self.init, get_args(Init))
@@ -158,6 +168,7 @@ class TargetSpaceConfig:
         if self.step_scale != "auto":
             check_positive("step_scale ('auto' or a number)", self.step_scale)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
+        check_choice("cuda_graphs", self.cuda_graphs, (False, True))
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")
         if self.method == "ocu" and isinstance(self.reference.rows, int):

@@ -221,7 +221,8 @@ class TargetSpaceMixin(LightningModule):
         group = process_group(strategy)
         settings = self._trained_only(self.target_space)
         if restored is None and last is not None:
-            restored = Restored(last.state_dict() if last.config == settings else None)
+            same = replace(last.config, cuda_graphs=settings.cuda_graphs) == settings
+            restored = Restored(last.state_dict() if same else None)
         with isolate_rng(include_cuda=self.device.type == "cuda"):
             space = self._built(settings, restored, group)
         self._group_sizes = tuple(map(group_sizes, strategy.optimizers))

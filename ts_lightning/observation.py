@@ -74,7 +74,7 @@ class Observation:
         a GRU) it is the largest condition and ridge and the smallest rank.
         ``weight_norm`` (biases included) and ``target_norm`` (in units of the layer's outputs) are those behind the
         step. ``weight_gradient_norm`` and ``target_gradient_norm`` are those that the pull-back found and left, before
-        clipping and without the loss scale; the latter on the parameter, in which a 1 is ``space.step_scale``.
+        clipping and without the loss scale; the latter on the parameter, in which a 1 is the layer's unit.
         """
         squares = torch.stack(list(self._squares.values()))
         if self.space.shards is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -91,8 +91,12 @@ class ReferencePass:
         with torch.no_grad(), full_precision(self._device), reference_mode(self._model, self._shards):
             return [t.clone() for t in tensors_in(self._run()) if t.is_floating_point()]
 
-    def walk(self, visit: Visit) -> list[str]:
+    def walk(self, visit: Visit, around: AbstractContextManager[Any] | None = None) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
+
+        Args:
+            visit: stands for each layer's forward.
+            around: entered around the model's forward alone.
 
         Raises:
             TargetSpaceError: a layer was not reached, or reached twice.
@@ -112,6 +116,7 @@ class ReferencePass:
             full_precision(self._device),
             reference_mode(self._model, self._shards),
             replaced(self._layers, once),
+            around or nullcontext(),
         ):
             self._run()
         missing = dict.fromkeys(layer.module_name for layer in self._layers if layer.name not in visited)

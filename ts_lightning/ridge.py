@@ -28,8 +28,8 @@ factor of the forward pass serves the backward pass (Fairbank et al. 2022, secti
 
     V = M^-1 G        dL/dT = A V        dL/dA = (T - A W) V' - (A V) W' + A diag(k) + 1 h'
 
-where k and h carry the dependence of R on A. In the dual T - A W = c K^-1 T and c V = S^-2 (G - A'A V),
-so nothing is divided by c.
+where k and h carry the dependence of R on A. In the dual T - A W = c K^-1 T, and ``solve.py`` has the same gradients in
+a form that divides by nothing and has few products of W's size.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ class RidgeSolver:
         shared: where the rows of A are, if not all in this process.
         outside: whether all of dL/dW comes from outside of the reference pass, where it is the same in all processes.
         observer: told of every solve; None where none is observed.
+        sound: where solves write down whether all was well, in the place of acting on it; None where they do.
     """
 
     def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
@@ -151,6 +152,7 @@ class RidgeSolver:
         self.shared: Rows | None = None
         self.outside = False
         self.observer: Observer | None = None
+        self.sound: list[Tensor] | None = None
         self._said_larger = False
 
     def rows(self, count: int) -> Rows:
@@ -217,7 +219,12 @@ class RidgeSolver:
             c = self.ridge * scale.unit
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
-            if ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all():
+            held = (10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)
+            if self.sound is not None:
+                last = len(self.precisions(given)) == 1
+                self.sound.append((cholesky.isfinite().all() if last else held.all()) & (info == 0).all())
+                return Factor(cholesky, c, scale, dual)
+            if held.all() & (info == 0).all():
                 return Factor(cholesky, c, scale, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(
@@ -243,7 +250,9 @@ class RidgeSolver:
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
-        if not math.isfinite(w.sum().item()) and not w.isfinite().all():
+        if self.sound is not None:
+            self.sound.append(w.sum().isfinite())
+        elif not math.isfinite(w.sum().item()) and not w.isfinite().all():
             what = "its targets hold" if not t.isfinite().all() else "the solved weights hold"
             raise TargetSpaceError(
                 f"{self.label}: {what} a NaN or an infinity. Expected finite numbers: lower the learning rate, clip "

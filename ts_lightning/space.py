@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -20,17 +21,16 @@ from torch import Tensor, nn
 from ts_lightning.batches import is_plain
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.graphs import Solved, SolveGraphs, aliases
 from ts_lightning.layers import TargetLayer
 from ts_lightning.precision import full_precision
 from ts_lightning.reference_pass import Reference, ReferencePass
 from ts_lightning.selection import select_layers
 from ts_lightning.shards import Cut, Shards, broadcast, relative_difference
 from ts_lightning.start import keep_share, project, start
+from ts_lightning.substitution import substitute
 
-_STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
 _TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that were solved
-#: optimizers whose step for a number depends on others than its own gradients
-_NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
 
 
 class TargetSpace:
@@ -65,10 +65,9 @@ class TargetSpace:
 
     Attributes:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
-            or (rows, out) where rows are sampled; in units of ``step_scale``, and in float32 where the weights are of
-            half precision. Those of a recurrent module are named after its layers, "rnn.l0", "rnn.l0_reverse", ..., and
+            or (rows, out) where rows are sampled; in the layer's unit, and in float32 where the weights are of half
+            precision. Those of a recurrent module are named after its layers, "rnn.l0", "rnn.l0_reverse", ..., and
             hold all gates at every step. Where processes share the reference batch, those of this process's samples.
-        step_scale: the unit of the targets, ``config.step_scale`` or what it comes to where that is "auto".
     """
 
     def __init__(
@@ -85,24 +84,28 @@ class TargetSpace:
         self.model = model
         self.targets: dict[str, nn.Parameter] = {}
         self.layers = select_layers(model, self.config)
-        scale = self.config.step_scale
-        self.step_scale = _step_scale(self.layers) if scale == "auto" else scale
-        for layer in self.layers:
-            layer.unit = self.step_scale
         self._forward = forward
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
-        self._solved: list[tuple[nn.Parameter, Tensor]] = []
+        self._solved: Solved = []
         self._versions: list[int] = []
         self._written: list[int] = []
         self._targeted = {id(p) for layer in self.layers for p in layer.parameters}
         self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targeted]
         self._device = self.layers[0].parameters[0].device
+        alone = self._group is None and all(p.device == self._device for p in model.parameters())
+        graphs = self.config.cuda_graphs and self._device.type == "cuda" and alone
+        self._graphs = SolveGraphs(self.layers, self._device) if graphs else None
         self._begin(reference, self.config.init, state)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: every target, then every parameter of the model that is not solved."""
         yield from self.targets.values()
         yield from self._others
+
+    @property
+    def units(self) -> dict[str, float]:
+        """What a target of 1 stands for in the units of the outputs, by layer name; see ``step_scale``."""
+        return {layer.name: layer.unit for layer in self.layers}
 
     @property
     def stale(self) -> bool:
@@ -119,14 +122,9 @@ class TargetSpace:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
         """
         self._solved = []
-
-        def visit(layer: TargetLayer, x: Any) -> Any:
-            values, passed = layer.solve(x, self.targets[layer.name])
-            self._solved += zip(layer.parameters, values, strict=True)
-            return passed
-
-        with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
-            self._pass.walk(visit)
+        aliased = partial(aliases, self.model, list(self.parameters()), self.targets)
+        replayed = self._graphs.solve(self._read(), self._run, aliased) if self._graphs is not None else None
+        self._solved = self._run() if replayed is None else replayed
         with torch.no_grad():
             for parameter, value in self._solved:
                 parameter.copy_(value)
@@ -161,19 +159,18 @@ class TargetSpace:
                 "pullback() was called twice after one solve(). Call solve() after each optimizer step."
             )
         # a value that depends on no target: the redundant bias of a recurrent layer, kept at zero
-        pairs = [(value, p.grad) for p, value in self._solved if p.grad is not None and value.requires_grad]
-        self._solved = []
+        solved, self._solved = self._solved, []
+        pulled = [p.grad is not None and value.requires_grad for p, value in solved]
+        arriving = [p.grad.to(value.dtype) for p, value in compress(solved, pulled) if p.grad is not None]
         self.clear()
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
-        if not pairs or not trained:
+        if not arriving or not trained:
             return False
-        values = [value for value, _ in pairs]
-        arriving = [gradient.to(value.dtype) for value, gradient in pairs]
         if self.shards is not None:
             # every solve adds up what its processes give
             arriving = [gradient / self.shards.ranks for gradient in arriving]
         with full_precision(self._device):
-            found = torch.autograd.grad(values, trained, arriving, allow_unused=True)
+            found = self._gradients(solved, pulled, trained, arriving)
         if self.shards is not None:
             targets = {id(target) for target in self.targets.values()}
             shared = [g for p, g in zip(trained, found, strict=True) if g is not None and id(p) not in targets]
@@ -186,6 +183,34 @@ class TargetSpace:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return True
 
+    def _run(self, around: AbstractContextManager[Any] | None = None) -> Solved:
+        """The solved parameters and their values, without a CUDA graph; see :meth:`ReferencePass.walk`."""
+        solved: Solved = []
+
+        def visit(layer: TargetLayer, x: Any) -> Any:
+            values, passed = layer.solve(x, self.targets[layer.name])
+            solved.extend(zip(layer.parameters, values, strict=True))
+            return passed
+
+        with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
+            self._pass.walk(visit, around)
+        return solved
+
+    def _read(self) -> Iterator[Tensor]:
+        """All that a solve reads, but for the reference batch."""
+        yield from self.targets.values()
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def _gradients(
+        self, solved: Solved, pulled: Sequence[bool], trained: Sequence[Tensor], arriving: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """The gradients on ``trained`` for those ``arriving`` on the solved values that are ``pulled`` back."""
+        if self._graphs is not None and self._graphs.replayed:
+            return self._graphs.pull(pulled, trained, arriving, self._run)
+        values = [value for _, value in compress(solved, pulled)]
+        return torch.autograd.grad(values, trained, arriving, allow_unused=True)
+
     def clear(self) -> None:
         """Clear the gradients on the solved weights, which no optimizer's ``zero_grad`` reaches any more."""
         for layer in self.layers:
@@ -195,6 +220,8 @@ class TargetSpace:
     def release(self) -> None:
         """Free the graph of the last solve; the next :meth:`solve` makes a new one."""
         self._solved = []
+        if self._graphs is not None:
+            self._graphs.forget()
 
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
@@ -208,7 +235,7 @@ class TargetSpace:
 
         def visit(layer: TargetLayer, x: Any) -> Any:
             values, passed = layer.solve(x, self.targets[layer.name])
-            wanted = self.targets[layer.name] * self.step_scale
+            wanted = self.targets[layer.name] * layer.unit
             found[layer.name] = relative_difference(layer.achieved(x, values), wanted, self.shards)
             return passed
 
@@ -226,27 +253,7 @@ class TargetSpace:
         Raises:
             TargetSpaceError: the optimizer has already made a step.
         """
-        if any(id(p) in self._targeted for p in optimizer.state):
-            raise TargetSpaceError(
-                f"{type(optimizer).__name__} already holds state for weights that targets should replace. Make the "
-                f"substitution before the first step."
-            )
-        if self.shards is not None and type(optimizer).__name__ in _NOT_ELEMENTWISE:
-            raise TargetSpaceError(
-                f"{type(optimizer).__name__} looks at all targets at once, and each of {self.shards.ranks} processes "
-                f"has its own. Use reference.shard=False, or an optimizer that treats every number for itself, as Adam."
-            )
-        if type(optimizer).__name__ in _NOT_ELEMENTWISE:
-            for target in self.targets.values():
-                target.data = target.data.contiguous()  # LBFGS views gradients as vectors
-        replacement = {id(layer.parameters[0]): self.targets[layer.name] for layer in self.layers}
-        solved: list[nn.Parameter] = []
-        for group in optimizer.param_groups:
-            solved += [p for p in group["params"] if id(p) in self._targeted]
-            kept = [p for p in group["params"] if id(p) in replacement or id(p) not in self._targeted]
-            group["params"][:] = [replacement.get(id(p), p) for p in kept]
-        # so that it clears what it would have cleared
-        optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, solved)
+        substitute(optimizer, self.layers, self.targets, 1 if self.shards is None else self.shards.ranks)
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, and no others, as Lightning's toggling of an optimizer asks."""
@@ -279,7 +286,7 @@ class TargetSpace:
         return {
             "targets": {name: self.whole(name, target.detach()) for name, target in self.targets.items()},
             "rows": dict(self._rows),
-            "step_scale": self.step_scale,
+            "units": self.units,
             "reference": self._pass.whole(),
             "plain": is_plain(self._pass.batch),
         }
@@ -337,6 +344,7 @@ class TargetSpace:
         self._cuts: dict[str, Cut] = {}
         for layer in self.layers:
             layer.solver.shared = None
+        self.release()
         self._pass = run = ReferencePass(self.model, self.layers, reference, self._forward)
         run.hasten()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
@@ -371,16 +379,5 @@ class TargetSpace:
         return change
 
 
-def _step_scale(layers: Sequence[TargetLayer]) -> float:
-    """The unit of the targets where the config leaves it open: that of the most sensitive layer for all."""
-    return min(layer.step for layer in layers) * _STEP_SCALE / float(len(layers) ** 0.25)
-
-
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
-
-
-def _zero_grad(original: Callable[..., None], solved: Sequence[nn.Parameter], set_to_none: bool = True) -> None:
-    original(set_to_none)
-    for parameter in solved:
-        parameter.grad = None

@@ -18,6 +18,7 @@ from ts_lightning.layers import TargetLayer
 from ts_lightning.reference_pass import ReferencePass
 from ts_lightning.shards import Cut, Shards, relative_difference
 
+_STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
 _READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
 _SAME = 1e-4  # of the outputs' norm, up to which two ways of solving are one
 
@@ -52,7 +53,7 @@ def start(
     state: Mapping[str, Any] | None,
     generator: torch.Generator,
 ) -> Start:
-    """Fix each layer's rows and make its targets, in one walk.
+    """Fix each layer's rows and unit, and make its targets, in one walk.
 
     Args:
         run: the reference pass.
@@ -71,6 +72,7 @@ def start(
         rows = "all"
     if state is not None:
         _check_names(layers, state)
+    step_scale = _step_scale(layers) if config.step_scale == "auto" else config.step_scale
 
     def visit(layer: TargetLayer, x: Any) -> Any:
         if x.numel() == 0:
@@ -79,11 +81,12 @@ def start(
                 f"Expected at least one sample: check reference_batch() and the training data."
             )
         shape = layer.bind(x, rows, generator)
+        layer.tune(config, step_scale)
         found.places[layer.name] = layer.places(x)
         unit = layer.unit  # of what ``values`` is in units of the outputs
         if state is not None:
             values = _restored(layer, x, shape, state)
-            unit = layer.unit / float(state["step_scale"])
+            unit = layer.unit / state["units"][layer.name]
         elif init == "weights":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
             if rank < columns:
@@ -143,6 +146,11 @@ def keep_share(
 
     run.walk(visit)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
+
+
+def _step_scale(layers: Sequence[TargetLayer]) -> float:
+    """The unit of the targets where the config leaves it open: that of the most sensitive layer for all."""
+    return min(layer.step for layer in layers) * _STEP_SCALE / float(len(layers) ** 0.25)
 
 
 def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:

@@ -38,11 +38,13 @@ class TargetLayer(ABC):
         module_name: the module's name in the model.
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         rows: indices of the sampled rows; None where all rows are solved from.
-        unit: what a target of 1 stands for, in the units of the outputs: the target space's ``step_scale``.
+        unit: what a target of 1 stands for, in the units of the outputs; see ``step_scale``.
     """
 
-    #: share of the target space's "auto" step scale; docs/defaults.md
+    #: share of the "auto" step scale that a model with such a layer bears in all layers; docs/defaults.md
     step = 1.0
+    #: the ridge, and what the "auto" step scale of this layer alone is multiplied with; docs/defaults.md
+    auto_ridge, auto_stretch = 1.0, 1.0
     #: standard deviation of the initial targets where the config says none; docs/defaults.md
     normalised_std = 0.6
     #: the same of the random targets before projection
@@ -55,7 +57,8 @@ class TargetLayer(ABC):
         self.name = self.module_name = name
         self.module = module
         self.ocu = config.method == "ocu"
-        self.solver = RidgeSolver(config.ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
+        ridge = self.auto_ridge if config.ridge == "auto" else config.ridge
+        self.solver = RidgeSolver(ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
         self.rows: Tensor | None = None
         self.unit = 1.0
 
@@ -77,6 +80,17 @@ class TargetLayer(ABC):
     @abstractmethod
     def bind(self, x: Any, rows: Rows, generator: torch.Generator) -> torch.Size:
         """Fix the rows for inputs like ``x`` and return the shape of the targets."""
+
+    def tune(self, config: TargetSpaceConfig, step_scale: float) -> None:
+        """Take the ridge and the unit that suit the rows, where the settings leave them open.
+
+        Args:
+            config: the settings.
+            step_scale: theirs, or what "auto" comes to for the model.
+        """
+        if config.ridge == "auto":
+            self.solver.ridge = self.auto_ridge
+        self.unit = step_scale * (self.auto_stretch if config.step_scale == "auto" else 1.0)
 
     @abstractmethod
     def places(self, x: Any) -> torch.Size:

@@ -57,6 +57,8 @@ class ConvTargets(AffineLayer):
     def take_rows(self, rows: Tensor | None, x: Tensor) -> None:
         """Solve from these rows, and look up where in the input their patches are, if they are gathered at all."""
         super().take_rows(rows, x)
+        # where there are no more rows than unknowns, the ridge takes more of every step; docs/defaults.md
+        self.auto_ridge, self.auto_stretch = (1.0, 1.0) if rows is None else (0.5, 3.0)
         total = self.solver.rows(self.places(x).numel()).total
         explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
         self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
