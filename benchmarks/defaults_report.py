@@ -23,7 +23,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, SCALES, SGD, SHORT, TARGET_LR, TASKS
+from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
 Row = dict[str, Any]
@@ -145,29 +145,17 @@ def spirals_table() -> str:
 
 
 def rows_table() -> str:
-    """Row counts: accuracy by step and step time."""
+    """Rows of convolutions: accuracy by step, and step time."""
 
     def rows() -> Iterator[list[str]]:
-        for task, times in (
-            *((t, t.removesuffix(", 100 steps")) for t in SHORT),
-            ("CNN, digits", "CNN, digits"),
-        ):
-            for count in (256, "auto", 1024, 4096, "all"):
-                lines = target(task) if count == "auto" else target(task, rows=count)
-                if not lines:
-                    continue
-                at = TASKS[task].at
-                values = dict(zip(at, mean_curve(lines, len(at)), strict=True))
-                each = TIMES.get(times, {}).get(str(count))
-                cost = ["", ""] if each is None else [f"{each:.0f}", f"{each / TIMES[times]['weight']:.2f}"]
-                yield [
-                    times,
-                    "max(512, inputs), the default" if count == "auto" else str(count),
-                    *(percent(values[s]) for s in (25, 50, 100)),
-                    *cost,
-                ]
+        for task in [*CNNS, "CNN, digits"]:
+            at = TASKS[task].at
+            for label, settings in ROWS.items():
+                each = TIMES[task]["all" if label == "all" else "auto"]
+                curve = map(percent, mean_curve(target(task, **settings), len(at)))
+                yield [task, label, *curve, f"{each:.0f}", f"{each / TIMES[task]['weight']:.2f}"]
 
-    return markdown(["task", "rows", "25", "50", "100", "ms a step", "/ weight space"], rows())
+    return markdown(["task", "rows", "25", "50", "100", "200", "ms a step", "/ weight space"], rows())
 
 
 def sgd_table() -> str:

@@ -5,11 +5,12 @@
 
 A step is forward, backward and fused Adam on one batch of 100, with a reference batch of 100. Every variant lives in a
 process of its own, as in training; the processes take turns of a few steps, and a ratio is the median over rounds of
-(variant / weight space) within the round, so that a machine whose speed drifts does not matter. All processes are
-started three times, since how the C library places memory makes one process faster than another. Denormal numbers count
-as zero: in weight space the text classifier's gradients are full of them at first, at ten times the time of a step.
+(variant / weight space) within the round, so that a machine whose speed drifts does not matter. On a CPU all processes
+are started three times, since how the C library places memory makes one process faster than another. Denormals
+count as zero: in weight space the text classifier's gradients are full of them at first, at ten times the time.
 "literal" builds every patch, solves by torch.linalg.solve and lets autograd differentiate both passes
-(tests/literal.py). Memory is the peak of the process, and what of it came on top after the imports.
+(tests/literal.py); "graphs" has cuda_graphs. Memory is the peak of the process, and what of it came on top after the
+imports.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,11 +51,11 @@ def weight_step(case: Case, device: str) -> Step:
     return step
 
 
-def target_step(case: Case, device: str, rows: str) -> Step:
+def target_step(case: Case, device: str, rows: str, *, graphs: bool = False) -> Step:
     """A training step in target space."""
     x, y, reference = (t.to(device) for t in case.data())
     model = case.build().to(device)
-    space = TargetSpace(model, reference, case.config(rows))
+    space = TargetSpace(model, reference, replace(case.config(rows), cuda_graphs=graphs))
     optimizer = torch.optim.Adam(space.parameters(), lr=0.001, fused=True)
 
     def step() -> None:
@@ -73,13 +75,14 @@ def literal_step(case: Case, device: str, rows: str) -> Step:
     config = case.config(rows)
     space = TargetSpace(model, reference, config)
     sampled = {layer.name: layer.rows for layer in space.layers if layer.rows is not None}
-    literal = Literal(model, space.targets, ridge=config.ridge, scale=config.ridge_scale, rows=sampled)
+    ridges = {layer.module_name: layer.solver.ridge for layer in space.layers}
+    literal = Literal(model, space.targets, ridge=ridges, scale=config.ridge_scale, rows=sampled)
     optimizer = torch.optim.Adam(literal.targets.values(), lr=0.001, fused=True)
 
     def step() -> None:
         gradients = literal.gradients((reference,), lambda run: functional.cross_entropy(run(x), y))
         for name, target in literal.targets.items():
-            target.grad = gradients[name]
+            target.grad = torch.empty_like(target).copy_(gradients[name])  # laid out as fused optimizers want it
         optimizer.step()
 
     return step
@@ -91,6 +94,8 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
     for rows in case.rows:
         tag = "" if len(case.rows) == 1 else ", all rows" if rows == "all" else ", sampled rows"
         found[f"target{tag}"] = lambda rows=rows: target_step(case, device, rows)
+        if device == "cuda":
+            found[f"target, graphs{tag}"] = lambda rows=rows: target_step(case, device, rows, graphs=True)
         if case.literal:
             found[f"literal{tag}"] = lambda rows=rows: literal_step(case, device, rows)
     return found
@@ -127,15 +132,16 @@ def measure(name: str, device: str, threads: int, rounds: int) -> None:
     names = list(variants(CASES[name], device))
     memories: dict[str, list[list[float]]] = {variant: [] for variant in names}
     times: dict[str, list[float]] = {variant: [] for variant in names}
-    for start in range(STARTS):
+    starts = STARTS if device == "cpu" else 1
+    for start in range(starts):
         # in processes of their own, so that no variant's allocations change another one's memory
         children = {variant: Child(__file__, name, variant, device, threads) for variant in names}
         for variant, child in children.items():
             memories[variant].append([float(value) for value in child.first.split()])
         # several in a row, as in training: the first one finds the caches full of another process's data
         repeats = max(3, int(0.05 / float(children["weight"].ask(3))))
-        share = len(range(start, rounds, STARTS))
-        for _ in rounds_of(f"{name}, start {start + 1} of {STARTS}", share, list(children.values())):
+        share = len(range(start, rounds, starts))
+        for _ in rounds_of(f"{name}, start {start + 1} of {starts}", share, list(children.values())):
             for variant, child in children.items():
                 times[variant].append(float(child.ask(repeats)))
     memory = {

@@ -47,8 +47,9 @@ def check_exact(model, reference, loss, config: TargetSpaceConfig, seed=0, toler
     generator = torch.Generator().manual_seed(seed)
     random_targets(space, generator)
     rows = {layer.name: layer.rows for layer in space.layers if layer.rows is not None}
+    ridges = {layer.module_name: layer.solver.ridge for layer in space.layers}
     options = {"scale": config.ridge_scale, "method": config.method, "forget_bias": config.forget_bias}
-    literal = Literal(model, space.targets, ridge=config.ridge, rows=rows, **options)
+    literal = Literal(model, space.targets, ridge=ridges, rows=rows, **options)
     solved = literal.weights(*reference)
     assert len(solved) == sum(len(layer.parameters) for layer in space.layers)
     for name, value in solved.items():

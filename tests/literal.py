@@ -101,13 +101,17 @@ def solve_layer(module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ri
 
 
 class Literal:
-    """A copy of a model whose solved weights are functions of targets that autograd differentiates."""
+    """A copy of a model whose solved weights are functions of targets that autograd differentiates.
+
+    ``ridge`` is a number for all modules, or one by module name.
+    """
 
     def __init__(self, model, targets, *, ridge, scale="absolute", method="scu", rows=None, forget_bias=1.0):
         self.model = copy.deepcopy(model).train()
         self.targets = {name: t.detach().clone().requires_grad_() for name, t in targets.items()}
-        self.ridge, self.scale, self.method, self.rows = ridge, scale, method, rows or {}
+        self.scale, self.method, self.rows = scale, method, rows or {}
         self.forget_bias = forget_bias
+        self.ridge = ridge if isinstance(ridge, dict) else dict.fromkeys(self.modules(), ridge)
 
     def modules(self) -> dict[str, nn.Module]:
         """The modules that have targets; a recurrent one's are named after it and its layers."""
@@ -135,7 +139,7 @@ class Literal:
 
                 targets = own(self.targets)
                 walk = Walk(
-                    module, targets, lambda a, t: ridge_solve(a, t, self.ridge, self.scale),
+                    module, targets, lambda a, t: ridge_solve(a, t, self.ridge[name], self.scale),
                     method=self.method, forget=self.forget_bias, rows=own(self.rows),
                 )  # fmt: skip
                 result = walk(*args, project=project)
@@ -158,7 +162,7 @@ class Literal:
 
     def solve_layer(self, name, module, x):
         """Weight, bias and output of one layer on input ``x``."""
-        return solve_layer(module, x, self.targets[name], self.rows.get(name), self.ridge, self.scale)
+        return solve_layer(module, x, self.targets[name], self.rows.get(name), self.ridge[name], self.scale)
 
     def weights(self, *reference: Tensor) -> dict[str, Tensor]:
         """The solved parameters by name, after a pass over the reference batch."""
@@ -201,7 +205,8 @@ class Literal:
             return torch.func.functional_call(self.model, solved, inputs)
 
         variables = {**self.targets, **others}
-        found = torch.autograd.grad(loss(run), list(variables.values()), allow_unused=True)
+        with torch.backends.cudnn.flags(enabled=False):  # which would move recurrent weights in memory, in place
+            found = torch.autograd.grad(loss(run), list(variables.values()), allow_unused=True)
         return {
             name: torch.zeros_like(v) if g is None else g for (name, v), g in zip(variables.items(), found, strict=True)
         }

@@ -62,7 +62,7 @@ def cnn():
 
 
 def state(targets):
-    return {"targets": targets, "rows": {}, "step_scale": 1.0}
+    return {"targets": targets, "rows": {}, "units": dict.fromkeys(targets, 1.0)}
 
 
 def space_of(model, reference, g):
@@ -75,7 +75,7 @@ def space_of(model, reference, g):
         model,
         reference,
         TargetSpaceConfig.paper(float(g["reg"])),
-        state={"targets": targets, "rows": {}, "step_scale": 1.0},
+        state=state(targets),
     ), solved
 
 
@@ -131,7 +131,7 @@ def recurrent():
             model,
             g["Xbar"],
             TargetSpaceConfig.paper(float(g["reg"])),
-            state={"targets": targets, "rows": {}, "step_scale": 1.0},
+            state=state(targets),
         ),
         g,
     )

@@ -13,7 +13,7 @@ def test_histograms_against_numpy():
     fit(model)
     space = model.target_space_engine
     for layer in space.layers:
-        targets = (space.targets[layer.name].detach() * space.step_scale).float()
+        targets = (space.targets[layer.name].detach() * layer.unit).float()
         weights = torch.cat([p.detach().flatten() for p in layer.parameters]).float()
         for kind, values in (("targets", targets), ("weights", weights)):
             counts, edges = histograms(space)[kind, layer.name]
@@ -25,4 +25,4 @@ def test_histograms_against_numpy():
         space.targets["net.0"].fill_(1.0)
     counts, edges = histograms(space)["targets", "net.0"]
     assert counts.sum() == space.targets["net.0"].numel()
-    assert edges[0] < space.step_scale < edges[-1]
+    assert edges[0] < space.units["net.0"] < edges[-1]

@@ -153,7 +153,7 @@ def test_values_against_dense_computations(name, settings, options):
     assert set(found) == {f"target_space/{q}/{n}" for q in OF_LAYERS + GRADIENTS for n in space.targets}
     inputs, scale = inputs_on_reference(model), settings.get("ridge_scale", "variance")
     for layer in space.layers:
-        targets = space.targets[layer.name].detach() * space.step_scale
+        targets = space.targets[layer.name].detach() * layer.unit
         off = wanted = 0.0
         conditions, ranks, ridges = [], [], []
         for a, t in linear_systems(layer, inputs[layer.module_name], targets):

@@ -94,10 +94,9 @@ def test_a_projected_start_can_be_achieved(make):
 def test_residuals_compare_targets_with_what_the_model_does(make, rows):
     model, x = build(make)
     space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.5, reference=ReferenceConfig(rows=rows)))
-    scale = space.step_scale
     residuals = space.residuals()
     for name, value in achieved(model, space, x).items():
-        target = scale * space.targets[name].data
+        target = space.units[name] * space.targets[name].data
         assert residuals[name] == pytest.approx(float((value - target).norm() / target.norm()), rel=1e-9)
 
 

@@ -31,7 +31,20 @@ def test_the_unit_falls_with_depth_and_is_a_tenth_for_recurrent_layers(layer, de
     kinds = {"linear": nn.Linear(3, 3), "lstm": nn.LSTM(3, 3), "gru": nn.GRU(3, 3)}
     first = nn.Sequential(kinds[layer], Last()) if layer != "linear" else kinds[layer]
     model = nn.Sequential(first, *(nn.Linear(3, 3) for _ in range(depth - 1)))
-    assert TargetSpace(model, torch.randn(9, 4, 3)).step_scale == pytest.approx(unit)
+    assert list(TargetSpace(model, torch.randn(9, 4, 3)).units.values()) == pytest.approx([unit] * depth)
+
+
+def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_ridge():
+    def tuned(rows="auto", **settings):
+        model = nn.Sequential(nn.Conv1d(3, 6, 2), nn.Flatten(), nn.Linear(24, 2))
+        config = TargetSpaceConfig(reference=ReferenceConfig(rows=rows), **settings)
+        space = TargetSpace(model, torch.randn(9, 3, 5), config)
+        return [(layer.unit, layer.solver.ridge) for layer in space.layers]
+
+    unit = 50 / 2**0.25
+    assert tuned("all") == tuned() == [(pytest.approx(unit), 1.0)] * 2  # fewer rows than a sample has
+    assert tuned(30) == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
+    assert tuned(30, ridge=0.1, step_scale=4.0) == [(4.0, 0.1)] * 2
 
 
 @pytest.mark.parametrize(("layer", "method"), [*((name, "scu") for name in LAYERS), ("conv", "ocu"), ("lstm", "ocu")])

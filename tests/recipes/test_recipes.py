@@ -91,7 +91,7 @@ def test_both_spaces_see_the_same_data_in_the_same_order(quarters):
 @pytest.mark.parametrize("space", SPACES)
 def test_a_checkpoint_classifies_as_the_run_did(space, quarters, images):
     folder = quarters[space][0]
-    model = cnn_images.ImageClassifier.load_from_checkpoint(folder / "last.ckpt").eval()
+    model = cnn_images.ImageClassifier.load_from_checkpoint(folder / "last.ckpt", map_location="cpu").eval()
     assert (model.target_space is None) == (space == "weight")
     with np.load(images) as arrays, torch.no_grad():
         logits = model(torch.from_numpy(arrays["x_test"])[:, None].float() / 255)
