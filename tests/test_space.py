@@ -246,3 +246,24 @@ def test_a_view_of_images():
     model(x).square().mean().backward()
     space.pullback()
     assert all(target.grad.abs().sum() > 0 for target in space.targets.values())
+
+
+def test_gradients_that_are_alike_have_memory_of_their_own():
+    class Shifted(nn.Module):
+        """Two parameters that only the reference pass, in which nothing is in training mode, has a use for."""
+
+        def __init__(self):
+            super().__init__()
+            self.p, self.q = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x if self.training else x + (self.p + self.q))
+
+    torch.manual_seed(0)
+    model, x = Shifted().double(), torch.randn(8, 3, dtype=torch.float64)
+    space = TargetSpace(model, x)
+    model(x).square().sum().backward()
+    space.pullback()
+    assert torch.equal(model.p.grad, model.q.grad)
+    assert model.p.grad.data_ptr() != model.q.grad.data_ptr()

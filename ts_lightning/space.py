@@ -94,7 +94,7 @@ class TargetSpace:
         self._device = self.layers[0].parameters[0].device
         alone = self._group is None and all(p.device == self._device for p in model.parameters())
         graphs = self.config.cuda_graphs and self._device.type == "cuda" and alone
-        self._graphs = SolveGraphs(self.layers, self._device) if graphs else None
+        self._graphs = SolveGraphs(model, self.layers, self._device) if graphs else None
         self._begin(reference, self.config.init, state)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -176,10 +176,13 @@ class TargetSpace:
             shared = [g for p, g in zip(trained, found, strict=True) if g is not None and id(p) not in targets]
             if shared:
                 self.shards.sum(*shared)
+        taken: set[int] = set()
         for parameter, gradient in zip(trained, found, strict=True):
             if gradient is not None:
-                if gradient.stride() != parameter.stride():
-                    gradient = torch.empty_like(parameter).copy_(gradient)  # as autograd lays it out
+                # as autograd lays it out; a copy too of one that it gives to two parameters
+                if gradient.stride() != parameter.stride() or gradient.data_ptr() in taken:
+                    gradient = torch.empty_like(parameter).copy_(gradient)
+                taken.add(gradient.data_ptr())
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return True
 
