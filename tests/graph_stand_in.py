@@ -33,6 +33,7 @@ def install(monkeypatch):
         "current_stream": lambda device=None: None,
         "set_stream": lambda stream: None,
         "device": lambda device: nullcontext(),
+        "synchronize": lambda device: None,
         "get_sync_debug_mode": lambda: 0,
         "set_sync_debug_mode": lambda mode: None,
     }
@@ -82,7 +83,7 @@ def install(monkeypatch):
 
     def begun(self, *args):
         if self.config.cuda_graphs and self._graphs is None:
-            self._graphs = graphs.SolveGraphs(self.layers, self._device)
+            self._graphs = graphs.SolveGraphs(self.model, self.layers, self._device)
         return begin(self, *args)
 
     monkeypatch.setattr(graphs.SolveGraphs, "_record", solve_recorded)

@@ -131,8 +131,8 @@ class TargetSpaceConfig:
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
         cuda_graphs: where one process trains on one GPU, record the solve and the pull-back once and replay them at
             every step. The forward on the reference batch must do the same at every step: Python numbers in it
-            (an annealed factor) and tensors that are no parameters or buffers are those of the recording, hooks and
-            random draws are not repeated. What cannot be recorded goes on without, with a warning. Elsewhere the
+            (an annealed factor) and tensors that are no parameters or buffers are those of the recording, and hooks
+            are not repeated. What cannot be recorded goes on without, with a warning. Elsewhere the
             setting changes nothing.
     """
 

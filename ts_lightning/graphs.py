@@ -36,32 +36,40 @@ Aliased = Callable[[], AbstractContextManager[dict[int, Tensor]]]
 
 _BEFORE = 3  # solves without a graph, in which libraries make their handles and choose their kernels
 _TOLERANCE = 0.02  # of a norm, up to which a replay agrees
+_NOISE = 1e-5  # of the largest of several norms; the same
 
 
 class SolveGraphs:
     """The graphs of a target space whose model is on one GPU.
 
     Args:
-        layers: what is solved.
-        device: where.
+        model: whose layers are solved.
+        layers: these.
+        device: where they are.
 
     Attributes:
         replayed: whether the last solve was.
     """
 
-    def __init__(self, layers: Sequence[TargetLayer], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[TargetLayer], device: torch.device) -> None:
         self.replayed = False
+        self._model = model
         self._layers = layers
         self._device = device
         self._usable = True
+        self._stream: Any = None
         self._where: list[int] = []
+        self._solve: torch.cuda.CUDAGraph | None = None
         self.forget()
 
     def forget(self) -> None:
         """Free what was recorded; it can be recorded anew."""
+        if self._solve is not None:
+            torch.cuda.synchronize(self._device)  # replays may still run in that memory
         self._waited = 0
-        self._solve: torch.cuda.CUDAGraph | None = None
+        self._solve = None
         self._solved: Solved = []
+        self._held: list[Tensor] = []
         self._sound = torch.ones(())
         self._aliases: dict[int, Tensor] = {}
         self._pulls: dict[tuple[int, ...], _Pull] = {}
@@ -120,7 +128,15 @@ class SolveGraphs:
         values = list(compress((value for _, value in self._solved), pulled))
         stand_ins = [self._aliases.get(id(tensor), tensor) for tensor in trained]
         alone = list(compress((value for _, value in run(None)), pulled))
+
+        def rehearse() -> None:
+            with _no_synchronisation():
+                torch.autograd.grad(alone, trained, arriving, allow_unused=True, retain_graph=True)
+
+        rehearsed = self._recorded(rehearse)
         expected = torch.autograd.grad(alone, trained, arriving, allow_unused=True)
+        if not rehearsed or not all(bool(g.isfinite().all()) for g in expected if g is not None):
+            return expected  # of an overflow under a gradient scaler nothing can be compared
 
         def record() -> None:
             pull = _Pull(arriving)
@@ -139,7 +155,7 @@ class SolveGraphs:
         stream = torch.cuda.current_stream(self._device)
         try:
             record()
-        except RuntimeError as error:
+        except Exception as error:
             torch.cuda.set_stream(stream)
             self._stop(f"recording failed: {error}")
             return False
@@ -158,7 +174,8 @@ class SolveGraphs:
     def _record(self, run: Run, aliased: Aliased) -> None:
         """Rehearse and record a solve."""
         graph = torch.cuda.CUDAGraph()
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if self._stream is None:  # one for all recordings, since libraries keep workspaces for each
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
         @contextmanager
@@ -167,9 +184,9 @@ class SolveGraphs:
                 yield
                 self._sound = torch.stack(sound).all()
 
-        with aliased() as stand_ins:
-            for around in (_no_synchronisation(), recording()):
-                self._solved = []  # the rehearsal's graph of autograd, which would hold the aliases
+        for around in (_no_synchronisation(), recording()):
+            # other aliases for each, since a module may hold on to what the rehearsal made
+            with aliased() as stand_ins:
                 sound: list[Tensor] = []
                 for layer in self._layers:
                     layer.solver.sound = sound
@@ -179,6 +196,9 @@ class SolveGraphs:
                     for layer in self._layers:
                         layer.solver.sound = None
         self._aliases, self._solve = stand_ins, graph
+        # other tensors that modules have, as masks, which they may replace
+        own = (value for module in self._model.modules() for value in vars(module).values())
+        self._held = [value for value in own if isinstance(value, Tensor)]
 
 
 class _Pull:
@@ -200,7 +220,7 @@ class _Pull:
     def __call__(self, arriving: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradients for those ``arriving``."""
         for static, given in zip(self._arriving, arriving, strict=True):
-            static.copy_(given)
+            static.copy_(given.detach())
         self.graph.replay()
         return [None if gradient is None else gradient.clone() for gradient in self._found]
 
@@ -219,20 +239,23 @@ def aliases(
     Raises:
         RuntimeError: one of them would not stay where it is.
     """
-    found = {id(parameter): nn.Parameter(parameter.detach()) for parameter in trained}
+    # .data has a version of its own, so that optimizers may step between the recordings of a solve and of its way back
+    found = {id(parameter): nn.Parameter(parameter.data) for parameter in trained}
+    for parameter in trained:
+        found[id(parameter)].__dict__.update(parameter.__dict__)
     places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if id(p) in found]
     if any(isinstance(module, nn.RNNBase) for module, _, _ in places):
         raise RuntimeError("a recurrent layer is left in weight space, whose weights cuDNN moves in memory")
-    own = dict(targets)
+    kept = dict(targets)
     try:
-        targets.update({name: found[id(target)] for name, target in own.items()})
-        for module, name, parameter in places:
-            module._parameters[name] = found[id(parameter)]
+        targets.update({name: found[id(target)] for name, target in kept.items()})
+        for module, name, own in places:
+            module._parameters[name] = found[id(own)]
         yield dict(found)
     finally:
-        targets.update(own)
-        for module, name, parameter in places:
-            module._parameters[name] = parameter
+        targets.update(kept)
+        for module, name, own in places:
+            module._parameters[name] = own
 
 
 @contextmanager
@@ -250,11 +273,12 @@ def _no_synchronisation() -> Iterator[None]:
 
 def _agree(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
     """Whether two lists of tensors are equal but for rounding."""
-    for one, other in zip(found, expected, strict=True):
-        if (one is None) != (other is None):
-            return False
-        if one is not None and other is not None:
-            off = float((one.detach() - other.detach()).double().norm())
-            if not off <= _TOLERANCE * float(other.detach().double().norm()) + 1e-12:
-                return False
-    return True
+    if [one is None for one in found] != [other is None for other in expected]:
+        return False
+    pairs = [(a.detach(), b.detach()) for a, b in zip(found, expected, strict=True) if a is not None and b is not None]
+    norms = [float(other.double().norm()) for _, other in pairs]
+    noise = _NOISE * max(norms, default=0.0)  # all there is of a gradient that should be zero
+    return all(
+        float((one - other).double().norm()) <= _TOLERANCE * norm + noise
+        for (one, other), norm in zip(pairs, norms, strict=True)
+    )
