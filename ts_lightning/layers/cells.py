@@ -18,7 +18,7 @@ from ts_lightning.layers.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent import Passed, RecurrentLayer
 from ts_lightning.layers.runs import gru_run, has_run, rnn_run
 from ts_lightning.layers.sequences import Dense, Sequences
-from ts_lightning.solve import WHOLE, Block
+from ts_lightning.primal import WHOLE, Block
 
 
 def _fused(function: Any, x: Sequences, initial: Any, values: Sequence[Tensor], ones: bool) -> Any:

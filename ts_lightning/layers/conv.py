@@ -17,10 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.gradients import sum_gradients
 from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
 from ts_lightning.layers.patches import Geometry, PatchRows
 from ts_lightning.ridge import RidgeSolver, sum_moments
-from ts_lightning.solve import solve, sum_gradients
+from ts_lightning.solve import solve
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 

@@ -25,7 +25,8 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sample_rows
 from ts_lightning.layers.recurrent_start import orthogonal, reproduce
 from ts_lightning.layers.sequences import Dense, Layout, Packed, Sequences
-from ts_lightning.solve import Block, solve
+from ts_lightning.primal import Block
+from ts_lightning.solve import solve
 
 #: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
 Passed = tuple[Tensor, tuple[Tensor, ...]]
