@@ -82,10 +82,6 @@ class SolveGraphs:
             run: makes it without a graph.
             aliased: gives :func:`aliases` for the recording.
         """
-        with torch.cuda.device(self._device):
-            return self._made(tensors, run, aliased)
-
-    def _made(self, tensors: Iterator[Tensor], run: Run, aliased: Aliased) -> Solved | None:
         self.replayed = False
         if not self._usable or any(layer.solver.observer is not None for layer in self._layers):
             return None
@@ -96,19 +92,20 @@ class SolveGraphs:
         self._waited += 1
         if self._waited <= _BEFORE:
             return None
-        first = self._solve is None
-        if first and not self._recorded(lambda: self._record(run, aliased)):
-            return None
-        assert self._solve is not None
-        self._solve.replay()
-        if not self._sound:
-            self._stop("a solve needed float64, a larger ridge or finite numbers")
-            return None
-        if first and not _agree([value for _, value in self._solved], [value for _, value in run(None)]):
-            self._stop("a replayed solve gave other weights")
-            return None
-        self.replayed = True
-        return self._solved
+        with torch.cuda.device(self._device):
+            first = self._solve is None
+            if first and not self._recorded(lambda: self._record(run, aliased)):
+                return None
+            assert self._solve is not None
+            self._solve.replay()
+            if not self._sound:
+                self._stop("a solve needed float64, a larger ridge or finite numbers")
+                return None
+            if first and not _agree([value for _, value in self._solved], [value for _, value in run(None)]):
+                self._stop("a replayed solve gave other weights")
+                return None
+            self.replayed = True
+            return self._solved
 
     def pull(
         self, pulled: Sequence[bool], trained: Sequence[Tensor], arriving: Sequence[Tensor], run: Run
@@ -122,40 +119,26 @@ class SolveGraphs:
             run: makes the solve without a graph.
         """
         which = (*pulled, *map(id, trained))
-        if which in self._pulls:
-            with torch.cuda.device(self._device):
-                return self._pulls[which](arriving)
-        values = list(compress((value for _, value in self._solved), pulled))
-        stand_ins = [self._aliases.get(id(tensor), tensor) for tensor in trained]
-        alone = list(compress((value for _, value in run(None)), pulled))
-
-        def rehearse() -> None:
-            with _no_synchronisation():
-                torch.autograd.grad(alone, trained, arriving, allow_unused=True, retain_graph=True)
-
-        rehearsed = self._recorded(rehearse)
-        expected = torch.autograd.grad(alone, trained, arriving, allow_unused=True)
-        if not rehearsed or not all(bool(g.isfinite().all()) for g in expected if g is not None):
-            return expected  # of an overflow under a gradient scaler nothing can be compared
-
-        def record() -> None:
-            pull = _Pull(arriving)
-            with self._recording(pull.graph):
-                pull.record(values, stand_ins)
-            self._pulls[which] = pull
-
         with torch.cuda.device(self._device):
-            good = not self._recorded(record) or _agree(self._pulls[which](arriving), expected)
-        if not good:
-            self._stop("a replayed pull-back gave other gradients")
-        return expected
+            if which in self._pulls:
+                return self._pulls[which](arriving)
+            alone = list(compress((value for _, value in run(None)), pulled))
+            rehearsed = self._recorded(lambda: _rehearse(alone, trained, arriving))
+            expected = torch.autograd.grad(alone, trained, arriving, allow_unused=True)
+            # of an overflow under a gradient scaler nothing can be compared
+            if not rehearsed or not all(bool(g.isfinite().all()) for g in expected if g is not None):
+                return expected
+            recorded = self._recorded(lambda: self._record_pull(which, pulled, trained, arriving))
+            if recorded and not _agree(self._pulls[which](arriving), expected):
+                self._stop("a replayed pull-back gave other gradients")
+            return expected
 
     def _recorded(self, record: Callable[[], None]) -> bool:
         """Whether a recording succeeded; there will be no other if it did not."""
         stream = torch.cuda.current_stream(self._device)
         try:
             record()
-        except Exception as error:
+        except Exception as error:  # of the user's forward too, which raises it again where it is run without a graph
             torch.cuda.set_stream(stream)
             self._stop(f"recording failed: {error}")
             return False
@@ -199,6 +182,15 @@ class SolveGraphs:
         # other tensors that modules have, as masks, which they may replace
         own = (value for module in self._model.modules() for value in vars(module).values())
         self._held = [value for value in own if isinstance(value, Tensor)]
+
+    def _record_pull(
+        self, which: tuple[int, ...], pulled: Sequence[bool], trained: Sequence[Tensor], arriving: Sequence[Tensor]
+    ) -> None:
+        pull = _Pull(arriving)
+        values = list(compress((value for _, value in self._solved), pulled))
+        with self._recording(pull.graph):
+            pull.record(values, [self._aliases.get(id(tensor), tensor) for tensor in trained])
+        self._pulls[which] = pull
 
 
 class _Pull:
@@ -256,6 +248,12 @@ def aliases(
         targets.update(kept)
         for module, name, own in places:
             module._parameters[name] = own
+
+
+def _rehearse(values: Sequence[Tensor], trained: Sequence[Tensor], arriving: Sequence[Tensor]) -> None:
+    """Find what of a way back cannot be recorded."""
+    with _no_synchronisation():
+        torch.autograd.grad(values, trained, arriving, allow_unused=True, retain_graph=True)
 
 
 @contextmanager

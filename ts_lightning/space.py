@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -122,8 +121,7 @@ class TargetSpace:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
         """
         self._solved = []
-        aliased = partial(aliases, self.model, list(self.parameters()), self.targets)
-        replayed = self._graphs.solve(self._read(), self._run, aliased) if self._graphs is not None else None
+        replayed = None if self._graphs is None else self._graphs.solve(self._read(), self._run, self._aliased)
         self._solved = self._run() if replayed is None else replayed
         with torch.no_grad():
             for parameter, value in self._solved:
@@ -198,6 +196,9 @@ class TargetSpace:
         with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
             self._pass.walk(visit, around)
         return solved
+
+    def _aliased(self) -> AbstractContextManager[dict[int, Tensor]]:
+        return aliases(self.model, list(self.parameters()), self.targets)
 
     def _read(self) -> Iterator[Tensor]:
         """All that a solve reads, but for the reference batch."""
