@@ -151,7 +151,7 @@ def rows_table() -> str:
         for task in [*CNNS, "CNN, digits"]:
             at = TASKS[task].at
             for label, settings in ROWS.items():
-                each = TIMES[task]["all" if label == "all" else "auto"]
+                each = TIMES[task][settings.get("rows", "auto")]
                 curve = map(percent, mean_curve(target(task, **settings), len(at)))
                 yield [task, label, *curve, f"{each:.0f}", f"{each / TIMES[task]['weight']:.2f}"]
 

@@ -172,9 +172,8 @@ def pullback_work(layer: Layer) -> tuple[float, float, int]:
     size = n if layer.dual else d
     products = size * d * m if layer.dual else own * d * m  # A dW or A V
     if not layer.first:
-        products += own * d * m + (
-            own * n * (d + 2 * m) if layer.dual else 0
-        )  # r dW' and (r P' + P r') A, or (T - A W) V'
+        products += own * d * m  # r dW' or (T - A W) V'
+        products += own * n * (d + 2 * m) if layer.dual else 0  # (r P' + P r') A
     if layer.gathered or not layer.dual:  # the reference batch's own, which in the dual takes part in the N x N above
         products += own * layer.places / n * d * m * (2 - layer.first - layer.last)
     return products, size * size * m, 0

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from tests import resuming
+from tests.devices import needs_cuda
 from tests.distributed.equality import NETWORKS
 from tests.distributed.processes import run as in_processes
 from tests.exactness import check_exact
@@ -15,7 +16,7 @@ from tests.layers.test_recurrent import case as recurrent_case
 from tests.nets import Conv, Dense, loss_on
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = needs_cuda
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 

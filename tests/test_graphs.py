@@ -12,11 +12,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional
 
+from tests.devices import needs_cuda
 from tests.fits import Lit, build, fit
 from tests.graph_stand_in import install
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMonitor
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(params=[pytest.param("cuda", marks=needs_cuda), "cpu"])
@@ -28,7 +27,7 @@ def device(request, monkeypatch):
 
 
 class Read(nn.Module):
-    """Embedding, recurrent layer, norm and readout; a graph of its own for what is trained beside the targets."""
+    """Embedding, recurrent layer, norm and readout, of which embedding and norm are trained beside the targets."""
 
     def __init__(self, cell):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The ridge system A'A + R of W = (A'A + R)^-1 A'T, with R diagonal, and its factor; ``solve.py`` differentiates it.
+"""The ridge system A'A + R of W = (A'A + R)^-1 A'T, with R diagonal, and its factor, which other files differentiate.
 
 Shapes: ``A`` (..., N, d), one row per place where a layer is applied and one column per input (a column of ones among
 them where the layer has a bias); ``T`` (..., N, m), the targets; ``W`` (..., d, m). Leading dimensions are separate
@@ -28,8 +28,8 @@ factor of the forward pass serves the backward pass (Fairbank et al. 2022, secti
 
     V = M^-1 G        dL/dT = A V        dL/dA = (T - A W) V' - (A V) W' + A diag(k) + 1 h'
 
-where k and h carry the dependence of R on A. In the dual T - A W = c K^-1 T, and ``solve.py`` has the same gradients in
-a form that divides by nothing and has few products of W's size.
+where k and h carry the dependence of R on A. ``primal.py`` has them; ``dual.py`` has a
+form of the same that divides by nothing and has few products of W's size.
 """
 
 from __future__ import annotations
@@ -219,12 +219,12 @@ class RidgeSolver:
             c = self.ridge * scale.unit
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
-            held = (10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)
+            held = ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
             if self.sound is not None:
-                last = len(self.precisions(given)) == 1
-                self.sound.append((cholesky.isfinite().all() if last else held.all()) & (info == 0).all())
+                alone = len(self.precisions(given)) == 1  # so that there is nothing else to try
+                self.sound.append((info == 0).all() & cholesky.isfinite().all() if alone else held)
                 return Factor(cholesky, c, scale, dual)
-            if held.all() & (info == 0).all():
+            if held:
                 return Factor(cholesky, c, scale, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(

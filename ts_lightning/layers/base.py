@@ -57,8 +57,7 @@ class TargetLayer(ABC):
         self.name = self.module_name = name
         self.module = module
         self.ocu = config.method == "ocu"
-        ridge = self.auto_ridge if config.ridge == "auto" else config.ridge
-        self.solver = RidgeSolver(ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
+        self.solver = RidgeSolver(self.auto_ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
         self.rows: Tensor | None = None
         self.unit = 1.0
 
@@ -82,14 +81,13 @@ class TargetLayer(ABC):
         """Fix the rows for inputs like ``x`` and return the shape of the targets."""
 
     def tune(self, config: TargetSpaceConfig, step_scale: float) -> None:
-        """Take the ridge and the unit that suit the rows, where the settings leave them open.
+        """Take the ridge and the unit of the settings, or where these leave them open those that suit the rows.
 
         Args:
             config: the settings.
             step_scale: theirs, or what "auto" comes to for the model.
         """
-        if config.ridge == "auto":
-            self.solver.ridge = self.auto_ridge
+        self.solver.ridge = self.auto_ridge if config.ridge == "auto" else config.ridge
         self.unit = step_scale * (self.auto_stretch if config.step_scale == "auto" else 1.0)
 
     @abstractmethod
