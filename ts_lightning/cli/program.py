@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from ts_lightning.cli.allocator import keep_freed_memory
 from ts_lightning.data.errors import INSTALL, DataError, imported
 from ts_lightning.errors import SettingError, TargetSpaceError, first_line
 
@@ -73,6 +74,7 @@ def run(name: str, make: Callable[[Sequence[str]], object], argv: Sequence[str] 
     """
     with plain(name):
         imported("jsonargparse", "jsonargparse")
+        keep_freed_memory()
         for text in _QUIET:
             warnings.filterwarnings("ignore", message=f".*{text}")
         # a line for every checkpoint, about a default of Lightning's
