@@ -92,10 +92,20 @@ class Walk:
         self.forget = forget if isinstance(module, nn.LSTM) and module.bias else 0.0
         self.solved: dict[str, Tensor] = {}
 
+    def everywhere(self, suffix, layout, data):
+        """The targets at all places, 0 where there are none."""
+        targets = self.targets[suffix]
+        if suffix not in self.rows:
+            return targets
+        places = layout.joined([torch.arange(len(x)) for x in data]).shape
+        rows = targets.new_zeros(places.numel(), targets.shape[-1])
+        return rows.index_put((self.rows[suffix],), targets).view(*places, -1)
+
     def layer(self, suffix, layout, data, h0, c0):
         """Solve one layer: its W, then the real run and the run along the targets of every sequence."""
-        wanted = layout.sequences(self.targets[suffix])
-        index = torch.cat(layout.sequences(torch.arange(len(torch.cat(wanted))).view(self.targets[suffix].shape[:-1])))
+        index = layout.joined([torch.arange(len(x)) for x in data])
+        index = torch.cat(layout.sequences(torch.arange(index.numel()).view(index.shape)))
+        wanted = layout.sequences(self.everywhere(suffix, layout, data))
         along, rows = [], []
         for x, t, h, c in zip(data, wanted, h0, c0, strict=True):
 
@@ -135,7 +145,8 @@ class Walk:
                 given = (f"l{level}{side}", layout, seen, h0[len(last)], c0[len(last)])
                 along, real = self.layer(*given)
                 if project:
-                    self.targets[f"l{level}{side}"] = layout.joined([sums for _, sums, _, _ in real])
+                    sums, name = layout.joined([sums for _, sums, _, _ in real]), f"l{level}{side}"
+                    self.targets[name] = sums.flatten(0, -2)[self.rows[name]] if name in self.rows else sums
                     along, real = self.layer(*given)
                 passed = along if self.method == "ocu" else real
                 outputs.append([h.flip(0) if side else h for h, _, _, _ in passed])

@@ -62,7 +62,8 @@ def cnn():
 
 
 def state(targets):
-    return {"targets": targets, "rows": {}, "units": dict.fromkeys(targets, 1.0)}
+    places = {name: [len(t), *t.shape[2:]] if t.dim() == 4 else list(t.shape[:-1]) for name, t in targets.items()}
+    return {"targets": targets, "rows": {}, "places": places, "units": dict.fromkeys(targets, 1.0)}
 
 
 def space_of(model, reference, g):

@@ -130,6 +130,36 @@ def test_stale_after_a_change_and_after_a_pullback():
     assert space.stale
 
 
+def test_given_targets_stand_at_their_own_rows():
+    model, x = Packing(), torch.randn(20, 9, 2)
+    config = TargetSpaceConfig(reference=ReferenceConfig(rows=60))
+    torch.manual_seed(0)
+    state = TargetSpace(model, x, config).state_dict()
+    weights = copy.deepcopy(model.state_dict())
+    torch.manual_seed(1)
+    assert not torch.equal(TargetSpace(model, x, config).state_dict()["rows"]["rnn.l0"], state["rows"]["rnn.l0"])
+    again = TargetSpace(model, x, config, state=state).state_dict()
+    assert torch.equal(again["rows"]["rnn.l0"], state["rows"]["rnn.l0"])
+    assert_equal(model.state_dict(), weights)
+    with pytest.raises(TargetSpaceError, match=r"'rnn\.l0' has given targets at a sample of its rows; method='ocu'"):
+        TargetSpace(model, x, TargetSpaceConfig(method="ocu"), state=state)
+    with pytest.raises(TargetSpaceError, match=r"'rnn\.l0' has given targets .* places; found"):
+        TargetSpace(model, torch.randn(21, 9, 2), config, state=state)
+
+
+class Packing(nn.Module):
+    """A GRU on sequences of 1 to 9 steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(2, 3, batch_first=True)
+
+    def forward(self, x):
+        """Outputs at all steps, packed."""
+        lengths = torch.arange(len(x)) % 9 + 1
+        return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=False))[0].data
+
+
 def test_given_targets_are_taken_over_and_checked():
     x, _ = moons()
     model = dense()
@@ -142,10 +172,12 @@ def test_given_targets_are_taken_over_and_checked():
     assert_equal(second.targets, first.targets)
     assert not any(second.targets[name] is target for name, target in first.targets.items())
     assert_equal(model.state_dict(), weights)
-    with pytest.raises(
-        TargetSpaceError, match=r"'hidden\.0' has given targets of shape \(200, 8\); expected \(150, 8\)"
-    ):
+    with pytest.raises(TargetSpaceError, match=r"'hidden\.0' has given targets .* at \(200,\) places; found \(150,\)"):
         TargetSpace(model, x[:150], state=first.state_dict())
+    with pytest.raises(
+        TargetSpaceError, match=r"'hidden\.0' has given targets of shape \(200, 8\); expected \(200, 9\)"
+    ):
+        TargetSpace(Dense(2, 9, 3, 2), x, state=first.state_dict())
     with pytest.raises(TargetSpaceError, match=r"of other layers.*: with targets but not chosen: readout\."):
         TargetSpace(model, x, TargetSpaceConfig(exclude=["readout"]), state=first.state_dict())
 

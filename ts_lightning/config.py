@@ -63,8 +63,10 @@ class ReferenceConfig:
             layer is applied: a sample and position for a convolution, a sample and step for a recurrent layer or a
             Linear on sequences).
             ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
-            ``max(512, inputs of the layer)`` rows of a convolution, and all rows of other layers. The table behind
-            this default is in ``docs/defaults.md``.
+            ``max(512, inputs of the layer)`` rows of a convolution, ``max(2048, 32 x inputs)`` of a recurrent layer
+            (whose inputs are x, h and 1) and those of 16 samples at least, and all rows of other layers. A recurrent
+            layer keeps samples whole: all rows of as many as have that number. The tables behind this default are in
+            ``docs/defaults.md``.
         refresh: take new samples after every so many epochs, chosen at random; the targets are then replaced by those
             that reproduce the weights on them, and the optimizer's moments of targets start anew. ``None``: never.
         shard: where several processes train together, give each its share of the samples and targets, so that memory
@@ -103,8 +105,8 @@ class TargetSpaceConfig:
     Args:
         layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
         exclude: names or globs of layers to leave in weight space.
-        ridge: the ridge constant, in the unit that ``ridge_scale`` says. ``"auto"``: 1, and 0.5 for a convolution that
-            is solved from a sample of its rows.
+        ridge: the ridge constant, in the unit that ``ridge_scale`` says. ``"auto"``: 1, and where a layer is solved
+            from a sample of its rows 0.5 for a convolution, and the share of the rows for a recurrent layer.
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
             total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
             about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times

@@ -27,6 +27,9 @@ from ts_lightning.selection import untrained_layers
 from ts_lightning.space import TargetSpace
 from ts_lightning.strategy import process_group
 
+#: settings of the reference batch that say what of it is solved from, and cannot change within a run
+_DRAWN = ("size", "rows")
+
 
 class TargetSpaceMixin(LightningModule):
     """Base class to add to a LightningModule, before its own: ``class Lit(TargetSpaceMixin, MyModule)``.
@@ -167,7 +170,8 @@ class TargetSpaceMixin(LightningModule):
             checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
         space = self.target_space_engine
         if space is not None:
-            more = {"size": space.config.reference.size, "epoch": self._target_space_epoch}
+            drawn = {name: getattr(space.config.reference, name) for name in _DRAWN}
+            more = {"drawn": drawn, "epoch": self._target_space_epoch}
             save(checkpoint, space, self.trainer.strategy.optimizers, self._group_sizes, **more)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,12 +253,13 @@ class TargetSpaceMixin(LightningModule):
         entry = restored.entry
         if entry is None:
             return build(self._drawn_batch(), from_weights)
-        size = entry.get("size", settings.reference.size)
-        if size != settings.reference.size:
-            raise TargetSpaceError(
-                f"The checkpoint was written with reference.size={size!r}; found {settings.reference.size!r}. Use the "
-                f"same size, or start from the checkpoint's weights alone: load them, and fit without ckpt_path."
-            )
+        for name, written in entry.get("drawn", {}).items():
+            found = getattr(settings.reference, name)
+            if written != found:
+                raise TargetSpaceError(
+                    f"The checkpoint was written with reference.{name}={written!r}; found {found!r}. Use the same, or "
+                    f"start from the checkpoint's weights alone: load them, and fit without ckpt_path."
+                )
         self._target_space_epoch = entry.get("epoch", 0)
         batch = move_data_to_device(entry["reference"], self.device)
         batch = self.trainer.precision_plugin.convert_input(batch)

@@ -66,7 +66,7 @@ class TargetSpace:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
             or (rows, out) where rows are sampled; in the layer's unit, and in float32 where the weights are of half
             precision. Those of a recurrent module are named after its layers, "rnn.l0", "rnn.l0_reverse", ..., and
-            hold all gates at every step. Where processes share the reference batch, those of this process's samples.
+            hold all gates, at every step. Where processes share the reference batch, those of this process's samples.
     """
 
     def __init__(
@@ -290,6 +290,7 @@ class TargetSpace:
         return {
             "targets": {name: self.whole(name, target.detach()) for name, target in self.targets.items()},
             "rows": dict(self._rows),
+            "places": {name: list(places) for name, places in self._places.items()},
             "units": self.units,
             "reference": self._pass.whole(),
             "plain": is_plain(self._pass.batch),
@@ -360,6 +361,7 @@ class TargetSpace:
         before = run.outputs() if init == "weights" and state is None else []
         started = start(run, self.layers, self.config, init, state, generator)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
+        self._places = started.places
         self.targets = started.targets
         if self._group is not None:
             with torch.no_grad():

@@ -80,12 +80,14 @@ def start(
                 f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
                 f"Expected at least one sample: check reference_batch() and the training data."
             )
-        shape = layer.bind(x, rows, generator)
+        if state is not None:
+            _check_places(layer, layer.places(x), state)
+        shape = layer.bind(x, rows if state is None else state["rows"].get(layer.name, "all"), generator)
         layer.tune(config, step_scale)
         found.places[layer.name] = layer.places(x)
         unit = layer.unit  # of what ``values`` is in units of the outputs
         if state is not None:
-            values = _restored(layer, x, shape, state)
+            values = _restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
         elif init == "weights":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
@@ -164,15 +166,26 @@ def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> Non
         )
 
 
-def _restored(layer: TargetLayer, x: Any, shape: torch.Size, state: Mapping[str, Any]) -> Tensor:
-    """The layer's targets out of a state, on the rows that they were on."""
+def _check_places(layer: TargetLayer, places: torch.Size, state: Mapping[str, Any]) -> None:
+    given = tuple(state["places"][layer.name])
+    if given != places:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' has given targets of a reference batch on which it is applied at {given} places; "
+            f"found {tuple(places)}. Use the same reference batch, or start from the weights alone."
+        )
+    if layer.ocu and layer.name in state["rows"]:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' has given targets at a sample of its rows; method='ocu' passes targets on, and "
+            f"needs them at all rows. Use method='scu', or start from the weights alone."
+        )
+
+
+def _restored(layer: TargetLayer, shape: torch.Size, state: Mapping[str, Any]) -> Tensor:
+    """The layer's targets out of a state."""
     target: Tensor = state["targets"][layer.name]
     if target.shape != shape:
         raise TargetSpaceError(
             f"layer '{layer.name}' has given targets of shape {tuple(target.shape)}; expected {tuple(shape)} on this "
-            f"reference batch. Use the same reference batch, reference.rows and layer sizes, or start from the weights "
-            f"alone."
+            f"reference batch. Use the same layer sizes, or start from the weights alone."
         )
-    if layer.rows is not None:
-        layer.take_rows(state["rows"][layer.name].to(layer.rows.device), x)
     return target

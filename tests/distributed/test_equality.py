@@ -12,7 +12,8 @@ CASES = {
     **{name: {"name": name} for name in NETWORKS},
     "CNN, all rows": {"name": "CNN", "rows": "all"},
     "CNN, few rows": {"name": "CNN", "rows": 30},
-    "LSTM, few rows": {"name": "LSTM", "rows": 20},
+    "LSTM, few rows": {"name": "LSTM", "rows": 20},  # of 4 of 21 samples
+    "LSTM, one sample's rows": {"name": "LSTM", "rows": 6},
     "MLP, Adam": {"name": "MLP", "optimizer": "Adam"},
     "MLP, clipped by value": {"name": "MLP", **CLIPPED, "gradient_clip_algorithm": "value"},
     **{f"{name}, accumulated and clipped": {"name": name, "accumulate": 2, **CLIPPED} for name in TASKS},

@@ -152,7 +152,8 @@ def refusals():
     refused("function", lambda: TargetSpace(model.net, lambda: model.net(x), CONFIG, group=group))
     refused("lengths", lambda: TargetSpace(model.net, (x, x[:5]), CONFIG, group=group, forward=lambda b: model(b[0])))
     refused("mixing", lambda: TargetSpace(Mixing(), x, CONFIG, group=group))
-    refused("packed", lambda: TargetSpace(Packing(), (torch.randn(20, 20, 3), torch.arange(20, 0, -1)), group=group))
+    for name, lengths in (("packed", torch.arange(20, 0, -1)), ("packed alike", torch.full((20,), 20))):
+        refused(name, lambda lengths=lengths: TargetSpace(Packing(), (torch.randn(20, 20, 3), lengths), group=group))
     space = TargetSpace(model.net, x, CONFIG, group=group)
     refused("lbfgs", lambda: space.substitute(torch.optim.LBFGS(model.parameters())))
     replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
@@ -167,6 +168,7 @@ def test_what_cannot_be_shared_is_refused_in_all_processes():
     assert "found a function; expected tensors whose first dimension is the samples" in one["function"]
     assert "found tensors of lengths [5, 64]" in one["lengths"]
     assert "'second' is solved differently from 2 shares" in one["mixing"]
-    assert "'rnn.l0' is applied at (210,) places of the 20 samples" in one["packed"]
+    assert "'rnn.l0' receives a PackedSequence, whose rows go by steps" in one["packed"]
+    assert one["packed alike"] == one["packed"]
     assert "LBFGS looks at all targets at once, and each of 2 processes has its own" in one["lbfgs"]
     assert all("reference.shard=False" in sentence for sentence in one.values())

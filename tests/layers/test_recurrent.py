@@ -104,11 +104,48 @@ def test_every_scale(cell, samples, scale):
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("stack", ["stacked", "both ways"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_sampled_rows(cell, packed):
-    model, reference, loss = case(cell, "both ways", packed=packed)
+def test_sampled_rows(cell, stack, packed):
+    model, reference, loss = case(cell, stack, packed=packed)
     config = TargetSpaceConfig(ridge=0.1, reference=ReferenceConfig(rows=14))
     check_exact(model, (reference,), loss, config, step=STEP[cell])
+
+
+@pytest.mark.parametrize(
+    ("samples", "settings", "kept"),
+    [
+        (100, {}, 49),  # 2,048 rows and more
+        (48, {}, None),
+        (100, {"method": "ocu"}, None),
+        (100, {"reference": ReferenceConfig(rows="all")}, None),
+        (100, {"reference": ReferenceConfig(rows=84)}, 2),
+        (100, {"reference": ReferenceConfig(rows=85)}, 3),
+        (100, {"reference": ReferenceConfig(rows=4200)}, None),
+    ],
+)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_rows_are_all_those_of_some_samples(samples, settings, kept, batch_first):
+    steps, model = 42, nn.LSTM(3, 4, batch_first=batch_first)
+    x = torch.randn((samples, steps, 3) if batch_first else (steps, samples, 3))
+    space = TargetSpace(model, x, TargetSpaceConfig(**settings))
+    (layer,) = space.layers
+    assert layer.solver.ridge == (1.0 if kept is None else kept / samples)
+    if kept is None:
+        assert layer.rows is None
+        assert space.targets["l0"].shape == (*x.shape[:2], 16)
+        return
+    assert space.targets["l0"].shape == (kept * steps, 16)
+    index = torch.arange(samples * steps).view(x.shape[:2])
+    chosen = index[layer.part.samples] if batch_first else index[:, layer.part.samples]
+    assert torch.equal(layer.rows, chosen.flatten())
+    assert len(layer.part.samples) == kept
+
+
+@pytest.mark.parametrize(("inputs", "steps", "kept"), [(30, 10, 260), (30, 300, 16), (30, 1, None)])
+def test_a_wide_layer_keeps_32_rows_for_each_input_and_16_samples(inputs, steps, kept):
+    (layer,) = TargetSpace(nn.RNN(inputs, 50), torch.randn(steps, 400, inputs)).layers  # 81 columns
+    assert layer.rows is None if kept is None else len(layer.rows) == kept * steps
 
 
 @pytest.mark.parametrize("method", ["scu", "ocu"])

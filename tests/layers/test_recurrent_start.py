@@ -47,6 +47,19 @@ def test_given_weights_and_sampled_rows():
     assert close(model(x)[0], outputs, 1e-8)
 
 
+@pytest.mark.parametrize(("cell", "inputs"), [("tanh", 1), ("lstm", 8), ("gru", 8)])
+def test_given_weights_and_fewer_sampled_sequences_than_inputs(cell, inputs):
+    # too few last steps, and plain repetition swings apart
+    torch.manual_seed(0)
+    model = CELLS[cell][0](inputs, 40).double()
+    nn.init.orthogonal_(model.weight_hh_l0)
+    x = torch.randint(2, (110, 100, inputs)).double()
+    outputs = model(x)[0].detach()
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights"))
+    assert len(space.layers[0].part.samples) < space.layers[0].columns
+    assert close(model(x)[0], outputs, 1e-8)
+
+
 def test_given_weights_and_too_few_sequences():
     # the large ridge needs the last steps, of which there are three for eight inputs
     model, x = build("tanh", 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ts_lightning.layers.sequences import Dense, Packed, scan, scan_backward
+from ts_lightning.layers.sequences import Dense, Packed, Part, Sequences, scan, scan_backward
 
 LENGTHS = (6, 4, 4, 1)
 
@@ -33,6 +33,32 @@ def test_which_step_follows_which(kind):
     assert torch.equal(layout.flip(x), joined([one.flip(0) for one in xs]))
     for t, step in enumerate(layout.steps(x)):
         assert torch.equal(step, torch.stack([one[t] for one in xs if t < len(one)]))
+
+
+@pytest.mark.parametrize("chosen", [[], [1], [0, 2]])
+@pytest.mark.parametrize("kind", [0, 1, "packed"])
+def test_some_samples_alone(kind, chosen):
+    layout, joined, lengths = layouts(kind)
+    xs = sequences(lengths, 0)
+    x, initial = joined(xs), torch.randn(len(xs), 3, dtype=torch.float64)
+    sample = joined([torch.full((n,), index) for index, n in enumerate(lengths)])
+    assert torch.equal(layout.sample_of_row(x.shape[:-1]), sample.flatten())
+    rows = torch.isin(sample.flatten(), torch.tensor(chosen, dtype=torch.long)).nonzero().squeeze(1)
+    all_of_them = Sequences(x, (initial,), layout)
+    part = Part(all_of_them, rows)
+    found = part.of(all_of_them)
+    assert found.shape[:-1] == part.places
+    assert torch.equal(found.initial[0], initial[chosen])
+    assert torch.equal(found.data.flatten(0, -2), x.reshape(-1, 3)[rows])
+    assert torch.equal(found.layout.before(found.data, initial[chosen]).flatten(0, -2), before(all_of_them)[rows])
+    if chosen:
+        assert torch.equal(found.layout.last(found.data), torch.stack([xs[index][-1] for index in chosen]))
+        assert torch.equal(found.data, joined([xs[index] for index in chosen]))
+
+
+def before(x):
+    """What the step before has, rows in C order."""
+    return x.layout.before(x.data, x.initial[0]).flatten(0, -2)
 
 
 @pytest.mark.parametrize("kind", [0, 1, "packed"])

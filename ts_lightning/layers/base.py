@@ -49,8 +49,6 @@ class TargetLayer(ABC):
     normalised_std = 0.6
     #: the same of the random targets before projection
     projected_std = 1.0
-    #: whether there are targets at the sampled rows only
-    targets_at_rows = True
     parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
@@ -77,8 +75,8 @@ class TargetLayer(ABC):
         return visit(layer, input)
 
     @abstractmethod
-    def bind(self, x: Any, rows: Rows, generator: torch.Generator) -> torch.Size:
-        """Fix the rows for inputs like ``x`` and return the shape of the targets."""
+    def bind(self, x: Any, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix the rows for inputs like ``x``: so many, or these; and return the shape of the targets."""
 
     def tune(self, config: TargetSpaceConfig, step_scale: float) -> None:
         """Take the ridge and the unit of the settings, or where these leave them open those that suit the rows.
@@ -141,7 +139,7 @@ class TargetLayer(ABC):
         local[dim] -= limits[shards.rank][0]
         steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
         self.take_rows((local * steps.unsqueeze(1)).sum(0).to(self.rows.device), x)
-        return Cut(shards, 0, mine) if self.targets_at_rows else cut
+        return Cut(shards, 0, mine)
 
     @abstractmethod
     def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:
@@ -203,8 +201,10 @@ class AffineLayer(TargetLayer):
         return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
 
 
-def sample_rows(total: int, keep: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
-    """``keep`` of ``total`` row indices in rising order, shape (keep,), or None for all of them."""
+def sample_rows(total: int, keep: int | Tensor, generator: torch.Generator, device: torch.device) -> Tensor | None:
+    """``keep`` of ``total`` row indices in rising order, shape (keep,), or those given; None for all of them."""
+    if isinstance(keep, Tensor):
+        return keep.to(device)
     if keep >= total:
         return None
     return torch.randperm(total, generator=generator)[:keep].sort().values.to(device)

@@ -36,7 +36,7 @@ class ConvTargets(AffineLayer):
         self.geometry = Geometry.of(module)
         self.patches: PatchRows | None = None
 
-    def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
+    def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
         """Fix the rows; "auto" keeps max(512, unknowns of one output)."""
         if x.dim() != self.weight.dim():
             raise TargetSpaceError(
@@ -45,11 +45,12 @@ class ConvTargets(AffineLayer):
             )
         places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
-        keep = max(_LEAST_ROWS, columns) if rows == "auto" else places.numel() if rows == "all" else rows
-        self.take_rows(sample_rows(places.numel(), keep, generator, x.device), x)
+        total = places.numel()
+        least = max(_LEAST_ROWS, columns) if rows == "auto" else total
+        self.take_rows(sample_rows(total, least if isinstance(rows, str) else rows, generator, x.device), x)
         if self.rows is None:
             return torch.Size([places[0], self.weight.shape[0], *places[1:]])
-        return torch.Size([keep, self.weight.shape[0]])
+        return torch.Size([len(self.rows), self.weight.shape[0]])
 
     def places(self, x: Tensor) -> torch.Size:
         """Samples and positions."""

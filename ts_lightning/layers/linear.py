@@ -16,10 +16,10 @@ from ts_lightning.solve import solve, solve_apply
 class LinearTargets(AffineLayer):
     """Targets (..., out), or (rows, out) where rows are sampled, for an input (..., in) of any rank."""
 
-    def bind(self, x: Tensor, rows: Rows, generator: torch.Generator) -> torch.Size:
-        """Fix the rows; only a number samples them, since "auto" means all rows for a Linear."""
+    def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; "auto" means all of them."""
         total = x.shape[:-1].numel()
-        self.take_rows(sample_rows(total, rows, generator, x.device) if isinstance(rows, int) else None, x)
+        self.take_rows(sample_rows(total, total if isinstance(rows, str) else rows, generator, x.device), x)
         self.solver.outside = self.ocu or self.rows is None
         out = self.weight.shape[0]
         return torch.Size([*x.shape[:-1], out] if self.rows is None else [len(self.rows), out])
@@ -29,10 +29,11 @@ class LinearTargets(AffineLayer):
         return x.shape[:-1]
 
     def _matrix(self, x: Tensor) -> Tensor:
-        a = x.reshape(-1, x.shape[-1])
         if self.rows is not None:
-            a = a[self.rows]
-        return a if self.bias is None else torch.cat([a, a.new_ones(a.shape[0], 1)], 1)
+            x = x.reshape(-1, x.shape[-1])[self.rows]
+        if self.bias is not None:
+            x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+        return x.reshape(-1, x.shape[-1])
 
     def _split(self, w: Tensor) -> list[Tensor]:
         if self.bias is None:

@@ -1,7 +1,8 @@
-"""nn.RNN, nn.LSTM and nn.GRU: targets are the gates' pre-activations at every reference step.
+"""nn.RNN, nn.LSTM and nn.GRU: targets are the gates' pre-activations at every step of the reference samples.
 
 A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
-before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. What
+before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. For
+the same reason a sample of the rows has all steps of some samples, by default of as many as learn as well as all. What
 the next layer receives is the real run of the solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the
 cell's output on its targets (OCU).
 
@@ -22,11 +23,17 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sample_rows
+from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit
 from ts_lightning.layers.recurrent_start import orthogonal, reproduce
-from ts_lightning.layers.sequences import Dense, Layout, Packed, Sequences
+from ts_lightning.layers.sequences import Dense, Layout, Packed, Part, Sequences
 from ts_lightning.primal import Block
+from ts_lightning.shards import Cut, Shards
 from ts_lightning.solve import solve
+
+# of the "auto" sample; docs/defaults.md has the measurements
+_LEAST_ROWS = 2048
+_ROWS_PER_COLUMN = 32
+_LEAST_SAMPLES = 16
 
 #: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
 Passed = tuple[Tensor, tuple[Tensor, ...]]
@@ -36,8 +43,8 @@ class RecurrentLayer(TargetLayer):
     """One direction of one level of a recurrent module.
 
     Targets have the layout of the input, (..., gates x hidden): (steps, samples, ...), or (samples, steps, ...) with
-    ``batch_first``, or (sum of lengths, ...) for a PackedSequence. Where rows are sampled, targets still stand at all
-    steps, because the states depend on them.
+    ``batch_first``, or (sum of lengths, ...) for a PackedSequence. Where rows are sampled, they are all those of some
+    samples, because the states depend on the targets of all steps before, and targets are (rows, gates x hidden).
 
     Args:
         name: the module's name.
@@ -50,8 +57,6 @@ class RecurrentLayer(TargetLayer):
     step = 0.1
     #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
     normalised_std = 0.05
-    #: states depend on the targets of all steps before
-    targets_at_rows = False
     #: gates, each of hidden size, in the targets
     gates: ClassVar[int]
 
@@ -63,6 +68,7 @@ class RecurrentLayer(TargetLayer):
         self.hidden = module.hidden_size
         self.inputs = self.parameters[0].shape[1]
         self.ones = module.bias
+        self.part: Part | None = None
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
@@ -122,11 +128,53 @@ class RecurrentLayer(TargetLayer):
             result = data
         return result, states if isinstance(module, nn.LSTM) else states[0]
 
-    def bind(self, x: Sequences, rows: Rows, generator: torch.Generator) -> torch.Size:
-        """Fix the rows; only a number samples them, since "auto" means all rows."""
-        if isinstance(rows, int):
-            self.take_rows(sample_rows(x.shape[:-1].numel(), rows, generator, x.data.device), x)
-        return torch.Size([*x.shape[:-1], self.gates * self.hidden])
+    @property
+    def columns(self) -> int:
+        """Of A."""
+        return self.inputs + self.ones + self.hidden
+
+    def bind(self, x: Sequences, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; "auto" means those of enough samples to have max(2048, 32 columns), and of 16 at least."""
+        places = self.places(x)
+        if isinstance(rows, str):
+            wanted = max(_LEAST_ROWS, _ROWS_PER_COLUMN * self.columns)
+            chosen = None if rows == "all" else self._sample(x, wanted, _LEAST_SAMPLES, generator)
+        else:
+            chosen = rows.to(x.data.device) if isinstance(rows, Tensor) else self._sample(x, rows, 1, generator)
+        self.take_rows(chosen, x)
+        # so that the ridge is to the rows what 1 is to all of them; docs/defaults.md
+        self.auto_ridge = 1.0 if chosen is None else len(chosen) / places.numel()
+        return torch.Size([*(places if chosen is None else chosen.shape), self.gates * self.hidden])
+
+    def _sample(self, x: Sequences, rows: int, samples: int, generator: torch.Generator) -> Tensor | None:
+        """All rows of so many samples, drawn at random, as have ``rows`` rows and are ``samples``; None for all."""
+        sample = x.layout.sample_of_row(self.places(x))
+        if rows >= len(sample):
+            return None
+        lengths = torch.bincount(sample)
+        order = torch.randperm(len(lengths), generator=generator)
+        count = max(int((lengths[order].cumsum(0) < rows).sum()) + 1, samples)
+        if count >= len(lengths):
+            return None
+        return torch.isin(sample, order[:count]).nonzero().squeeze(1).to(x.data.device)
+
+    def take_rows(self, rows: Tensor | None, x: Sequences) -> None:
+        """Solve from these rows, which are all those of some samples."""
+        super().take_rows(rows, x)
+        self.part = None if rows is None else Part(x, rows)
+
+    def narrow(self, x: Sequences, places: torch.Size, shards: Shards) -> Cut:
+        """Keep the rows of this process's samples."""
+        if isinstance(x.layout, Packed):
+            raise TargetSpaceError(
+                f"layer '{self.name}' receives a PackedSequence, whose rows go by steps and not by samples, so that "
+                f"processes cannot share it. Use reference.shard=False, or add '{self.module_name}' to exclude."
+            )
+        return super().narrow(x, places, shards)
+
+    def chosen(self, x: Sequences) -> Sequences:
+        """The samples that are solved from."""
+        return x if self.part is None else self.part.of(x)
 
     def places(self, x: Sequences) -> torch.Size:
         """Samples and steps in the layout."""
@@ -154,7 +202,7 @@ class RecurrentLayer(TargetLayer):
         """W for values of the parameters, 0 outside of the blocks."""
 
     def matrix(self, x: Sequences, h: Tensor) -> Tensor:
-        """A = [x, 1, h of the step before] for the states ``h`` (in the layout), all rows."""
+        """A = [x, 1, h of the step before] for the states ``h`` (in the layout), a row for each place."""
         parts = [x.data.reshape(-1, self.inputs), x.layout.before(h, x.initial[0]).reshape(-1, self.hidden)]
         if self.ones:
             parts.insert(1, parts[0].new_ones(len(parts[0]), 1))
@@ -163,10 +211,10 @@ class RecurrentLayer(TargetLayer):
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""
         t = targets.reshape(-1, targets.shape[-1])
-        states = self.states(x, t.view_as(targets))  # behind one view, where autograd adds up in place
-        a = self.matrix(x, states[0])
-        if self.rows is not None:
-            a, t = a[self.rows], t[self.rows]
+        solved = self.chosen(x)
+        # behind one view, where autograd adds up in place
+        states = self.states(solved, t.view(*self.places(solved), t.shape[-1]))
+        a = self.matrix(solved, states[0])
         values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
         if self.ocu:
             # a copy, since the next layer may change its input in place
@@ -175,17 +223,18 @@ class RecurrentLayer(TargetLayer):
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
-        a = self.matrix(x, self.run(x, values)[0])
-        return (a @ self.unpack(values).to(a.dtype)).view(*x.shape[:-1], self.gates * self.hidden)
+        x = self.chosen(x)
+        z = self.matrix(x, self.run(x, values)[0]) @ self.unpack(values).to(x.data.dtype)
+        return z if self.rows is not None else z.view(*self.places(x), z.shape[1])
 
     def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for weights and biases, see :func:`~ts_lightning.layers.recurrent_start.reproduce`."""
-        return reproduce(self, x.double(), [value.double() for value in values], damping)
+        targets, rank, columns = reproduce(self, self.chosen(x).double(), [value.double() for value in values], damping)
+        return targets.flatten(0, -2) if self.rows is not None else targets, rank, columns
 
     def start(self, x: Sequences, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: the pre-activations of orthogonal weights, those of the inputs rescaled to ``std``."""
-        x = x.double()
-        return reproduce(self, x, orthogonal(self, x, std, generator), START_DAMPING)[0]
+        return self.reproduce(x, orthogonal(self, x.double(), std, generator), START_DAMPING)[0]
 
 
 def _directions(module: nn.RNNBase) -> int:

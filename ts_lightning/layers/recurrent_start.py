@@ -17,8 +17,11 @@ from ts_lightning.ridge import matrix_moments
 if TYPE_CHECKING:
     from ts_lightning.layers.recurrent import RecurrentLayer
 
-_ROUNDS = 100  # of the fixed point
-_SETTLED = 1e-13  # its relative change
+_ROUNDS = 100  # of the fixed point, in either way
+_KEPT = 8  # rounds that the next one is chosen by
+_SETTLED = 1e-12  # relative change
+_NEW = 1e-20  # squared share of a change that is none of the others'
+_DIVERGED = 1e100  # norm of A
 
 
 def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping: float) -> tuple[Tensor, int, int]:
@@ -27,37 +30,70 @@ def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping
     They are the pre-activations of a real run of weights that are larger by as much as the ridge shrinks them, which
     are found by repetition (one round, and no more than about right, where there is damping). Where that does not
     settle, because the ridge is large for the layer, the last step of every sequence takes all of the correction: no
-    state depends on it.
+    state depends on it. Where there are too few of these, repetition is accelerated.
 
     Args:
-        layer: the layer, its rows fixed.
-        x: its input, in float64.
+        layer: the layer.
+        x: what it is solved from, in float64.
         values: of its parameters, in float64.
         damping: how much of the ridge is added to A'A where the ridge's shrinkage is made up for.
 
     Returns:
         The targets, and the rank of A and its columns, of the block that lacks most.
     """
-    w0 = layer.unpack(values)
-    larger = w0
+    found = _repeated(layer, x, values, damping, None)
+    if found is None:
+        at_the_end = _at_the_end(layer, x, values)
+        _, rank, columns = at_the_end
+        found = at_the_end if rank == columns else _repeated(layer, x, values, damping, _FixedPoint()) or at_the_end
+    return found
+
+
+def _repeated(
+    layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping: float, sought: _FixedPoint | None
+) -> tuple[Tensor, int, int] | None:
+    """What :func:`reproduce` returns, by repetition, plain or accelerated; None where that does not settle."""
+    larger = w0 = layer.unpack(values)
     for _ in range(1 if damping > 0 else _ROUNDS):
         a = layer.matrix(x, layer.run(x, layer.pack(larger))[0])
-        if not a.isfinite().all():
-            break
+        if not float(a.norm()) < _DIVERGED:
+            return None
         correction, rank, columns = _correction(layer, a, w0, damping)
-        previous, larger = larger, w0 + correction
-        if damping > 0 or _change(larger, previous) < _SETTLED:
-            return _targets(x, a @ larger), rank, columns
-    return _at_the_end(layer, x, values)
+        change = w0 + correction - larger
+        if damping > 0 or float(change.norm()) <= _SETTLED * float((larger + change).norm()):
+            return _targets(x, a @ (w0 + correction)), rank, columns
+        larger = w0 + correction if sought is None else sought.next(larger, change)
+    return None
 
 
-def _change(new: Tensor, old: Tensor) -> float:
-    return float((new - old).norm() / new.norm().clamp_min(1e-300))
+class _FixedPoint:
+    """Anderson's acceleration of x <- x + change(x): to where the change would be least, judged by those seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def next(self, x: Tensor, change: Tensor) -> Tensor:
+        """Where to go from ``x``."""
+        self.seen = [(x, change), *self.seen[:_KEPT]]
+        there, left = x + change, change
+        pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Gram-Schmidt, the newest first, by sums that give the same bits wherever memory lies
+        for (x1, change1), (x0, change0) in zip(self.seen, self.seen[1:], strict=False):
+            turn, move = change1 - change0, x1 - x0 + change1 - change0
+            size = (turn * turn).sum()
+            for other, its_move, square in pairs:
+                share = (other * turn).sum() / square
+                turn, move = turn - share * other, move - share * its_move
+            square = (turn * turn).sum()
+            if square > _NEW * size:
+                pairs.append((turn, move, square))
+                share = (turn * left).sum() / square
+                left, there = left - share * turn, there - share * move
+        return there
 
 
 def _correction(layer: RecurrentLayer, a: Tensor, w0: Tensor, damping: float) -> tuple[Tensor, int, int]:
-    """(A'A + damping R)^-1 R W0 over the solved rows of ``a``, and rank and columns of the block that lacks most."""
-    a = a if layer.rows is None else a[layer.rows]
+    """(A'A + damping R)^-1 R W0 for the rows ``a``, and rank and columns of the block that lacks most."""
     out, found = torch.zeros_like(w0), []
     for inputs, outputs in layer.blocks:
         b, w = a[:, inputs], w0[inputs, outputs]
@@ -72,12 +108,8 @@ def _at_the_end(layer: RecurrentLayer, x: Sequences, values: list[Tensor]) -> tu
     a = layer.matrix(x, layer.run(x, values)[0])
     last = x.layout.last(torch.arange(len(a), device=a.device).view(x.shape[:-1]))
     targets, found = a @ w0, []
-    if layer.rows is not None:
-        last, solved = last[torch.isin(last, layer.rows)], a[layer.rows]
-    else:
-        solved = a
     for inputs, outputs in layer.blocks:
-        b, end = solved[:, inputs], a[last, inputs]
+        b, end = a[:, inputs], a[last, inputs]
         ridge = _ridge(layer, b)
         inverse, rank = pseudo_inverse(end.mT @ end, ridge.unsqueeze(-1) * w0[inputs, outputs], len(last))
         targets[last, outputs] += end @ inverse

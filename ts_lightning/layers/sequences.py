@@ -17,6 +17,9 @@ from torch import Tensor
 class Dense:
     """Sequences of one length, whose time axis is ``dim`` (0 or 1)."""
 
+    #: whether later steps have fewer samples
+    shrinks = False
+
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
@@ -36,16 +39,27 @@ class Dense:
         """Each sequence in reverse."""
         return x.flip(self.dim)
 
+    def sample_of_row(self, places: torch.Size) -> Tensor:
+        """The number of its sample for every row, (rows,)."""
+        each = torch.arange(places[1 - self.dim])
+        return each.unsqueeze(self.dim).expand(places).flatten()
+
+    def part(self, places: torch.Size, rows: Tensor, count: int) -> tuple[Dense, torch.Size]:
+        """The layout of ``count`` samples alone, all of whose rows are ``rows``, and their places."""
+        return self, torch.Size([places[0], count] if self.dim == 0 else [count, places[1]])
+
 
 class Packed:
     """The sequences of a PackedSequence with these ``batch_sizes``: how many are that long, for each step."""
+
+    shrinks = True
 
     def __init__(self, batch_sizes: Tensor, device: torch.device) -> None:
         self.batch_sizes = batch_sizes
         self.sizes: list[int] = batch_sizes.tolist()
         offset = batch_sizes.cumsum(0) - batch_sizes
-        step = torch.repeat_interleave(torch.arange(len(self.sizes)), batch_sizes)
-        sample = torch.arange(len(step)) - offset[step]
+        self._step = step = torch.repeat_interleave(torch.arange(len(self.sizes)), batch_sizes)
+        self._sample = sample = torch.arange(len(step)) - offset[step]
         samples = torch.arange(self.sizes[0])
         lengths = (batch_sizes.unsqueeze(1) > samples).sum(0)
         # into the initial states with the rows behind them
@@ -69,6 +83,14 @@ class Packed:
     def flip(self, x: Tensor) -> Tensor:
         """Each sequence in reverse."""
         return x[self._flipped]
+
+    def sample_of_row(self, places: torch.Size) -> Tensor:
+        """The number of its sample for every row, (rows,)."""
+        return self._sample
+
+    def part(self, places: torch.Size, rows: Tensor, count: int) -> tuple[Packed, torch.Size]:
+        """The layout of ``count`` samples alone, all of whose rows are ``rows``, and their places."""
+        return Packed(torch.bincount(self._step[rows.cpu()], minlength=1), rows.device), rows.shape
 
 
 Layout = Dense | Packed
@@ -102,6 +124,27 @@ class Sequences:
         return Sequences(self.data.double(), tuple(state.double() for state in self.initial), self.layout)
 
 
+class Part:
+    """Some samples of such sequences alone.
+
+    Args:
+        x: all of them.
+        rows: the indices of all rows of these samples, in rising order.
+    """
+
+    def __init__(self, x: Sequences, rows: Tensor) -> None:
+        places = x.shape[:-1]
+        self.rows = rows
+        self.samples = torch.unique(x.layout.sample_of_row(places).to(rows.device)[rows])
+        self.layout: Layout
+        self.layout, self.places = x.layout.part(places, rows, len(self.samples))
+
+    def of(self, x: Sequences) -> Sequences:
+        """These samples of ``x``."""
+        data = x.data.reshape(-1, x.shape[-1]).index_select(0, self.rows).view(*self.places, x.shape[-1])
+        return Sequences(data, tuple(state.index_select(0, self.samples) for state in x.initial), self.layout)
+
+
 def scan(f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
     """The elementwise linear recurrence c_t = f_t c_(t-1) + u_t, without autograd.
 
@@ -117,7 +160,9 @@ def scan(f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
     c = torch.empty_like(u)
     previous = initial
     for now, keep, update in zip(layout.steps(c), layout.steps(f), layout.steps(u), strict=True):
-        torch.addcmul(update, keep, previous[: len(update)], out=now)
+        if layout.shrinks:
+            previous = previous[: len(update)]
+        torch.addcmul(update, keep, previous, out=now)
         previous = now
     return c
 
@@ -135,6 +180,8 @@ def scan_backward(f: Tensor, dc: Tensor, layout: Layout) -> tuple[Tensor, Tensor
     """
     du, keeps = layout.steps(dc), layout.steps(f)
     for t in range(len(du) - 2, -1, -1):
-        later = du[t + 1]
-        du[t][: len(later)].addcmul_(keeps[t + 1], later)
+        now, later = du[t], du[t + 1]
+        if layout.shrinks:
+            now = now[: len(later)]
+        now.addcmul_(keeps[t + 1], later)
     return dc, keeps[0] * du[0]
