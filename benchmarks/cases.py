@@ -89,7 +89,8 @@ class Recurrent(nn.Module):
 
 def recall(cell: type[nn.RNNBase]) -> Case:
     """Recall at delay 60, as far as cost goes: 110 steps of one bit, a label for each."""
-    return Case(partial(Recurrent, cell, 1, 63, last=False), (110, 1), 2, labels=(110,), literal=False)
+    network = partial(Recurrent, cell, 1, 63, last=False)
+    return Case(network, (110, 1), 2, ("auto", "all"), labels=(110,), literal=False)
 
 
 CASES = {

@@ -1,6 +1,6 @@
 """Bit sequences over seeds: steps to 99.9 % test accuracy in both spaces, and settings of recurrent layers compared.
 
-    python benchmarks/memory.py tasks settings    # runs what benchmarks/results/memory.jsonl lacks, one line each
+    python benchmarks/memory.py tasks rows        # runs what benchmarks/results/memory.jsonl lacks, one line each
     python benchmarks/memory.py                   # prints the tables from the file
 
 Adam, batches of 100, in target space the first 100 training sequences over their full length as reference; accuracy on
@@ -27,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
+from ts_lightning.layers import recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
+_AUTO = (recurrent._LEAST_ROWS, recurrent._ROWS_PER_COLUMN, recurrent._LEAST_SAMPLES)
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 _EVERY = 25
 
@@ -45,9 +47,8 @@ def groups() -> dict[str, list[Run]]:
     settings: list[dict[str, Any]] = [
         {},
         *({"init_std": std} for std in (0.02, 0.1, 0.2, 0.6)),
-        *({"ridge": ridge} for ridge in (0.1, 0.3, 3.0)),
+        *({"ridge": ridge} for ridge in (0.1, 0.5, 1.0, 3.0)),
         *({"step_scale": scale} for scale in (2.0, 10.0, 42.0)),
-        {"rows": 2048},
         {"ridge_scale": "feature", "ridge": 0.001},
         {"ridge_scale": "feature", "ridge": 0.01},
         {"ridge_scale": "mean", "ridge": 0.01},
@@ -82,7 +83,19 @@ def groups() -> dict[str, list[Run]]:
         ("recall", 90, "rnn", "target", 0.01, seed, 150, {"size": 400, "batch": 400, "step_scale": 1.0})
         for seed in range(3)
     ]
-    return {"tasks": ten, "cells": gated, "settings": probes, "large": large}
+    sampled: list[Run] = [
+        (task, delay, "rnn", "target", lr["target"], seed, 1400, setting)
+        for setting, seeds in (
+            *(({"recurrent_rows": rows}, 3) for rows in (512, 1024, 4096)),
+            ({"rows": "all"}, 10),
+            ({"rows": "all", "ridge": 0.2}, 10),
+            ({"rows": 2048}, 3),
+            ({"ridge": 1.0}, 3),
+        )
+        for task, delay in [("recall", 60), *_PROBES]
+        for seed in range(seeds)
+    ]
+    return {"tasks": ten, "cells": gated, "settings": probes, "rows": sampled, "large": large}
 
 
 def paper_start(model: nn.Module) -> None:
@@ -105,6 +118,11 @@ def train(run: Run) -> dict[str, Any]:
     data = BitsDataModule(task, delay)
     data.setup()
     (x, y), (x_test, y_test) = data.train.tensors, data.test.tensors
+    if "recurrent_rows" in settings:  # those of the recurrent layer alone
+        least, per_column, samples = settings.pop("recurrent_rows"), 0, 1
+    else:
+        least, per_column, samples = _AUTO
+    recurrent._LEAST_ROWS, recurrent._ROWS_PER_COLUMN, recurrent._LEAST_SAMPLES = least, per_column, samples
     torch.manual_seed(seed)
     model = BitNetwork(cell, delay + SPARE[task], delay)
     if settings.pop("start", None) == "paper":
@@ -142,7 +160,7 @@ def tables() -> Iterator[str]:
     """The runs over seeds, then the settings compared."""
     lines = {json.dumps(line["run"]): line for line in measured()}
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for group in ("tasks", "cells", "large"):
+    for group in ("tasks", "cells", "rows", "large"):
         for run in groups()[group]:
             if json.dumps(run) in lines:
                 task, delay, cell, space, lr, *_, settings = run
