@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -30,7 +31,6 @@ from ts_lightning.data import BitsDataModule
 from ts_lightning.layers import recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
-_AUTO = (recurrent._LEAST_ROWS, recurrent._ROWS_PER_COLUMN, recurrent._LEAST_SAMPLES)
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 _EVERY = 25
 
@@ -118,18 +118,16 @@ def train(run: Run) -> dict[str, Any]:
     data = BitsDataModule(task, delay)
     data.setup()
     (x, y), (x_test, y_test) = data.train.tensors, data.test.tensors
-    if "recurrent_rows" in settings:  # those of the recurrent layer alone
-        least, per_column, samples = settings.pop("recurrent_rows"), 0, 1
-    else:
-        least, per_column, samples = _AUTO
-    recurrent._LEAST_ROWS, recurrent._ROWS_PER_COLUMN, recurrent._LEAST_SAMPLES = least, per_column, samples
     torch.manual_seed(seed)
     model = BitNetwork(cell, delay + SPARE[task], delay)
     if settings.pop("start", None) == "paper":
         paper_start(model)
     engine = None
     if space == "target":
-        engine = TargetSpace(model, x[: settings.get("size", 100)], target_config(settings))
+        rows = settings.pop("recurrent_rows", None)  # those of the recurrent layer alone, which no setting says
+        least = {} if rows is None else {"_LEAST_ROWS": rows, "_ROWS_PER_COLUMN": 0, "_LEAST_SAMPLES": 1}
+        with patch.dict(vars(recurrent), least):
+            engine = TargetSpace(model, x[: settings.get("size", 100)], target_config(settings))
     optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr)
     order = torch.Generator().manual_seed(1000 + seed)
     best, times = 0.0, []

@@ -81,7 +81,7 @@ def start(
                 f"Expected at least one sample: check reference_batch() and the training data."
             )
         if state is not None:
-            _check_places(layer, layer.places(x), state)
+            _check_rows(layer, layer.places(x), state)
         shape = layer.bind(x, rows if state is None else state["rows"].get(layer.name, "all"), generator)
         layer.tune(config, step_scale)
         found.places[layer.name] = layer.places(x)
@@ -166,7 +166,7 @@ def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> Non
         )
 
 
-def _check_places(layer: TargetLayer, places: torch.Size, state: Mapping[str, Any]) -> None:
+def _check_rows(layer: TargetLayer, places: torch.Size, state: Mapping[str, Any]) -> None:
     given = tuple(state["places"][layer.name])
     if given != places:
         raise TargetSpaceError(

@@ -46,8 +46,11 @@ class ConvTargets(AffineLayer):
         places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
         total = places.numel()
-        least = max(_LEAST_ROWS, columns) if rows == "auto" else total
-        self.take_rows(sample_rows(total, least if isinstance(rows, str) else rows, generator, x.device), x)
+        if isinstance(rows, str):
+            keep: int | Tensor = max(_LEAST_ROWS, columns) if rows == "auto" else total
+        else:
+            keep = rows
+        self.take_rows(sample_rows(total, keep, generator, x.device), x)
         if self.rows is None:
             return torch.Size([places[0], self.weight.shape[0], *places[1:]])
         return torch.Size([len(self.rows), self.weight.shape[0]])
