@@ -39,12 +39,13 @@ def test_exact(make, rows, method):
     check_exact(model, (reference,), loss_on(x, y), config)
 
 
+@pytest.mark.parametrize("rows", ["all", 14])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("stack", ["one", "stacked both ways"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_exact_recurrent(cell, stack, packed):
+def test_exact_recurrent(cell, stack, packed, rows):
     model, reference, loss = recurrent_case(cell, stack, packed=packed)
-    config = TargetSpaceConfig(ridge=0.1)
+    config = TargetSpaceConfig(ridge=0.1, reference=ReferenceConfig(rows=rows))
     check_exact(
         model.cuda(), (reference.cuda(),), lambda run: loss(lambda x: run(x.cuda()).cpu()), config, step=STEP[cell]
     )

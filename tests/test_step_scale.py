@@ -14,8 +14,23 @@ class Last(nn.Module):
         return result[0]
 
 
+class Final(nn.Module):
+    """Of outputs at every step, the last step's."""
+
+    def forward(self, output):
+        return output[:, -1]
+
+
+class Kept(nn.Module):
+    """The same with a dimension of one step."""
+
+    def forward(self, output):
+        return output[:, -1:]
+
+
 LAYERS = {
     "linear": (lambda: nn.Linear(3, 6), (3,), "auto"),
+    "linear at every step, sampled rows": (lambda: nn.Linear(3, 6), (5, 3), 30),
     "conv": (lambda: nn.Conv1d(3, 6, 2), (3, 5), "auto"),
     "conv, sampled rows": (lambda: nn.Conv1d(3, 6, 2), (3, 5), 30),
     "rnn": (lambda: nn.Sequential(nn.RNN(3, 6, batch_first=True), Last()), (5, 3), "auto"),
@@ -29,7 +44,7 @@ LAYERS = {
 )
 def test_the_unit_falls_with_depth_and_is_a_tenth_for_recurrent_layers(layer, depth, unit):
     kinds = {"linear": nn.Linear(3, 3), "lstm": nn.LSTM(3, 3), "gru": nn.GRU(3, 3)}
-    first = nn.Sequential(kinds[layer], Last()) if layer != "linear" else kinds[layer]
+    first = nn.Sequential(kinds[layer], Last(), Final()) if layer != "linear" else kinds[layer]
     model = nn.Sequential(first, *(nn.Linear(3, 3) for _ in range(depth - 1)))
     assert list(TargetSpace(model, torch.randn(9, 4, 3)).units.values()) == pytest.approx([unit] * depth)
 
@@ -45,6 +60,53 @@ def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_rid
     assert tuned("all") == tuned() == [(pytest.approx(unit), 1.0)] * 2  # fewer rows than a sample has
     assert tuned(30) == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
     assert tuned(30, ridge=0.1, step_scale=4.0) == [(4.0, 0.1)] * 2
+
+
+def test_a_dense_layer_at_a_sample_of_all_steps_has_their_share_as_ridge():
+    def tuned(samples, rows="auto", **settings):
+        model = nn.Sequential(nn.Linear(3, 70), nn.Tanh(), nn.Linear(70, 2))
+        config = TargetSpaceConfig(reference=ReferenceConfig(rows=rows), **settings)
+        space = TargetSpace(model, torch.randn(*samples, 3), config)
+        assert len(set(space.units.values())) == 1
+        return [(len(space.targets[layer.name]), layer.solver.ridge) for layer in space.layers]
+
+    assert tuned((50, 40)) == [(50, 1.0)] * 2  # fewer rows than a sample has
+    assert tuned((50, 50)) == [(2048, 2048 / 2500), (32 * 71, 32 * 71 / 2500)]
+    assert tuned((50, 50), "all") == tuned((50, 50), method="ocu") == [(50, 1.0)] * 2
+    assert tuned((2500,)) == [(2500, 1.0)] * 2
+    assert tuned((2500,), 30) == [(30, 1.0)] * 2
+    assert tuned((50, 50), 30, ridge=0.1) == [(30, 0.1)] * 2
+
+
+@pytest.mark.parametrize(("scale", "share"), [("absolute", 0.5), ("variance", 0.5), ("mean", 1.0), ("feature", 1.0)])
+@pytest.mark.parametrize("layer", ["linear", "gru"])
+def test_the_ridge_is_the_share_where_it_does_not_grow_with_the_rows_itself(layer, scale, share):
+    module = nn.Linear(3, 6) if layer == "linear" else nn.GRU(3, 6)
+    config = TargetSpaceConfig(ridge_scale=scale, reference=ReferenceConfig(rows=60))
+    (layer,) = TargetSpace(module, torch.randn(10, 12, 3), config).layers
+    assert len(layer.rows) == 60
+    assert layer.solver.ridge == share
+
+
+def test_a_reference_batch_of_few_steps_has_the_ridge_of_all_of_them_again():
+    space = TargetSpace(nn.Linear(3, 2), torch.randn(50, 50, 3))
+    assert space.layers[0].solver.ridge == 2048 / 2500
+    space.refresh(torch.randn(9, 50, 3))
+    assert space.layers[0].solver.ridge == 1
+
+
+@pytest.mark.parametrize("rows", ["auto", 60])
+def test_a_dense_layer_at_every_step_behind_a_recurrent_one_has_three_times_its_unit(rows):
+    def units(last, **settings):
+        model = nn.Sequential(nn.GRU(3, 6, batch_first=True), Last(), last, nn.Linear(6, 2))
+        config = TargetSpaceConfig(reference=ReferenceConfig(rows=rows), **settings)
+        return list(TargetSpace(model, torch.randn(9, 20, 3), config).units.values())
+
+    unit = 5 / 2**0.25
+    assert units(nn.Identity()) == pytest.approx([unit, 3 * unit])
+    assert units(Final()) == pytest.approx([unit, unit])
+    assert units(Kept()) == pytest.approx([unit, unit])
+    assert units(nn.Identity(), step_scale=4.0) == [4.0, 4.0]
 
 
 @pytest.mark.parametrize(("layer", "method"), [*((name, "scu") for name in LAYERS), ("conv", "ocu"), ("lstm", "ocu")])

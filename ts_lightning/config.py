@@ -64,9 +64,10 @@ class ReferenceConfig:
             Linear on sequences).
             ``"all"`` keeps every row; a number keeps a fixed random sample of that many; ``"auto"`` keeps
             ``max(512, inputs of the layer)`` rows of a convolution, ``max(2048, 32 x inputs)`` of a recurrent layer
-            (whose inputs are x, h and 1) and those of 16 samples at least, and all rows of other layers. A recurrent
-            layer keeps samples whole: all rows of as many as have that number. The tables behind this default are in
-            ``docs/defaults.md``.
+            (whose inputs are x, h and 1) and of a Linear on sequences (samples and steps in dimensions of their own:
+            those of steps that were packed or flattened are all kept), and all rows of other layers. A recurrent
+            layer keeps samples whole: all rows of as many as have that number, and with ``"auto"`` of 16 at least. The
+            tables behind this default are in ``docs/defaults.md``.
         refresh: take new samples after every so many epochs, chosen at random; the targets are then replaced by those
             that reproduce the weights on them, and the optimizer's moments of targets start anew. ``None``: never.
         shard: where several processes train together, give each its share of the samples and targets, so that memory
@@ -106,7 +107,8 @@ class TargetSpaceConfig:
         layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
         exclude: names or globs of layers to leave in weight space.
         ridge: the ridge constant, in the unit that ``ridge_scale`` says. ``"auto"``: 1, and where a layer is solved
-            from a sample of its rows 0.5 for a convolution, and the share of the rows for a recurrent layer.
+            from a sample of its rows 0.5 for a convolution, and for a recurrent layer or a Linear on sequences the
+            share of the rows (1 where ``ridge_scale`` grows with them, as ``"mean"`` and ``"feature"`` do).
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
             total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
             about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times
@@ -127,7 +129,8 @@ class TargetSpaceConfig:
             target ``step_scale`` times as far with Adam, and ``step_scale**2`` times with plain gradient descent.
             ``"auto"`` is 50 / L^(1/4) for L solved layers, whose steps add up, and a tenth of it where there are
             recurrent ones, whose steps add up along time; three times that for a convolution that is solved from a
-            sample of its rows, of whose steps the ridge takes more.
+            sample of its rows, of whose steps the ridge takes more, and for a Linear on sequences beside recurrent
+            layers, whose own do not add up.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
@@ -160,7 +163,7 @@ class TargetSpaceConfig:
             if patterns is not None:
                 object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
         if self.ridge != "auto":
-            check_positive("ridge", self.ridge)
+            check_positive("ridge ('auto' or a number)", self.ridge)
         check_choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
         check_choice("method", self.method, get_args(Method))
         check_choice("init", self.init, get_args(Init))

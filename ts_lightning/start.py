@@ -72,7 +72,9 @@ def start(
         rows = "all"
     if state is not None:
         _check_names(layers, state)
-    step_scale = _step_scale(layers) if config.step_scale == "auto" else config.step_scale
+    share = min(layer.step for layer in layers)
+    auto = share * _STEP_SCALE / len(layers) ** 0.25
+    step_scale = auto if config.step_scale == "auto" else config.step_scale
 
     def visit(layer: TargetLayer, x: Any) -> Any:
         if x.numel() == 0:
@@ -83,7 +85,7 @@ def start(
         if state is not None:
             _check_rows(layer, layer.places(x), state)
         shape = layer.bind(x, rows if state is None else state["rows"].get(layer.name, "all"), generator)
-        layer.tune(config, step_scale)
+        layer.tune(config, step_scale, share)
         found.places[layer.name] = layer.places(x)
         unit = layer.unit  # of what ``values`` is in units of the outputs
         if state is not None:
@@ -148,11 +150,6 @@ def keep_share(
 
     run.walk(visit)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
-
-
-def _step_scale(layers: Sequence[TargetLayer]) -> float:
-    """The unit of the targets where the config leaves it open: that of the most sensitive layer for all."""
-    return min(layer.step for layer in layers) * _STEP_SCALE / float(len(layers) ** 0.25)
 
 
 def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:

@@ -20,7 +20,10 @@ CASES = {
     "type": ([*NET, "--trainer.max_steps", "many"], ["trainer.max_steps", "int", "many"]),
     "choice": ([*NET, "--target_space.method", "ucs"], ["target_space", "scu", "ocu", "Got value: ucs"]),
     "setting": ([*NET, "--target_space.rigde", "1"], ["rigde", "ridge_scale"]),
-    "range": ([*NET, "--target_space.ridge", "-1"], ["--target_space: ridge=-1", "expected a finite number above 0"]),
+    "range": (
+        [*NET, "--target_space.ridge", "-1"],
+        ["--target_space: ridge ('auto' or a number)=-1", "expected a finite number above 0"],
+    ),
     "combination": (
         [*NET, "--target_space.method", "ocu", "--target_space.reference.rows", "9"],
         ["--target_space: method='ocu'", "Use rows='all'"],

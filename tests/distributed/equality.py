@@ -75,13 +75,26 @@ class LSTM(nn.Module):
         return self.readout(self.recurrent(x @ self.projection)[0][:, -1])
 
 
+class Steps(LSTM):
+    """A dense layer at every step."""
+
+    def forward(self, x):
+        return self.readout(self.recurrent(x @ self.projection)[0]).mean(1)
+
+
 class Empty(LSTM):
     """A reference batch of fewer samples than processes."""
 
     size = 1
 
 
-NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Empty)}
+class EmptySteps(Steps):
+    """The same, of sequences."""
+
+    size = 1
+
+
+NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Steps, Empty, EmptySteps)}
 
 
 OPTIMIZERS = {

@@ -78,7 +78,7 @@ def test_scan(kind):
     *gradients, dinitial = torch.autograd.grad(joined(expected), [*f, *u, initial], arrives)
     df, du = joined(gradients[: len(f)]), joined(gradients[len(f) :])
     with torch.no_grad():
-        c = scan(*given, layout)
+        c = scan(given[0], given[1].clone(), initial, layout)
         torch.testing.assert_close(c, joined(expected), rtol=1e-14, atol=1e-14)
         found, first = scan_backward(given[0], arrives.clone(), layout)
         torch.testing.assert_close(found, du, rtol=1e-13, atol=1e-13)

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.config import RidgeScale, Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge import RidgeSolver
 from ts_lightning.shards import Cut, ShardedRows, Shards
 
-START_DAMPING = 0.1  # docs/defaults.md has the measurements
+# docs/defaults.md has the measurements
+START_DAMPING = 0.1
+_LEAST_ROWS = 2048
+_ROWS_PER_COLUMN = 32
 
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
@@ -78,12 +81,13 @@ class TargetLayer(ABC):
     def bind(self, x: Any, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
         """Fix the rows for inputs like ``x``: so many, or these; and return the shape of the targets."""
 
-    def tune(self, config: TargetSpaceConfig, step_scale: float) -> None:
+    def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
         """Take the ridge and the unit of the settings, or where these leave them open those that suit the rows.
 
         Args:
             config: the settings.
             step_scale: theirs, or what "auto" comes to for the model.
+            share: what of the latter its most sensitive layer bears, see :attr:`step`.
         """
         self.solver.ridge = self.auto_ridge if config.ridge == "auto" else config.ridge
         self.unit = step_scale * (self.auto_stretch if config.step_scale == "auto" else 1.0)
@@ -199,6 +203,16 @@ class AffineLayer(TargetLayer):
         spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
         weight = weight * (std / spread if spread > 0 else 1.0)
         return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
+
+
+def sequence_rows(columns: int) -> int:
+    """How many rows "auto" keeps of a layer that is applied at every step of sequences and has so many inputs."""
+    return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns)
+
+
+def sequence_ridge(share: float, scale: RidgeScale) -> float:
+    """The ridge that is to this share of the rows of such a layer what 1 is to all; docs/defaults.md."""
+    return share if scale in ("absolute", "variance") else 1.0  # the others are in proportion to the rows
 
 
 def sample_rows(total: int, keep: int | Tensor, generator: torch.Generator, device: torch.device) -> Tensor | None:

@@ -2,9 +2,8 @@
 
 A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
 before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. For
-the same reason a sample of the rows has all steps of some samples, by default of as many as learn as well as all. What
-the next layer receives is the real run of the solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the
-cell's output on its targets (OCU).
+the same reason a sample of the rows has all steps of some samples. What the next layer receives is the real run of the
+solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the cell's output on its targets (OCU).
 
 Every direction of every level of a stack is a layer with targets of its own: ``name.l0``, ``name.l0_reverse``,
 ``name.l1``, ... A reverse layer sees its sequences, and has its targets, in the order in which it steps through them.
@@ -23,17 +22,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit
+from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sequence_ridge, sequence_rows
 from ts_lightning.layers.recurrent_start import orthogonal, reproduce
 from ts_lightning.layers.sequences import Dense, Layout, Packed, Part, Sequences
 from ts_lightning.primal import Block
 from ts_lightning.shards import Cut, Shards
 from ts_lightning.solve import solve
 
-# of the "auto" sample; docs/defaults.md has the measurements
-_LEAST_ROWS = 2048
-_ROWS_PER_COLUMN = 32
-_LEAST_SAMPLES = 16
+_LEAST_SAMPLES = 16  # of the "auto" rows; docs/defaults.md has the measurements
 
 #: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
 Passed = tuple[Tensor, tuple[Tensor, ...]]
@@ -137,14 +133,14 @@ class RecurrentLayer(TargetLayer):
         """Fix the rows; "auto" means those of enough samples to have max(2048, 32 columns), and of 16 at least."""
         places = self.places(x)
         if isinstance(rows, str):
-            wanted = max(_LEAST_ROWS, _ROWS_PER_COLUMN * self.columns)
+            wanted = sequence_rows(self.columns)
             chosen = None if rows == "all" else self._sample(x, wanted, _LEAST_SAMPLES, generator)
         else:
             chosen = rows.to(x.data.device) if isinstance(rows, Tensor) else self._sample(x, rows, 1, generator)
         self.take_rows(chosen, x)
-        # so that the ridge is to the rows what 1 is to all of them; docs/defaults.md
-        self.auto_ridge = 1.0 if chosen is None else len(chosen) / places.numel()
-        return torch.Size([*(places if chosen is None else chosen.shape), self.gates * self.hidden])
+        kept = places if chosen is None else chosen.shape
+        self.auto_ridge = sequence_ridge(kept.numel() / places.numel(), self.solver.scale)
+        return torch.Size([*kept, self.gates * self.hidden])
 
     def _sample(self, x: Sequences, rows: int, samples: int, generator: torch.Generator) -> Tensor | None:
         """All rows of so many samples, drawn at random, as have ``rows`` rows and are ``samples``; None for all."""

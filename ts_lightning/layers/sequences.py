@@ -150,21 +150,17 @@ def scan(f: Tensor, u: Tensor, initial: Tensor, layout: Layout) -> Tensor:
 
     Args:
         f: what is kept of the step before, in the layout.
-        u: what is added, in the layout.
+        u: what is added, in the layout; written over.
         initial: c before the first step, (samples, ...).
         layout: which row follows which.
 
     Returns:
         c in the layout.
     """
-    c = torch.empty_like(u)
     previous = initial
-    for now, keep, update in zip(layout.steps(c), layout.steps(f), layout.steps(u), strict=True):
-        if layout.shrinks:
-            previous = previous[: len(update)]
-        torch.addcmul(update, keep, previous, out=now)
-        previous = now
-    return c
+    for now, keep in zip(layout.steps(u), layout.steps(f), strict=True):
+        previous = now.addcmul_(keep, previous[: len(now)] if layout.shrinks else previous)
+    return u
 
 
 def scan_backward(f: Tensor, dc: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
