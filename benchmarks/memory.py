@@ -5,7 +5,8 @@
 
 Adam, batches of 100, in target space the first 100 training sequences over their full length as reference; accuracy on
 the 1,000 test sequences every 25 steps. Weight space starts from orthogonal recurrent weights, as the recipe does, or
-from the paper's truncated normal. The tables of recipes/rnn_bits/README.md and docs/defaults.md.
+from the paper's truncated normal, and the transformer of ``attention.py`` from PyTorch's start. The tables of
+recipes/rnn_bits/README.md and docs/defaults.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,10 +27,11 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.attention import AttentionNetwork
 from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
-from ts_lightning.layers import recurrent
+from ts_lightning.layers import base, linear, recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
@@ -86,16 +89,26 @@ def groups() -> dict[str, list[Run]]:
     sampled: list[Run] = [
         (task, delay, "rnn", "target", lr["target"], seed, 1400, setting)
         for setting, seeds in (
-            *(({"recurrent_rows": rows}, 3) for rows in (512, 1024, 4096)),
+            *(({"least_rows": rows}, 3) for rows in (512, 1024, 4096)),
+            ({"readout_rows": "all"}, 10),
             ({"rows": "all"}, 10),
             ({"rows": "all", "ridge": 0.2}, 10),
-            ({"rows": 2048}, 3),
             ({"ridge": 1.0}, 3),
         )
         for task, delay in [("recall", 60), *_PROBES]
         for seed in range(seeds)
     ]
-    return {"tasks": ten, "cells": gated, "settings": probes, "rows": sampled, "large": large}
+    attention: list[Run] = [
+        (task, 20, "attention", space, rate, seed, 1000, setting)
+        for task in ("xor", "adder")
+        for space, rate, setting in (
+            ("target", 0.002, {}),
+            ("target", 0.002, {"rows": "all"}),
+            *(("weight", rate, {}) for rate in (0.0003, 0.001, 0.003, 0.01)),
+        )
+        for seed in range(3)
+    ]
+    return {"tasks": ten, "cells": gated, "settings": probes, "rows": sampled, "large": large, "attention": attention}
 
 
 def paper_start(model: nn.Module) -> None:
@@ -110,6 +123,18 @@ def paper_start(model: nn.Module) -> None:
         nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
 
 
+@contextmanager
+def sampling(least: int | None, readout: str | None) -> Iterator[None]:
+    """Have other rows than "auto" chooses: so many, or all of the readout's alone, for which there is no setting."""
+    with ExitStack() as stack:
+        if least is not None:
+            stack.enter_context(patch.multiple(base, _LEAST_ROWS=least, _ROWS_PER_COLUMN=0))
+            stack.enter_context(patch.object(recurrent, "_LEAST_SAMPLES", 1))
+        if readout is not None:
+            stack.enter_context(patch.object(linear, "sequence_rows", lambda columns: sys.maxsize))
+        yield
+
+
 def train(run: Run) -> dict[str, Any]:
     """One run: ``first`` step at which 99.9 % was measured, ``best`` accuracy, ``last`` loss, and ``ms`` of a step."""
     task, delay, cell, space, lr, seed, steps, settings = run
@@ -119,14 +144,12 @@ def train(run: Run) -> dict[str, Any]:
     data.setup()
     (x, y), (x_test, y_test) = data.train.tensors, data.test.tensors
     torch.manual_seed(seed)
-    model = BitNetwork(cell, delay + SPARE[task], delay)
+    model = AttentionNetwork(delay) if cell == "attention" else BitNetwork(cell, delay + SPARE[task], delay)
     if settings.pop("start", None) == "paper":
         paper_start(model)
     engine = None
     if space == "target":
-        rows = settings.pop("recurrent_rows", None)  # those of the recurrent layer alone, which no setting says
-        least = {} if rows is None else {"_LEAST_ROWS": rows, "_ROWS_PER_COLUMN": 0, "_LEAST_SAMPLES": 1}
-        with patch.dict(vars(recurrent), least):
+        with sampling(settings.pop("least_rows", None), settings.pop("readout_rows", None)):
             engine = TargetSpace(model, x[: settings.get("size", 100)], target_config(settings))
     optimizer = torch.optim.Adam(model.parameters() if engine is None else engine.parameters(), lr)
     order = torch.Generator().manual_seed(1000 + seed)
@@ -158,7 +181,7 @@ def tables() -> Iterator[str]:
     """The runs over seeds, then the settings compared."""
     lines = {json.dumps(line["run"]): line for line in measured()}
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for group in ("tasks", "cells", "rows", "large"):
+    for group in ("tasks", "cells", "rows", "large", "attention"):
         for run in groups()[group]:
             if json.dumps(run) in lines:
                 task, delay, cell, space, lr, *_, settings = run
