@@ -130,12 +130,11 @@ class TargetLayer(ABC):
                 f"the samples. Use reference.shard=False, or add '{self.name}' to exclude."
             )
         limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
-        cut = Cut(shards, dim, [torch.arange(*limit) for limit in limits])
         if self.rows is None:
             each = places.numel() // places[dim]
             self.solver.shared = ShardedRows(shards, [each * (high - low) for low, high in limits])
             self.take_rows(None, x)
-            return cut
+            return Cut(shards, dim, [torch.arange(*limit) for limit in limits])
         at = torch.stack(torch.unravel_index(self.rows.cpu(), places))
         mine = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
         self.solver.shared = ShardedRows(shards, [len(positions) for positions in mine])
@@ -215,10 +214,13 @@ def sequence_ridge(share: float, scale: RidgeScale) -> float:
     return share if scale in ("absolute", "variance") else 1.0  # the others are in proportion to the rows
 
 
-def sample_rows(total: int, keep: int | Tensor, generator: torch.Generator, device: torch.device) -> Tensor | None:
-    """``keep`` of ``total`` row indices in rising order, shape (keep,), or those given; None for all of them."""
-    if isinstance(keep, Tensor):
-        return keep.to(device)
+def sample_rows(
+    rows: Rows | Tensor, total: int, enough: int, generator: torch.Generator, device: torch.device
+) -> Tensor | None:
+    """So many of ``total`` row indices in rising order, "auto" is ``enough``; or those given; None for all of them."""
+    if isinstance(rows, Tensor):
+        return rows.to(device)
+    keep = enough if rows == "auto" else total if rows == "all" else rows
     if keep >= total:
         return None
     return torch.randperm(total, generator=generator)[:keep].sort().values.to(device)

@@ -45,12 +45,7 @@ class ConvTargets(AffineLayer):
             )
         places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
-        total = places.numel()
-        if isinstance(rows, str):
-            keep: int | Tensor = max(_LEAST_ROWS, columns) if rows == "auto" else total
-        else:
-            keep = rows
-        self.take_rows(sample_rows(total, keep, generator, x.device), x)
+        self.take_rows(sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device), x)
         if self.rows is None:
             return torch.Size([places[0], self.weight.shape[0], *places[1:]])
         return torch.Size([len(self.rows), self.weight.shape[0]])

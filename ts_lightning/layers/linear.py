@@ -26,12 +26,8 @@ class LinearTargets(AffineLayer):
     def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
         """Fix the rows; "auto" means all of them, and of an input that has them at every step as many as suffice."""
         total, self._every_step = x.shape[:-1].numel(), sum(size > 1 for size in x.shape[:-1]) > 1
-        if isinstance(rows, str):
-            columns = x.shape[-1] + (self.bias is not None)
-            keep: int | Tensor = sequence_rows(columns) if rows == "auto" and self._every_step else total
-        else:
-            keep = rows
-        self.take_rows(sample_rows(total, keep, generator, x.device), x)
+        enough = sequence_rows(x.shape[-1] + (self.bias is not None)) if self._every_step else total
+        self.take_rows(sample_rows(rows, total, enough, generator, x.device), x)
         self.solver.outside = self.ocu or self.rows is None
         kept = x.shape[:-1] if self.rows is None else self.rows.shape
         self.auto_ridge = sequence_ridge(kept.numel() / total, self.solver.scale) if self._every_step else 1.0
