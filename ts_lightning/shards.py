@@ -7,7 +7,10 @@ same weights bit for bit. Gradients on targets stay where the targets are.
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +31,8 @@ class Shards:
         self.rank = dist.get_rank(group)
         self.ranks = dist.get_world_size(group)
         self.samples = samples
+        if dist.get_backend(group) == "gloo":
+            _let_messages_end()
 
     def bounds(self, rank: int, places: int | None = None) -> tuple[int, int]:
         """The first sample of a process and the one after its last; of ``places`` that are a multiple of samples."""
@@ -66,6 +71,16 @@ class Shards:
         parts: list[Any] = [None] * self.ranks
         dist.all_gather_object(parts, part, group=self.group)
         return parts
+
+
+@cache
+def _let_messages_end() -> None:
+    """Wait a moment before the process ends.
+
+    gloo's threads need the GIL to let go of the last messages' tensors. One that asks for it while the interpreter is
+    being closed aborts the process (PyTorch, pull request 179291), and a training that had ended well is lost.
+    """
+    atexit.register(time.sleep, 0.2)
 
 
 def _padded(part: Tensor, rows: int) -> Tensor:

@@ -61,6 +61,18 @@ def test_ddp_spawn():
     assert float((weights(model) - before).norm()) > 0.1
 
 
+class Talking(Lit):
+    """Leaves messages to gloo's threads when it ends."""
+
+    def on_fit_end(self):
+        for _ in range(5):
+            dist.all_reduce(torch.ones(20000), async_op=True)
+
+
+def test_the_last_messages_do_not_abort_a_process_that_ends():
+    fit(build(Talking, optimizer=partial(torch.optim.Adam, lr=0.02)), strategy="ddp_spawn", devices=2)
+
+
 class Overflowing(Lit):
     """In the second step one process alone finds an infinity, in the gradient of its own targets."""
 
