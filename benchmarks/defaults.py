@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.cases import mlp, paper_cnn
+from benchmarks.cases import mlp, paper_cnn, small_vit
 from benchmarks.training import Data, Task, train
 from ts_lightning.data import ImagesDataModule
 from ts_lightning.data.spirals import spirals
@@ -47,11 +47,13 @@ for depth in (1, 2, 3, 5, 10):
 TASKS["CNN, Fashion-MNIST"] = Task(partial(paper_cnn, 1, 28), "fashion_mnist", _CNN_AT, gain=1.387, slope=0.2)
 TASKS["CNN, CIFAR-10"] = Task(paper_cnn, "cifar10", _CNN_AT, gain=1.387, slope=0.2)
 TASKS["CNN, digits"] = Task(partial(paper_cnn, 1, 8), "digits", _CNN_AT, gain=1.387, slope=0.2)
+TASKS["ViT, CIFAR-10"] = Task(small_vit, "cifar10", _CNN_AT)
 TASKS["two spirals"] = Task(partial(mlp, 4, 2, 12, 2), "spirals", (250, 500, 1000, 2000), batch=None)
 
 SGD = [name for name in TASKS if "SGD" in name]
 MLPS = [name for name in TASKS if "MLP" in name and name not in SGD]
 CNNS = ["CNN, Fashion-MNIST", "CNN, CIFAR-10"]
+VITS = ["ViT, CIFAR-10"]
 
 Run = tuple[str, str, float, int, dict[str, Any]]  # task, space, lr, seed, settings
 
@@ -118,6 +120,10 @@ def groups() -> dict[str, list[Run]]:
             *weight(CNNS, ("pytorch", "he"), (3e-4, 1e-3, 3e-3), seeds=(0,)),
             *weight(CNNS, ("he",), (1e-3,), seeds=(1, 2)),
         ],
+        "vit": [
+            *target(VITS, [{}, {"exclude": ["*.self_attention"]}]),
+            *weight(VITS, ("pytorch", "xavier"), (3e-4, 1e-3, 3e-3)),
+        ],
         "rows": list(target([*CNNS, "CNN, digits"], list(ROWS.values()))),
         "ridge": list(target(PROBES, ridges, seeds=(0,))),
         "start": list(target(PROBES, starts, seeds=(0,))),
@@ -162,7 +168,7 @@ def measured() -> dict[str, dict[str, Any]]:
 
 def step_times(root: Path, cifar: Path | None, rounds: int) -> Iterator[dict[str, Any]]:
     """Milliseconds of a step in both spaces, the spaces taking turns."""
-    for name in [*MLPS, *CNNS, "CNN, digits"]:
+    for name in [*MLPS, *CNNS, "CNN, digits", *VITS]:
         task = TASKS[name]
         short = Task(task.build, task.data, (12,), task.batch)
         x, y, x_test, y_test = load(task.data, root, cifar)

@@ -23,7 +23,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS
+from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS, VITS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ def main_table() -> str:
     """Every task: target space at its defaults against the best of weight space, by step and in seconds."""
 
     def rows() -> Iterator[list[str]]:
-        for task in [*MLPS, *CNNS]:
+        for task in [*MLPS, *CNNS, *VITS]:
             at = TASKS[task].at
             lr, settings, lines = best_weight(task)
             ms = TIMES.get(task, {})
@@ -106,7 +106,7 @@ def seconds_table() -> str:
         return max(reached, default=float("nan"))
 
     def rows() -> Iterator[list[str]]:
-        for task in [*MLPS, *CNNS]:
+        for task in [*MLPS, *CNNS, *VITS]:
             if task not in TIMES:
                 continue
             at, ms = TASKS[task].at, TIMES[task]
@@ -191,8 +191,8 @@ def probe_table(settings: list[tuple[str, float, dict[str, Any]]]) -> str:
 
 
 def figure() -> None:
-    """Accuracy against steps and against seconds for the deep MLPs and the CNNs."""
-    shown = ["tanh MLP, 5 layers", "tanh MLP, 30 layers", "ReLU MLP, 30 layers", "CNN, CIFAR-10"]
+    """Accuracy against steps and against seconds for shallow, deep, convolutional and attention networks."""
+    shown = ["tanh MLP, 5 layers", "tanh MLP, 30 layers", "CNN, CIFAR-10", "ViT, CIFAR-10"]
     fig, axes = plt.subplots(2, len(shown), figsize=(3.1 * len(shown), 5.2), sharey="col", constrained_layout=True)
     for column, task in enumerate(shown):
         at = TASKS[task].at

@@ -104,6 +104,7 @@ def groups() -> dict[str, list[Run]]:
         for space, rate, setting in (
             ("target", 0.002, {}),
             ("target", 0.002, {"rows": "all"}),
+            ("target", 0.002, {"exclude": ["*.self_attn"]}),
             *(("weight", rate, {}) for rate in (0.0003, 0.001, 0.003, 0.01)),
         )
         for seed in range(3)

@@ -43,6 +43,11 @@ def images():
     return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 3))
 
 
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    return nn.Sequential(layer, nn.Flatten(), nn.Linear(48, 3))
+
+
 ACCELERATORS = {"cuda": "gpu", "cpu": "cpu"}
 NETWORKS = {
     "dense": (
@@ -54,6 +59,7 @@ NETWORKS = {
     "lstm": (lambda: Read(nn.LSTM), None),
     "gru": (lambda: Read(nn.GRU), None),
     "rnn": (lambda: Read(nn.RNN), None),
+    "attention": (encoder, (6, 8)),
 }
 
 

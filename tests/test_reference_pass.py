@@ -117,8 +117,21 @@ def test_the_encoder_layer_of_a_transformer_is_reached_through_its_fast_path():
     model = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
     fast = torch.backends.mha.get_fastpath_enabled()
     space = TargetSpace(model, torch.randn(6, 5, 3))
-    assert list(space.targets) == ["0", "1.linear1", "1.linear2", "2"]
+    attention = ["1.self_attn.in_proj", "1.self_attn.out_proj"]
+    assert list(space.targets) == ["0", *attention, "1.linear1", "1.linear2", "2"]
     assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_layers_may_be_called_with_keywords():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    assert list(TargetSpace(Model(), torch.randn(6, 3)).targets) == ["layer"]
 
 
 def test_hooks_of_the_user_run_around_solved_layers():

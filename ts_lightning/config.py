@@ -56,7 +56,7 @@ class ReferenceConfig:
 
     Args:
         size: number of training samples in the reference batch. ``"auto"``: 200 for a model of ``nn.Linear`` layers,
-            and 100 for one with convolutions or recurrent layers, which see many places of every sample.
+            and 100 for one with convolutions, recurrent layers or attention, which see many places of every sample.
         selection: ``"first"`` of the training data, a ``"random"`` sample, or a ``"balanced"`` random sample with
             the same number of every class (labels are then the last element of each training sample).
         rows: how many rows of A each layer is solved from, out of the reference batch's (a row is one place where the

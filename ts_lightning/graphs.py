@@ -83,7 +83,7 @@ class SolveGraphs:
             aliased: gives :func:`aliases` for the recording.
         """
         self.replayed = False
-        if not self._usable or any(layer.solver.observer is not None for layer in self._layers):
+        if not self._usable or any(solver.observer is not None for layer in self._layers for solver in layer.solvers):
             return None
         where = [tensor.data_ptr() for tensor in tensors]
         if where != self._where:
@@ -167,17 +167,18 @@ class SolveGraphs:
                 yield
                 self._sound = torch.stack(sound).all()
 
+        solvers = [solver for layer in self._layers for solver in layer.solvers]
         for around in (_no_synchronisation(), recording()):
             # other aliases for each, since a module may hold on to what the rehearsal made
             with aliased() as stand_ins:
                 sound: list[Tensor] = []
-                for layer in self._layers:
-                    layer.solver.sound = sound
+                for solver in solvers:
+                    solver.sound = sound
                 try:
                     self._solved = run(around)
                 finally:
-                    for layer in self._layers:
-                        layer.solver.sound = None
+                    for solver in solvers:
+                        solver.sound = None
         self._aliases, self._solve = stand_ins, graph
         # other tensors that modules have, as masks, which they may replace
         own = (value for module in self._model.modules() for value in vars(module).values())

@@ -55,13 +55,15 @@ class Observation:
         self._own_solve, self._own_pullback = self.space.solve, self.space.pullback
         self.space.__dict__.update(solve=self._solve, pullback=self._pullback)
         for layer in self.space.layers:
-            layer.solver.observer = partial(self._saw, layer.name)
+            for solver in layer.solvers:
+                solver.observer = partial(self._saw, layer.name)
 
     def end(self) -> None:
         """Leave the space as it was."""
         self._clock.switch("observation")
         for layer in self.space.layers:
-            layer.solver.observer = None
+            for solver in layer.solvers:
+                solver.observer = None
         for name in ("solve", "pullback"):
             self.space.__dict__.pop(name, None)
 

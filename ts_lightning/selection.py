@@ -19,7 +19,7 @@ _SUPPORTED = ", ".join(f"nn.{cls.__name__}" for cls in FAMILIES)
 
 def plain_name(name: str) -> str:
     """A module's name without the prefixes that torch.compile adds."""
-    return name.replace("_orig_mod.", "")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLayer]:
@@ -48,8 +48,10 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                 f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {_SUPPORTED}, "
                 f"called as layers and without parametrizations."
             )
+    # behind an attention's heads, and a layer of that
+    inside = {id(m.out_proj) for m in modules.values() if isinstance(m, nn.MultiheadAttention)}
     for name, module in modules.items():
-        if name in dropped or (asked is not None and name not in asked):
+        if id(module) in inside or name in dropped or (asked is not None and name not in asked):
             continue
         if isinstance(module, nn.RNNCellBase) and any(p.requires_grad for p in module.parameters(recurse=False)):
             cell = type(module).__name__
@@ -60,7 +62,12 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
         kind = family(module)
         if kind is None:
             continue
-        trainable = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            frozen.append(name)
+            continue
+        layers = [layer for layer in kind.of(name, module, config) if layer.name not in dropped]
+        parameters = [parameter for layer in layers for parameter in layer.parameters]
+        trainable = [parameter.requires_grad for parameter in parameters]
         if not all(trainable):
             if any(trainable):
                 raise TargetSpaceError(
@@ -69,13 +76,13 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                 )
             frozen.append(name)
             continue
-        for parameter in module.parameters(recurse=False):
+        for parameter in parameters:
             if len(owners[id(parameter)]) > 1:
                 raise TargetSpaceError(
                     f"layer '{name}' shares a weight: {', '.join(owners[id(parameter)])} are one parameter. A weight "
                     f"solved from one layer's targets cannot serve another: untie them, or add '{name}' to exclude."
                 )
-        chosen += kind.of(name, module, config)
+        chosen += layers
     if frozen:
         warnings.warn(f"Left out of target space because they are frozen: {', '.join(frozen)}.", stacklevel=3)
     if not chosen:
@@ -88,13 +95,15 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
 
 def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
     """The names of supported, trainable layers whose weight isn't in ``trained`` (by id)."""
-    return [
-        plain_name(name)
-        for name, module in model.named_modules()
-        if family(module) is not None
-        and all(p.requires_grad for p in module.parameters(recurse=False))
-        and id(next(module.parameters(recurse=False))) not in trained
-    ]
+    found = []
+    for name, module in model.named_modules():
+        if family(module) is None or not all(p.requires_grad for p in module.parameters(recurse=False)):
+            continue
+        if id(next(module.parameters(recurse=False))) not in trained:
+            found.append(plain_name(name))
+        elif isinstance(module, nn.MultiheadAttention) and id(module.out_proj.weight) not in trained:
+            found.append(plain_name(f"{name}.out_proj" if name else "out_proj"))
+    return found
 
 
 def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, None]:
@@ -113,11 +122,12 @@ def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
     """For each parameter, the names under which modules hold it; a module registered twice counts once."""
-    owners: dict[int, list[str]] = {}
+    owners: dict[int, dict[str, None]] = {}
     for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append(plain_name(f"{prefix}.{name}" if prefix else name))
-    return owners
+        whole = isinstance(module, nn.MultiheadAttention)  # to which the projection behind its heads belongs
+        for name, parameter in module.named_parameters(recurse=whole, remove_duplicate=False):
+            owners.setdefault(id(parameter), {})[plain_name(f"{prefix}.{name}" if prefix else name)] = None
+    return {parameter: list(names) for parameter, names in owners.items()}
 
 
 def _census(modules: dict[str, nn.Module]) -> str:

@@ -31,8 +31,6 @@ class Shards:
         self.rank = dist.get_rank(group)
         self.ranks = dist.get_world_size(group)
         self.samples = samples
-        if dist.get_backend(group) == "gloo":
-            _let_messages_end()
 
     def bounds(self, rank: int, places: int | None = None) -> tuple[int, int]:
         """The first sample of a process and the one after its last; of ``places`` that are a multiple of samples."""
@@ -74,13 +72,13 @@ class Shards:
 
 
 @cache
-def _let_messages_end() -> None:
+def let_messages_end() -> None:
     """Wait a moment before the process ends.
 
     gloo's threads need the GIL to let go of the last messages' tensors. One that asks for it while the interpreter is
     being closed aborts the process (PyTorch, pull request 179291), and a training that had ended well is lost.
     """
-    atexit.register(time.sleep, 0.2)
+    atexit.register(time.sleep, 0.5)
 
 
 def _padded(part: Tensor, rows: int) -> Tensor:
@@ -161,25 +159,24 @@ class ShardedRows(Rows):
 class Cut:
     """Which entries of a layer's targets lie in this process, along one of their dimensions.
 
-    Args:
-        shards: the processes.
+    Attributes:
         dim: the dimension.
         positions: for each process, the indices of its entries in the whole, rising.
     """
 
     def __init__(self, shards: Shards, dim: int, positions: Sequence[Tensor]) -> None:
         self._shards = shards
-        self._dim = dim
-        self._positions = positions
+        self.dim = dim
+        self.positions = positions
 
     def take(self, whole: Tensor) -> Tensor:
         """This process's part of the ``whole``."""
-        return whole.index_select(self._dim, self._positions[self._shards.rank].to(whole.device))
+        return whole.index_select(self.dim, self.positions[self._shards.rank].to(whole.device))
 
     def join(self, part: Tensor) -> Tensor:
         """The whole out of all processes' parts."""
-        sizes = [len(positions) for positions in self._positions]
-        (gathered,) = self._shards.gather(sizes, part.movedim(self._dim, 0))
+        sizes = [len(positions) for positions in self.positions]
+        (gathered,) = self._shards.gather(sizes, part.movedim(self.dim, 0))
         whole = torch.empty_like(gathered)
-        whole[torch.cat(list(self._positions)).to(part.device)] = gathered
-        return whole.movedim(0, self._dim).contiguous()
+        whole[torch.cat(list(self.positions)).to(part.device)] = gathered
+        return whole.movedim(0, self.dim).contiguous()

@@ -25,7 +25,7 @@ from ts_lightning.layers import TargetLayer
 from ts_lightning.precision import full_precision
 from ts_lightning.reference_pass import Reference, ReferencePass
 from ts_lightning.selection import select_layers
-from ts_lightning.shards import Cut, Shards, broadcast, relative_difference
+from ts_lightning.shards import Cut, Shards, broadcast, let_messages_end, relative_difference
 from ts_lightning.start import keep_share, project, start
 from ts_lightning.substitution import substitute
 
@@ -66,7 +66,9 @@ class TargetSpace:
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
             or (rows, out) where rows are sampled; in the layer's unit, and in float32 where the weights are of half
             precision. Those of a recurrent module are named after its layers, "rnn.l0", "rnn.l0_reverse", ..., and
-            hold all gates, at every step. Where processes share the reference batch, those of this process's samples.
+            hold all gates, at every step; those of an attention are "attention.in_proj", (n, embed) where its inputs
+            differ, and "attention.out_proj". Where processes share the reference batch, those of this process's
+            samples.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class TargetSpace:
         self.layers = select_layers(model, self.config)
         self._forward = forward
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
+        if self._group is not None and dist.get_backend(self._group) == "gloo":
+            let_messages_end()
         self._solved: Solved = []
         self._versions: list[int] = []
         self._written: list[int] = []
@@ -132,12 +136,13 @@ class TargetSpace:
         self._written = [parameter._version for parameter, _ in self._solved]
 
     def overwritten(self) -> list[str]:
-        """The layers whose weights were given other values since the last solve, of which the targets know nothing."""
+        """The modules whose weights were given other values since the last solve, of which the targets know nothing."""
         if not self._solved:
             return []
         pairs = zip(self._solved, self._written, strict=True)
         foreign = {id(p) for (p, value), version in pairs if p._version != version and not torch.equal(p, value)}
-        return [layer.name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
+        found = [layer.module_name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
+        return list(dict.fromkeys(found))
 
     def pullback(self) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
@@ -348,7 +353,8 @@ class TargetSpace:
         self.shards: Shards | None = None
         self._cuts: dict[str, Cut] = {}
         for layer in self.layers:
-            layer.solver.shared = None
+            for solver in layer.solvers:
+                solver.shared = None
         self.release()
         self._pass = run = ReferencePass(self.model, self.layers, reference, self._forward)
         run.hasten()

@@ -144,7 +144,7 @@ def keep_share(
             raise TargetSpaceError(
                 f"layer '{layer.name}' is solved differently from {shards.ranks} shares of the reference batch than "
                 f"from the whole: something before it mixes samples, or its rows do not follow their order. Use "
-                f"reference.shard=False, or add '{layer.name}' to exclude."
+                f"reference.shard=False, or add '{layer.module_name}' to exclude."
             )
         return passed
 

@@ -82,6 +82,22 @@ class Steps(LSTM):
         return self.readout(self.recurrent(x @ self.projection)[0]).mean(1)
 
 
+class Attention(nn.Module):
+    """Attention of a sequence to itself, and of learned queries to it."""
+
+    shape, size = (6, 4), 11
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(2, 4))
+        self.to_itself, self.to_queries = (nn.MultiheadAttention(4, 2, batch_first=True) for _ in range(2))
+        self.readout = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.to_itself(x, x, x)[0]
+        return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
+
+
 class Empty(LSTM):
     """A reference batch of fewer samples than processes."""
 
@@ -94,7 +110,13 @@ class EmptySteps(Steps):
     size = 1
 
 
-NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Steps, Empty, EmptySteps)}
+class EmptyAttention(Attention):
+    """The same, of attention."""
+
+    size = 1
+
+
+NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Steps, Attention, Empty, EmptySteps, EmptyAttention)}
 
 
 OPTIMIZERS = {

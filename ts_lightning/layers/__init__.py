@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ts_lightning.layers.attention import InProjection, supported
 from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.cells import GRULayer, LSTMLayer, RNNLayer
 from ts_lightning.layers.conv import ConvTargets
@@ -18,6 +19,7 @@ FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.RNN: RNNLayer,
     nn.LSTM: LSTMLayer,
     nn.GRU: GRULayer,
+    nn.MultiheadAttention: InProjection,
 }
 
 
@@ -25,13 +27,14 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     """The family that can solve ``module``, or None.
 
     A subclass counts only if it computes what its base class computes, and a weight only if it is a parameter of its
-    own, without parametrization. The output projection of nn.MultiheadAttention does not: its weight is used without
-    calling it.
+    own, without parametrization. The projection behind an nn.MultiheadAttention's heads is one of that module's layers.
     """
-    weights = getattr(module, "_flat_weights_names", ["weight"])
-    if any(module._parameters.get(name) is None for name in weights):
-        return None
-    if isinstance(module, NonDynamicallyQuantizableLinear):
+    if isinstance(module, nn.MultiheadAttention):
+        weighted = supported(module)
+    else:
+        names = getattr(module, "_flat_weights_names", ["weight"])
+        weighted = all(module._parameters.get(name) is not None for name in names)
+    if not weighted or isinstance(module, NonDynamicallyQuantizableLinear):
         return None
     for base, targets in FAMILIES.items():
         if isinstance(module, base):

@@ -1,8 +1,8 @@
 """What every solved layer has in common: its parameters, its targets, and the rows that it is solved from.
 
-A family (linear, conv, recurrent) says how its layers become A, T and W: :meth:`TargetLayer.bind` looks at the input of
-the first reference forward and fixes the rows, :meth:`TargetLayer.narrow` keeps those of this process's samples where
-several share the reference batch, :meth:`TargetLayer.solve` turns input and targets into weights and what
+A family (linear, conv, recurrent, attention) says how its layers become A, T and W: :meth:`TargetLayer.bind` looks at
+the input of the first reference forward and fixes the rows, :meth:`TargetLayer.narrow` keeps those of this process's
+samples where several share the reference batch, :meth:`TargetLayer.solve` turns input and targets into weights and what
 the next layer receives, :meth:`TargetLayer.achieved` says what of the targets these weights achieve.
 """
 
@@ -30,7 +30,7 @@ Visit = Callable[["TargetLayer", Any], Any]
 
 
 class TargetLayer(ABC):
-    """One layer whose weights are solved from targets; a module consists of one (linear, conv) or several (recurrent).
+    """One layer whose weights are solved from targets; a module consists of one (linear, conv) or several of them.
 
     Args:
         name: the layer's name, under which its targets are kept.
@@ -40,6 +40,7 @@ class TargetLayer(ABC):
     Attributes:
         module_name: the module's name in the model.
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
+        solvers: of each of the :attr:`systems`; ``solver`` is the first.
         rows: indices of the sampled rows; None where all rows are solved from.
         unit: what a target of 1 stands for, in the units of the outputs; see ``step_scale``.
     """
@@ -52,30 +53,35 @@ class TargetLayer(ABC):
     normalised_std = 0.6
     #: the same of the random targets before projection
     projected_std = 1.0
+    #: the most systems that it has, one for each of its inputs
+    systems = 1
     parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
         self.name = self.module_name = name
         self.module = module
         self.ocu = config.method == "ocu"
-        self.solver = RidgeSolver(self.auto_ridge, config.ridge_scale, config.solve_dtype, f"layer '{name}'")
+        label = f"layer '{name}'"
+        self.solvers = [
+            RidgeSolver(self.auto_ridge, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)
+        ]
+        self.solver = self.solvers[0]
         self.rows: Tensor | None = None
         self.unit = 1.0
 
     @classmethod
+    @abstractmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
         """The layers that the module ``name`` consists of.
 
         Raises:
             TargetSpaceError: the module has an option that cannot be solved.
         """
-        return [cls(name, module, config)]
 
     @staticmethod
-    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any) -> Any:
+    @abstractmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, *args: Any, **kwargs: Any) -> Any:
         """The forward of the module that ``layers`` belong to, with ``visit`` for each layer's own."""
-        (layer,) = layers
-        return visit(layer, input)
 
     @abstractmethod
     def bind(self, x: Any, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
@@ -127,7 +133,7 @@ class TargetLayer(ABC):
             raise TargetSpaceError(
                 f"layer '{self.name}' is applied at {tuple(places)} places of the {shards.samples} samples of the "
                 f"reference batch, and at {everywhere[0]} of {held[0]} of them; one dimension should be a multiple of "
-                f"the samples. Use reference.shard=False, or add '{self.name}' to exclude."
+                f"the samples. Use reference.shard=False, or add '{self.module_name}' to exclude."
             )
         limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
         if self.rows is None:
@@ -170,13 +176,31 @@ class TargetLayer(ABC):
 
 
 class AffineLayer(TargetLayer):
-    """A layer of one weight and perhaps a bias, whose targets are its outputs."""
+    """A layer of one weight and perhaps a bias, whose targets are its outputs.
 
-    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
+    Args:
+        name: the layer's name.
+        module: the module that it belongs to.
+        config: the target space's settings.
+        weight: (out, ...).
+        bias: (out,), or None.
+    """
+
+    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Any, bias: Any = None) -> None:
         super().__init__(name, module, config)
-        self.weight: nn.Parameter = module.weight  # type: ignore[assignment]
-        self.bias: nn.Parameter | None = module.bias  # type: ignore[assignment]
-        self.parameters = [self.weight] if self.bias is None else [self.weight, self.bias]
+        self.weight, self.bias = weight, bias
+        self.parameters = [weight] if bias is None else [weight, bias]
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
+        """The one layer."""
+        return [cls(name, module, config, module.weight, module.bias)]
+
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor) -> Any:
+        """The visit."""
+        (layer,) = layers
+        return visit(layer, input)
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

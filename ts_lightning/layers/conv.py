@@ -31,8 +31,10 @@ class ConvTargets(AffineLayer):
 
     projected_std = 0.1
 
-    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
-        super().__init__(name, module, config)
+    def __init__(
+        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        super().__init__(name, module, config, weight, bias)
         self.geometry = Geometry.of(module)
         self.patches: PatchRows | None = None
 

@@ -18,8 +18,10 @@ from ts_lightning.solve import solve, solve_apply
 class LinearTargets(AffineLayer):
     """Targets (..., out), or (rows, out) where rows are sampled, for an input (..., in) of any rank."""
 
-    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
-        super().__init__(name, module, config)
+    def __init__(
+        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        super().__init__(name, module, config, weight, bias)
         self._every_step = False
         self._at: tuple[Tensor, ...] = ()  # the rows' places
 
