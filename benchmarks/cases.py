@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import VisionTransformer
 
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
@@ -71,11 +70,6 @@ def paper_cnn(channels: int = 3, size: int = 32) -> nn.Module:
         inputs = width
     layers += [nn.Flatten(), nn.Linear(128 * (size // 8) ** 2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 10)]
     return nn.Sequential(*layers)
-
-
-def small_vit() -> nn.Module:
-    """The vision transformer of torchvision for images of 32 x 32: patches of 4 x 4, four blocks, 64 wide."""
-    return VisionTransformer(32, 4, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
 
 
 class Recurrent(nn.Module):

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS, VITS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
+COMPARED = [*MLPS, *CNNS, *VITS]
 Row = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def main_table() -> str:
     """Every task: target space at its defaults against the best of weight space, by step and in seconds."""
 
     def rows() -> Iterator[list[str]]:
-        for task in [*MLPS, *CNNS, *VITS]:
+        for task in COMPARED:
             at = TASKS[task].at
             lr, settings, lines = best_weight(task)
             ms = TIMES.get(task, {})
@@ -106,7 +107,7 @@ def seconds_table() -> str:
         return max(reached, default=float("nan"))
 
     def rows() -> Iterator[list[str]]:
-        for task in [*MLPS, *CNNS, *VITS]:
+        for task in COMPARED:
             if task not in TIMES:
                 continue
             at, ms = TASKS[task].at, TIMES[task]

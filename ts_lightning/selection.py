@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -35,6 +35,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                 f"layer '{name}' ({type(module).__name__}) is lazy and has no weights yet. Run one forward pass "
                 f"before training starts, or give its sizes."
             )
+    solvable = _solvable(modules)
     asked = None if config.layers is None else _match(config.layers, modules, "layers")
     dropped = _match(config.exclude, modules, "exclude")
     chosen: list[TargetLayer] = []
@@ -42,16 +43,14 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     owners = _owners(model)
     for pattern in config.layers or ():
         hits = list(_match([pattern], modules, "layers"))
-        if not any(family(modules[name]) for name in hits):
+        if not any(name in solvable for name in hits):
             found = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5])
             raise TargetSpaceError(
                 f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {_SUPPORTED}, "
                 f"called as layers and without parametrizations."
             )
-    # behind an attention's heads, and a layer of that
-    inside = {id(m.out_proj) for m in modules.values() if isinstance(m, nn.MultiheadAttention)}
     for name, module in modules.items():
-        if id(module) in inside or name in dropped or (asked is not None and name not in asked):
+        if name in dropped or (asked is not None and name not in asked):
             continue
         if isinstance(module, nn.RNNCellBase) and any(p.requires_grad for p in module.parameters(recurse=False)):
             cell = type(module).__name__
@@ -59,7 +58,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
                 f"layer '{name}' is an nn.{cell}, called step by step; targets need all steps at once. Use "
                 f"nn.{cell.removesuffix('Cell')} on whole sequences, or add '{name}' to exclude."
             )
-        kind = family(module)
+        kind = solvable.get(name)
         if kind is None:
             continue
         if not any(parameter.requires_grad for parameter in module.parameters()):
@@ -96,14 +95,26 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
 def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
     """The names of supported, trainable layers whose weight isn't in ``trained`` (by id)."""
     found = []
-    for name, module in model.named_modules():
-        if family(module) is None or not all(p.requires_grad for p in module.parameters(recurse=False)):
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    for name in _solvable(modules):
+        module = modules[name]
+        if not all(p.requires_grad for p in module.parameters(recurse=False)):
             continue
         if id(next(module.parameters(recurse=False))) not in trained:
-            found.append(plain_name(name))
+            found.append(name)
         elif isinstance(module, nn.MultiheadAttention) and id(module.out_proj.weight) not in trained:
-            found.append(plain_name(f"{name}.out_proj" if name else "out_proj"))
+            found.append(f"{name}.out_proj" if name else "out_proj")
     return found
+
+
+def _solvable(modules: Mapping[str, nn.Module]) -> dict[str, type[TargetLayer]]:
+    """The families of the modules that have one.
+
+    The projection behind an attention's heads is a layer of the attention, which uses its weight without calling it.
+    """
+    inside = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
+    kinds = {name: family(module) for name, module in modules.items() if id(module) not in inside}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def _match(patterns: Sequence[str], modules: Iterable[str], option: str) -> dict[str, None]:

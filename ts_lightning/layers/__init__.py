@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ts_lightning.layers.attention import InProjection, supported
+from ts_lightning.layers.attention import InProjection, has_two_projections
 from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.cells import GRULayer, LSTMLayer, RNNLayer
 from ts_lightning.layers.conv import ConvTargets
@@ -27,14 +26,14 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     """The family that can solve ``module``, or None.
 
     A subclass counts only if it computes what its base class computes, and a weight only if it is a parameter of its
-    own, without parametrization. The projection behind an nn.MultiheadAttention's heads is one of that module's layers.
+    own, without parametrization.
     """
     if isinstance(module, nn.MultiheadAttention):
-        weighted = supported(module)
+        weighted = has_two_projections(module)
     else:
         names = getattr(module, "_flat_weights_names", ["weight"])
         weighted = all(module._parameters.get(name) is not None for name in names)
-    if not weighted or isinstance(module, NonDynamicallyQuantizableLinear):
+    if not weighted:
         return None
     for base, targets in FAMILIES.items():
         if isinstance(module, base):

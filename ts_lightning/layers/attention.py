@@ -7,6 +7,7 @@ one tensor have one system: all three in self-attention, keys and values where o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -43,9 +44,9 @@ class Sources:
         return torch.Size([*(size for tensor in self.tensors for size in tensor.shape[:-1]), self.tensors[0].shape[-1]])
 
     @property
-    def totals(self) -> list[int]:
-        """The places of each tensor."""
-        return [tensor.shape[:-1].numel() for tensor in self.tensors]
+    def starts(self) -> list[int]:
+        """The number of each tensor's first place, where places are numbered through all of them."""
+        return [0, *accumulate(tensor.shape[:-1].numel() for tensor in self.tensors[:-1])]
 
     def numel(self) -> int:
         """The least number of entries of a tensor."""
@@ -70,7 +71,6 @@ class InProjection(TargetLayer):
         self._config = config
         self._parts: list[LinearTargets] = []
         self._shapes: list[torch.Size] = []  # of their targets
-        self._places: list[torch.Size] = []
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[TargetLayer]:
@@ -110,20 +110,17 @@ class InProjection(TargetLayer):
     def bind(self, x: Sources, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
         """Fix each input's rows as nn.Linear does; those given are numbered through all inputs."""
         self._parts, self._shapes = [], []
-        self._places = [tensor.shape[:-1] for tensor in x.tensors]
-        first, start = 0, 0
-        for tensor, count, total, solver in zip(x.tensors, x.projections, x.totals, self.solvers, strict=False):
-            taken = slice(first * self.width, (first + count) * self.width)
-            share = [parameter.detach()[taken] for parameter in self.parameters]
+        shares = self._shares(x, [parameter.detach() for parameter in self.parameters])
+        for tensor, share, start, solver in zip(x.tensors, shares, x.starts, self.solvers, strict=False):
             part = LinearTargets(self.name, self.module, self._config, *share)
             part.module_name, part.solver = self.module_name, solver
             own: Rows | Tensor = rows
             if isinstance(rows, Tensor):
+                total = tensor.shape[:-1].numel()
                 inside = rows[(start <= rows) & (rows < start + total)] - start
                 own = "all" if len(inside) == total else inside
             self._shapes.append(part.bind(tensor, own, generator))
             self._parts.append(part)
-            first, start = first + count, start + total
         self.rows = self._numbered(x)
         if len(self._parts) == 1:
             return self._shapes[0]
@@ -133,14 +130,11 @@ class InProjection(TargetLayer):
         """The parts' rows, numbered through all inputs; None for all of them."""
         if all(part.rows is None for part in self._parts):
             return None
-        starts = [sum(x.totals[:n]) for n in range(len(x.totals))]
-        device = x.tensors[0].device
-        return torch.cat(
-            [
-                start + (torch.arange(total, device=device) if part.rows is None else part.rows)
-                for part, start, total in zip(self._parts, starts, x.totals, strict=True)
-            ]
-        )
+        numbered = []
+        for part, tensor, start in zip(self._parts, x.tensors, x.starts, strict=True):
+            every = torch.arange(tensor.shape[:-1].numel(), device=tensor.device)
+            numbered.append(start + (every if part.rows is None else part.rows))
+        return torch.cat(numbered)
 
     def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
         """Take nn.Linear's ridge, and the largest unit that one would have on one of the inputs."""
@@ -156,10 +150,10 @@ class InProjection(TargetLayer):
 
     def narrow(self, x: Sources, places: torch.Size, shards: Shards) -> Cut:
         """Keep the rows of this process's samples."""
-        cuts = [
-            part.narrow(tensor, whole, shards)
-            for part, tensor, whole in zip(self._parts, x.tensors, self._places, strict=True)
-        ]
+        remaining, cuts = places, []
+        for part, tensor in zip(self._parts, x.tensors, strict=True):
+            cuts.append(part.narrow(tensor, remaining[: tensor.dim() - 1], shards))
+            remaining = remaining[tensor.dim() - 1 :]
         self.rows = self._numbered(x)
         if len(cuts) == 1:
             return cuts[0]
@@ -188,9 +182,9 @@ class InProjection(TargetLayer):
             return targets[0]
         return torch.cat([block.reshape(-1, self.width) for block in targets])
 
-    def _shares(self, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    def _shares(self, x: Sources, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """Every part's share of values of the parameters."""
-        sizes = [len(part.weight) for part in self._parts]
+        sizes = [count * self.width for count in x.projections]
         return list(zip(*(torch.split(value, sizes) for value in values), strict=True))
 
     def solve(self, x: Sources, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -205,12 +199,12 @@ class InProjection(TargetLayer):
 
     def achieved(self, x: Sources, values: Sequence[Tensor]) -> Tensor:
         """The projections at the solved rows."""
-        mine = zip(self._parts, x.tensors, self._shares(values), strict=True)
+        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
         return self._all([part.achieved(tensor, own) for part, tensor, own in mine])
 
     def reproduce(self, x: Sources, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias; the least rank of a part."""
-        mine = zip(self._parts, x.tensors, self._shares(values), strict=True)
+        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
         targets, ranks, columns = zip(
             *(part.reproduce(tensor, own, damping) for part, tensor, own in mine), strict=True
         )
@@ -222,11 +216,7 @@ class InProjection(TargetLayer):
         return self._all([part.start(tensor, std, generator) for part, tensor in mine])
 
 
-def supported(module: nn.MultiheadAttention) -> bool:
+def has_two_projections(module: nn.MultiheadAttention) -> bool:
     """Whether both projections have one weight each, that is used as it is, and nothing is added to what they give."""
-    own, out = module._parameters, module.out_proj._parameters
-    return own.get("in_proj_weight") is not None and out.get("weight") is not None and not _additions(module)
-
-
-def _additions(module: nn.MultiheadAttention) -> bool:
-    return module.bias_k is not None or module.bias_v is not None or module.add_zero_attn
+    own, out = module._parameters.get("in_proj_weight"), module.out_proj._parameters.get("weight")
+    return own is not None and out is not None and module.bias_k is None and not module.add_zero_attn
