@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ts_lightning.data.bits import ASKED
+from ts_lightning.recipes.data.bits import ASKED
 
 _WIDTH, _HEADS, _BLOCKS = 32, 4, 2
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import mlp, paper_cnn
 from benchmarks.training import Data, Task, train
 from ts_lightning.data import ImagesDataModule
-from ts_lightning.data.spirals import spirals
+from ts_lightning.recipes.data.spirals import spirals
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 SEEDS = (0, 1, 2)

@@ -31,7 +31,7 @@ from benchmarks.attention import AttentionNetwork
 from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
-from ts_lightning.layers import base, linear, recurrent
+from ts_lightning.layers.base import base, linear, recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.reference import reference_size
+from ts_lightning.lightning.reference_data import reference_size
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 _TEST_BATCH = 500

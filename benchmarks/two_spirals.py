@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.training import accuracy, update
 from ts_lightning import TargetSpace
-from ts_lightning.data.spirals import spirals
+from ts_lightning.recipes.data.spirals import spirals
 from ts_lightning.recipes.two_spirals import TanhNetwork, TwoSpirals
 
 SETTINGS = [("normalised", 0.01), ("normalised", 0.03), ("projected", 0.01), ("weight", 0.01), ("weight", 0.03)]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ts_lightning import graphs
-from ts_lightning.space import TargetSpace
+from ts_lightning.engine.space import TargetSpace
 
 
 class Graph:

@@ -6,8 +6,8 @@ import torch
 from tests import literal
 from tests.exactness import close
 from ts_lightning.config import RidgeScale
-from ts_lightning.ridge import RidgeSolver, matrix_moments
-from ts_lightning.solve import solve
+from ts_lightning.ridge.solve import solve
+from ts_lightning.ridge.system import RidgeSolver, matrix_moments
 
 SCALES = RidgeScale.__args__
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.fits import build, fit
-from ts_lightning.histograms import histograms
+from ts_lightning.callbacks.histograms import histograms
 
 
 def test_histograms_against_numpy():

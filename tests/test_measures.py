@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.literal import ridge_matrix
-from ts_lightning.measures import spectrum
-from ts_lightning.ridge import RidgeSolver
+from ts_lightning.ridge.diagnostics import spectrum
+from ts_lightning.ridge.system import RidgeSolver
 
 
 @pytest.mark.parametrize("scale", ["absolute", "variance", "mean", "feature"])

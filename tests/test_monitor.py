@@ -206,7 +206,7 @@ def test_the_scale_of_mixed_precision_is_taken_out():
 @pytest.mark.parametrize("module", [Plain, type("Off", (Lit,), {"target_space": None})])
 def test_in_weight_space_nothing_is_logged_and_that_is_said_once(module, monkeypatch):
     said = []
-    monkeypatch.setattr("ts_lightning.monitor.rank_zero_info", said.append)
+    monkeypatch.setattr("ts_lightning.callbacks.monitor.rank_zero_info", said.append)
     run = fit(build(module), callbacks=[TargetSpaceMonitor(1)], **EVERY)
     assert not monitored(run.callback_metrics)
     assert len(said) == 1

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from ts_lightning import TargetSpaceError
-from ts_lightning.reference import batch_size, reference_samples, reference_size
+from ts_lightning.lightning.reference_data import batch_size, reference_samples, reference_size
 
 Pair = namedtuple("Pair", ["image", "label"])
 X, Y = torch.arange(60.0).reshape(30, 2), torch.arange(30) % 3

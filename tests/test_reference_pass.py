@@ -9,7 +9,7 @@ from torch import nn
 from tests.fits import assert_equal
 from tests.literal import Literal
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.shared_norm import shared_norm
+from ts_lightning.engine.shared_norm import shared_norm
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),

@@ -9,8 +9,8 @@ import torch
 from tests import literal
 from ts_lightning import TargetSpaceError, ridge_solve
 from ts_lightning.config import RidgeScale
-from ts_lightning.ridge import RidgeSolver, gram_matrix, matrix_moments
-from ts_lightning.solve import solve, solve_apply
+from ts_lightning.ridge.solve import solve, solve_apply
+from ts_lightning.ridge.system import RidgeSolver, gram_matrix, matrix_moments
 
 SCALES = get_args(RidgeScale)
 FORMS = {"primal": (40, 7), "square": (9, 9), "dual": (6, 30), "one row": (1, 5), "one column": (8, 1)}

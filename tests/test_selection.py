@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.fits import assert_equal
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.selection import select_layers
+from ts_lightning.engine.selection import select_layers
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import WandbLogger
 from tests.fits import build, fit, loader
 from tests.offline import records, rows
 from ts_lightning import TargetSpaceMonitor
-from ts_lightning.histograms import histograms
+from ts_lightning.callbacks.histograms import histograms
 
 wandb = pytest.importorskip("wandb")
 

@@ -1,14 +1,37 @@
-"""Train LightningModules in target space (Fairbank, Samothrakis, Citi, JMLR 23(8), 2022)."""
+"""Train LightningModules in target space (Fairbank, Samothrakis, Citi, JMLR 23(8), 2022).
 
-from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
-from ts_lightning.errors import TargetSpaceError
-from ts_lightning.mixin import TargetSpaceMixin
-from ts_lightning.monitor import TargetSpaceMonitor
-from ts_lightning.solve import ridge_solve
-from ts_lightning.space import TargetSpace
-from ts_lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
+Public names load what they need on first use: :class:`TargetSpace` and :func:`ridge_solve` need torch alone, and the
+mixin, the strategies and the callbacks need Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ts_lightning.callbacks.monitor import TargetSpaceMonitor
+    from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
+    from ts_lightning.engine.space import TargetSpace
+    from ts_lightning.errors import TargetSpaceError
+    from ts_lightning.lightning.mixin import TargetSpaceMixin
+    from ts_lightning.lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
+    from ts_lightning.ridge.api import ridge_solve
 
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "ReferenceConfig": "config",
+    "TargetSpace": "engine.space",
+    "TargetSpaceConfig": "config",
+    "TargetSpaceDDPStrategy": "lightning.strategy",
+    "TargetSpaceError": "errors",
+    "TargetSpaceMixin": "lightning.mixin",
+    "TargetSpaceMonitor": "callbacks.monitor",
+    "TargetSpaceStrategy": "lightning.strategy",
+    "ridge_solve": "ridge.api",
+}
 
 __all__ = [
     "ReferenceConfig",
@@ -21,3 +44,21 @@ __all__ = [
     "TargetSpaceStrategy",
     "ridge_solve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+if "lightning.pytorch" in sys.modules:  # then Trainer(strategy="target_space") may come before any of the names above
+    importlib.import_module(f"{__name__}.lightning.strategy")

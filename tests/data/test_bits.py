@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ts_lightning.data import BitsDataModule
-from ts_lightning.data.bits import ASKED, bits
+from ts_lightning.recipes.data.bits import ASKED, bits
 
 
 def number(digits):

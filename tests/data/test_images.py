@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ts_lightning.data import DataError, ImagesDataModule
-from ts_lightning.data.arrays import image_set
+from ts_lightning.recipes.data.arrays import image_set
 
 GENERATOR = np.random.default_rng(0)
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.runs import done
 from ts_lightning.data import DataError, TextDataModule
-from ts_lightning.data.pretrained import pretrained, rows, splitter
 from ts_lightning.recipes import lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier
+from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
 
 TEXTS = ["A good, good film!", "a bad film .", "good", "bad acting"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ts_lightning.data import SpiralsDataModule
-from ts_lightning.data.spirals import spirals
+from ts_lightning.recipes.data.spirals import spirals
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])

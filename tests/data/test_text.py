@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ts_lightning.data import DataError, TextDataModule
-from ts_lightning.data.tokens import TextEncoder
+from ts_lightning.recipes.data.tokens import TextEncoder
 
 pytest.importorskip("tokenizers")
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from ts_lightning.data import DataError
-from ts_lightning.data.text_files import csv_texts, parquet_texts, typed
-from ts_lightning.data.text_set import split_by_hash, text_set
-from ts_lightning.data.text_sources import from_files, imdb, load
+from ts_lightning.recipes.data.text_files import csv_texts, parquet_texts, typed
+from ts_lightning.recipes.data.text_set import split_by_hash, text_set
+from ts_lightning.recipes.data.text_sources import from_files, imdb, load
 
 
 def written(path, content):

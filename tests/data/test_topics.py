@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ts_lightning.data import DataError
-from ts_lightning.data.topics import sentences, topics
+from ts_lightning.recipes.data.topics import sentences, topics
 
 PAGE = """
 Heading of five or more words

@@ -10,7 +10,7 @@ from tests.distributed.equality import NETWORKS, Lit
 from tests.distributed.processes import run as in_processes
 from tests.fits import fit
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMonitor
-from ts_lightning.histograms import histograms
+from ts_lightning.callbacks.histograms import histograms
 
 CASES = [(name, True) for name in NETWORKS] + [("MLP", False)]
 

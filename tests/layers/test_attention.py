@@ -14,8 +14,8 @@ from ts_lightning import (
     TargetSpace,
     TargetSpaceConfig,
 )
-from ts_lightning.layers.attention import InProjection
-from ts_lightning.observation import Observation
+from ts_lightning.callbacks.observation import Observation
+from ts_lightning.layers.attention.projections import InProjection
 
 SAMPLES, QUERIES, KEYS, EMBED, HEADS = 6, 5, 4, 8, 2
 #: how many of query, key and value each input is

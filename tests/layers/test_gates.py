@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ts_lightning.layers.gates import gru_states, lstm_states
-from ts_lightning.layers.sequences import Dense, Packed
+from ts_lightning.layers.recurrent.gates import gru_states, lstm_states
+from ts_lightning.layers.recurrent.sequences import Dense, Packed
 
 LENGTHS = (4, 3, 1)
 LAYOUTS = {

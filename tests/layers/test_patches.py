@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests import literal
-from ts_lightning.layers import patches
-from ts_lightning.layers.patches import Geometry, PatchRows
+from ts_lightning.layers.base import patches
+from ts_lightning.layers.conv.patches import Geometry, PatchRows
 
 QUIET = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

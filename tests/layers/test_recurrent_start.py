@@ -9,7 +9,7 @@ from torch import nn
 from tests.exactness import close
 from tests.layers.test_recurrent import CELLS, STACKS
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.layers.recurrent import RecurrentLayer
+from ts_lightning.layers.recurrent.layer import RecurrentLayer
 
 RIDGES = [("absolute", 0.1), ("variance", 0.01), ("variance", 1.0), ("feature", 0.1), ("mean", 0.1)]
 

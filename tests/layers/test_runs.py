@@ -6,9 +6,9 @@ import torch
 from tests.exactness import close
 from tests.layers.test_recurrent import CELLS
 from ts_lightning import TargetSpaceConfig
-from ts_lightning.layers import family
-from ts_lightning.layers.runs import has_run
-from ts_lightning.layers.sequences import Dense, Packed, Sequences
+from ts_lightning.layers.recurrent.kernels import has_run
+from ts_lightning.layers.recurrent.sequences import Dense, Packed, Sequences
+from ts_lightning.layers.registry import family
 
 
 @pytest.mark.parametrize("steps", [1, 7])

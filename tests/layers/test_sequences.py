@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ts_lightning.layers.sequences import Dense, Packed, Part, Sequences, scan, scan_backward
+from ts_lightning.layers.recurrent.sequences import Dense, Packed, Part, Sequences, scan, scan_backward
 
 LENGTHS = (6, 4, 4, 1)
 

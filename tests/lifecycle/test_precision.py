@@ -7,7 +7,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from tests.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader, trainer
 from tests.lifecycle.test_manual import Manual
 from ts_lightning import TargetSpace
-from ts_lightning.precision import full_precision
+from ts_lightning.ridge.precision import full_precision
 
 
 @pytest.mark.parametrize(

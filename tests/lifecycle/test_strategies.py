@@ -8,10 +8,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
-import ts_lightning.strategy
+import ts_lightning.lightning.strategy
 from tests.fits import Plain, assert_solved, build, fit
 from ts_lightning import TargetSpaceDDPStrategy, TargetSpaceError, TargetSpaceStrategy
-from ts_lightning.strategy import process_group
+from ts_lightning.lightning.strategy import process_group
 
 
 @pytest.mark.parametrize("strategy", ["target_space", "single_device", "auto", TargetSpaceStrategy()])
@@ -44,7 +44,7 @@ def test_lightning_reads_the_names(monkeypatch):
 
 
 def test_a_second_import_registers_once_more_in_the_same_place():
-    importlib.reload(ts_lightning.strategy)
+    importlib.reload(ts_lightning.lightning.strategy)
     names = [name for name in StrategyRegistry.available_strategies() if name.startswith("target_space")]
     assert sorted(names) == ["target_space", "target_space_ddp"]
 

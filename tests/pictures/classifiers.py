@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ts_lightning.data.text_set import TextSamples
+from ts_lightning.recipes.data.text_set import TextSamples
 
 
 class Classifier(LightningModule):

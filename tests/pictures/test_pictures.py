@@ -93,8 +93,8 @@ def test_regions_show_where_the_module_answers_what(classes, tmp_path):
     """The middle of each quadrant has the colour of its class."""
     from matplotlib.figure import Figure
 
-    from ts_lightning.pictures.decision_regions import draw_regions
-    from ts_lightning.pictures.style import COLOURS
+    from ts_lightning.callbacks.pictures.decision_regions import draw_regions
+    from ts_lightning.callbacks.pictures.style import COLOURS
 
     model = torch.nn.Linear(2, classes)
     with torch.no_grad():

@@ -6,8 +6,8 @@ import sys
 from tests.fits import trainer
 from tests.offline import artifacts, config, history, records
 from tests.pictures.classifiers import Classifier, loader, samples
+from ts_lightning.callbacks.wandb import log_artifact
 from ts_lightning.pictures import ConfusionMatrix, DecisionRegions, SamplePredictions, WorstTexts
-from ts_lightning.wandb_media import log_artifact
 
 
 def test_pictures_table_matrix_config_and_checkpoint_are_in_an_offline_run(offline):

@@ -159,7 +159,7 @@ def test_word_dropout_takes_words_to_the_unknown_one_in_training_only():
 
 def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference():
     from ts_lightning import TargetSpace
-    from ts_lightning.data.tokens import TextEncoder
+    from ts_lightning.recipes.data.tokens import TextEncoder
 
     texts = ["a b c d", "b d", "c"]
     encoder = TextEncoder.learn(texts, 10, 4)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.mixin import TargetSpaceMixin
 
 _CONVERTED: dict[type[LightningModule], Any] = {}
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from ts_lightning.batches import part
-from ts_lightning.checkpoint import KEY, SETTINGS
 from ts_lightning.cli.files import loaded
 from ts_lightning.cli.parser import Parser
-from ts_lightning.data.errors import imported
+from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError
-from ts_lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.checkpoint import KEY, SETTINGS
+from ts_lightning.lightning.mixin import TargetSpaceMixin
+from ts_lightning.recipes.data.errors import imported
 
 _INSTALL = "pip install 'ts-lightning[export]'"
 #: what a plain checkpoint keeps

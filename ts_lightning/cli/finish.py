@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from ts_lightning import report
+from ts_lightning.callbacks.wandb import log_artifact
 from ts_lightning.cli.memory import process_peak
 from ts_lightning.report.run import CHECKPOINT, CONFIG, METRICS
-from ts_lightning.wandb_media import log_artifact
 
 if TYPE_CHECKING:
     from ts_lightning.cli.lightning_cli import TargetSpaceCLI

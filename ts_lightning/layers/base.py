@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ts_lightning.config import RidgeScale, Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.ridge import RidgeSolver
-from ts_lightning.shards import Cut, ShardedRows, Shards
+from ts_lightning.ridge.processes import Cut, ShardedRows, Shards
+from ts_lightning.ridge.system import RidgeSolver
 
 # docs/defaults.md has the measurements
 START_DAMPING = 0.1

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.layers.base import AffineLayer, reproduce_matrix, sample_rows, sequence_ridge, sequence_rows
-from ts_lightning.solve import solve, solve_apply
+from ts_lightning.ridge.solve import solve, solve_apply
 
 
 class LinearTargets(AffineLayer):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from ts_lightning import TargetSpaceMixin
 from ts_lightning.errors import SettingError, expect
+from ts_lightning.lightning.mixin import TargetSpaceMixin
 
 
 class Classifier(TargetSpaceMixin, LightningModule):

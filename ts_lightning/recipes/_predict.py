@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ts_lightning.cli.program import plain
-from ts_lightning.data.text import remarks
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.recipes._text_classifier import TextClassifier
+from ts_lightning.recipes.data.text import remarks
 
 
 def predict(program: str, argv: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from ts_lightning import TargetSpaceMonitor
+from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import TargetSpaceCLI, run
 from ts_lightning.cli.compare import compare
 

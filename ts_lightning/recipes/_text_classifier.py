@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ts_lightning import ReferenceConfig, TargetSpaceConfig
-from ts_lightning.data import TextDataModule
-from ts_lightning.data.pretrained import splitter as split_by
-from ts_lightning.data.tokens import TextEncoder
+from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recurrent import Cell, recurrent
+from ts_lightning.recipes.data import TextDataModule
+from ts_lightning.recipes.data.pretrained import splitter as split_by
+from ts_lightning.recipes.data.tokens import TextEncoder
 
 Reference = Literal["noise", "embeddings"]
 _EMBEDDING_STD = 0.1

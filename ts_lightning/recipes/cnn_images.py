@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ts_lightning.callbacks.pictures import ConfusionMatrix, SamplePredictions
 from ts_lightning.cli import TargetSpaceCLI
-from ts_lightning.data import ImagesDataModule
 from ts_lightning.errors import expect
-from ts_lightning.pictures import ConfusionMatrix, SamplePredictions
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recipe import recipe
+from ts_lightning.recipes.data import ImagesDataModule
 
 _SLOPE = 0.2
 

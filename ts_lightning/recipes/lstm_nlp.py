@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ts_lightning.callbacks.pictures import ConfusionMatrix, WorstTexts
 from ts_lightning.cli import TargetSpaceCLI
-from ts_lightning.data import TextDataModule
-from ts_lightning.pictures import ConfusionMatrix, WorstTexts
 from ts_lightning.recipes._predict import predict
 from ts_lightning.recipes._recipe import recipe
 from ts_lightning.recipes._text_classifier import TextClassifier
+from ts_lightning.recipes.data import TextDataModule
 from ts_lightning.report import History
 
 _LISTED = 10

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ts_lightning import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.cli import TargetSpaceCLI
-from ts_lightning.data import BitsDataModule
+from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recipe import recipe
 from ts_lightning.recipes._recurrent import Cell, recurrent
+from ts_lightning.recipes.data import BitsDataModule
 from ts_lightning.report import History
 
 #: units beyond the delay (paper, section 4.2)

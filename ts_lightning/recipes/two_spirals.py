@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ts_lightning import ReferenceConfig, TargetSpaceConfig
+from ts_lightning.callbacks.pictures import DecisionRegions
 from ts_lightning.cli import TargetSpaceCLI
-from ts_lightning.data import SpiralsDataModule
-from ts_lightning.data.spirals import POINTS
+from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
-from ts_lightning.pictures import DecisionRegions
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recipe import recipe
+from ts_lightning.recipes.data import SpiralsDataModule
+from ts_lightning.recipes.data.spirals import POINTS
 from ts_lightning.report import History
 
 

@@ -1,0 +1,136 @@
+"""TargetSpaceMonitor: a Lightning callback that logs how well each layer's solve is posed, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_info
+
+from ts_lightning.callbacks.histograms import histograms
+from ts_lightning.callbacks.observation import Observation
+from ts_lightning.callbacks.wandb import log_histograms
+from ts_lightning.engine.space import TargetSpace
+
+_PREFIX = "target_space"
+
+
+class TargetSpaceMonitor(Callback):
+    """Watches target space through whatever logger the Trainer has: ``Trainer(callbacks=[TargetSpaceMonitor()])``.
+
+    Of every layer, as ``target_space/<quantity>/<layer>``, as it is behind the step:
+
+    - ``residual``: the relative residual ||A W - T|| / ||T|| of the solve, the part of the targets that is not reached.
+      States of a recurrent layer are those along its targets.
+    - ``condition``: the condition number of the regularised Gram matrix, A'A + R or its dual, estimated from its
+      Cholesky factor; a lower bound.
+    - ``rank``: the effective rank of A, tr((A'A + R)^-1 A'A), the effective degrees of freedom of the ridge regression:
+      in how many directions targets can be reached.
+    - ``ridge``: the ridge in use, the mean of R's diagonal.
+    - ``weight_norm`` and ``target_norm``, the latter in units of the layer's outputs.
+    - ``weight_gradient_norm`` and ``target_gradient_norm``: as the last backward pass and its pull-back left them,
+      before clipping and without the scale of mixed precision; the latter on the parameter, as clipping sees it.
+
+    Of the layer's several systems (the groups of a convolution, the three of a GRU) it is the largest condition, the
+    smallest rank and the largest ridge. Formulas and sources are in ``ts_lightning/measures.py``.
+
+    Of the whole step, ``target_space/share/solve``, ``/main`` (forward and backward of the loss) and ``/pullback``: the
+    shares of the first process's time; the rest is the optimizer's own step.
+
+    On a :class:`~lightning.pytorch.loggers.WandbLogger` there are also histograms, ``target_space/targets/<layer>`` and
+    ``target_space/weights/<layer>``, which the first process writes.
+
+    In weight space, with ``target_space = None`` or a module without the mixin, it does nothing.
+
+    Args:
+        every_n_steps: the least number of steps from one observation to the next. Observed are steps that the Trainer
+            logs, so that nothing is lost: with ``Trainer(log_every_n_steps=50)``, its default, and 200 here these are
+            steps 50, 250, 450, .... All others run as without a monitor. The default keeps the cost below 2 % of a
+            step even where layers are tiny, most of it ``self.log``'s; the benchmark is ``benchmarks/monitor.py``.
+            (Where manual optimisation makes no step in the batch, its next one is observed, and logged later.)
+
+    Raises:
+        ValueError: ``every_n_steps`` is not a whole number above 0.
+    """
+
+    def __init__(self, every_n_steps: int = 200) -> None:
+        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps!r}: expected a whole number above 0.")
+        self.every_n_steps = every_n_steps
+        self._last: int | None = None  # step that was logged
+        self._observation: Observation | None = None
+        self._logged = False  # whether the Trainer still has the last metrics
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where there is nothing to watch."""
+        self._last, self._observation, self._logged = None, None, False
+        if _space(pl_module) is None:
+            rank_zero_info(
+                f"TargetSpaceMonitor has nothing to watch: {type(pl_module).__name__} is trained in weight space."
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start to observe if it is time for it."""
+        if self._logged:
+            self._forget(trainer)
+        space = _space(pl_module)
+        if space is None or self._observation is not None or not trainer._logger_connector.should_update_logs:
+            return
+        if self._last is None or _step(trainer) - self._last >= self.every_n_steps:
+            self._observation = Observation(space, lambda: _loss_scale(trainer))
+            self._observation.begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what was observed, once a step was made; not before the last of several batches of one step."""
+        observation = self._observation
+        if observation is None or not observation.complete:
+            return
+        observation.end()
+        if not trainer._logger_connector.should_update_logs:
+            return  # of manual optimisation; logged later
+        self._observation, self._last, self._logged = None, _step(trainer), True
+        metrics = {f"{_PREFIX}/share/{part}": torch.tensor(share) for part, share in observation.shares().items()}
+        for quantity, values in observation.values().items():
+            metrics.update({f"{_PREFIX}/{quantity}/{name}": value for name, value in values.items()})
+        pl_module.log_dict(dict(sorted(metrics.items())), on_step=True, on_epoch=False, batch_size=1)
+        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            found = histograms(observation.space)  # in all processes, since they share the targets
+            panels = {f"{_PREFIX}/{kind}/{name}": histogram for (kind, name), histogram in found.items()}
+            log_histograms(trainer, panels, _step(trainer) - 1)  # where Lightning has the metrics of this batch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the space as it was."""
+        if self._observation is not None:
+            self._observation.end()
+            self._observation = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the space as it was."""
+        self.on_train_end(trainer, pl_module)
+
+    def _forget(self, trainer: Trainer) -> None:
+        """Take the metrics out of the Trainer's hands, which would write them again in steps that were not observed."""
+        self._logged = False
+        for metric in trainer._results.values() if trainer._results is not None else ():
+            if metric.meta.name.startswith(_PREFIX + "/"):
+                metric.reset()
+
+
+def _space(pl_module: LightningModule) -> TargetSpace | None:
+    return getattr(pl_module, "target_space_engine", None)
+
+
+def _step(trainer: Trainer) -> int:
+    """The number of the present step, as Lightning counts it for ``log_every_n_steps``."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+
+
+def _loss_scale(trainer: Trainer) -> float:
+    plugin = trainer.strategy.precision_plugin
+    scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+    return 1.0 if scaler is None else float(scaler.get_scale())

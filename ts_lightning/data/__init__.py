@@ -1,9 +1,0 @@
-"""The recipes' data, as LightningDataModules; each has a default that needs no network."""
-
-from ts_lightning.data.bits import BitsDataModule
-from ts_lightning.data.errors import DataError
-from ts_lightning.data.images import ImagesDataModule
-from ts_lightning.data.spirals import SpiralsDataModule
-from ts_lightning.data.text import TextDataModule
-
-__all__ = ["BitsDataModule", "DataError", "ImagesDataModule", "SpiralsDataModule", "TextDataModule"]

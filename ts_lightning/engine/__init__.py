@@ -1,0 +1,1 @@
+"""Target space of one model, without Lightning."""

@@ -1,0 +1,188 @@
+"""How the targets start: from the reference batch, given weights, or an earlier state; and each process's share.
+
+Where several processes share the reference batch, each of them makes the start from the whole of it, as one process
+would, and keeps its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.ridge.processes import Cut, Shards, relative_difference
+
+_STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
+_READOUT = 0.1  # of init_std: the last layer starts near zero, so that no class is preferred; docs/defaults.md
+_SAME = 1e-4  # of the outputs' norm, up to which two ways of solving are one
+
+
+class Start(NamedTuple):
+    """What the first reference pass gave.
+
+    Attributes:
+        targets: by layer name, in the layers' order.
+        places: of each layer, see :meth:`TargetLayer.places`.
+        deficient: layers whose rows do not span their inputs: name, rank, inputs; looked for with ``init="weights"``.
+    """
+
+    targets: dict[str, nn.Parameter]
+    places: dict[str, torch.Size]
+    deficient: list[tuple[str, int, int]]
+
+
+def project(layer: TargetLayer, x: Any, target: Tensor) -> Any:
+    """Replace a layer's target by what its solution achieves on input ``x``; returns what is passed on."""
+    values, _ = layer.solve(x, target)
+    target.copy_(layer.achieved(x, values)).div_(layer.unit)
+    return layer.solve(x, target)[1]
+
+
+@torch.no_grad()
+def start(
+    run: ReferencePass,
+    layers: Sequence[TargetLayer],
+    config: TargetSpaceConfig,
+    init: Init,
+    state: Mapping[str, Any] | None,
+    generator: torch.Generator,
+) -> Start:
+    """Fix each layer's rows and unit, and make its targets, in one walk.
+
+    Args:
+        run: the reference pass.
+        layers: what to bind.
+        config: the settings; ``init`` takes the place of theirs.
+        init: how targets start.
+        state: what :meth:`TargetSpace.state_dict` gave, to start from in the place of ``init``.
+        generator: for sampled rows and random targets.
+
+    Raises:
+        TargetSpaceError: the reference batch is empty, or the state is of other layers, shapes or rows.
+    """
+    found = Start({}, {}, [])
+    rows = config.reference.rows
+    if config.method == "ocu" and rows == "auto":
+        rows = "all"
+    if state is not None:
+        _check_names(layers, state)
+    share = min(layer.step for layer in layers)
+    auto = share * _STEP_SCALE / len(layers) ** 0.25
+    step_scale = auto if config.step_scale == "auto" else config.step_scale
+
+    def visit(layer: TargetLayer, x: Any) -> Any:
+        if x.numel() == 0:
+            raise TargetSpaceError(
+                f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
+                f"Expected at least one sample: check reference_batch() and the training data."
+            )
+        if state is not None:
+            _check_rows(layer, layer.places(x), state)
+        shape = layer.bind(x, rows if state is None else state["rows"].get(layer.name, "all"), generator)
+        layer.tune(config, step_scale, share)
+        found.places[layer.name] = layer.places(x)
+        unit = layer.unit  # of what ``values`` is in units of the outputs
+        if state is not None:
+            values = _restored(layer, shape, state)
+            unit = layer.unit / state["units"][layer.name]
+        elif init == "weights":
+            values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
+            if rank < columns:
+                found.deficient.append((layer.name, rank, columns))
+        elif init == "normalised":
+            values = layer.start(x, config.init_std or layer.normalised_std, generator)
+        else:
+            std = config.init_std or layer.projected_std
+            values = nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=generator)
+        like = layer.parameters[0]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        target = (values / unit).to(device=like.device, dtype=dtype, copy=True)
+        found.targets[layer.name] = nn.Parameter(target)
+        if state is None and init == "projected":
+            return project(layer, x, found.targets[layer.name])
+        return layer.solve(x, found.targets[layer.name])[1]
+
+    visited = run.walk(visit)
+    if state is None and init == "normalised":
+        found.targets[visited[-1]].mul_(_READOUT)
+    return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
+
+
+@torch.no_grad()
+def keep_share(
+    run: ReferencePass, layers: Sequence[TargetLayer], whole: Start, shards: Shards
+) -> tuple[dict[str, nn.Parameter], dict[str, Cut]]:
+    """Keep this process's rows and targets, from which all processes together solve what the whole batch gave.
+
+    Args:
+        run: the reference pass on this process's samples.
+        layers: bound on the whole batch, whose solution their weights hold.
+        whole: the start.
+        shards: the processes.
+
+    Returns:
+        This process's targets, and where they are in the whole, by layer name.
+
+    Raises:
+        TargetSpaceError: a layer's rows do not follow the samples, or something mixes these.
+    """
+    cuts: dict[str, Cut] = {}
+    targets: dict[str, nn.Parameter] = {}
+
+    def visit(layer: TargetLayer, x: Any) -> Any:
+        cuts[layer.name] = cut = layer.narrow(x, whole.places[layer.name], shards)
+        targets[layer.name] = target = nn.Parameter(cut.take(whole.targets[layer.name].detach()).contiguous())
+        values, passed = layer.solve(x, target)
+        difference = relative_difference(layer.achieved(x, values), layer.achieved(x, layer.parameters), shards)
+        if difference > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps):
+            raise TargetSpaceError(
+                f"layer '{layer.name}' is solved differently from {shards.ranks} shares of the reference batch than "
+                f"from the whole: something before it mixes samples, or its rows do not follow their order. Use "
+                f"reference.shard=False, or add '{layer.module_name}' to exclude."
+            )
+        return passed
+
+    run.walk(visit)
+    return {layer.name: targets[layer.name] for layer in layers}, cuts
+
+
+def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:
+    wanted, given = {layer.name for layer in layers}, set(state["targets"])
+    if wanted != given:
+        parts = [f"without targets: {', '.join(sorted(wanted - given))}"] * bool(wanted - given)
+        parts += [f"with targets but not chosen: {', '.join(sorted(given - wanted))}"] * bool(given - wanted)
+        raise TargetSpaceError(
+            f"The given targets are of other layers than are solved here: {'; '.join(parts)}. Choose the same layers, "
+            f"or start from the weights alone."
+        )
+
+
+def _check_rows(layer: TargetLayer, places: torch.Size, state: Mapping[str, Any]) -> None:
+    given = tuple(state["places"][layer.name])
+    if given != places:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' has given targets of a reference batch on which it is applied at {given} places; "
+            f"found {tuple(places)}. Use the same reference batch, or start from the weights alone."
+        )
+    if layer.ocu and layer.name in state["rows"]:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' has given targets at a sample of its rows; method='ocu' passes targets on, and "
+            f"needs them at all rows. Use method='scu', or start from the weights alone."
+        )
+
+
+def _restored(layer: TargetLayer, shape: torch.Size, state: Mapping[str, Any]) -> Tensor:
+    """The layer's targets out of a state."""
+    target: Tensor = state["targets"][layer.name]
+    if target.shape != shape:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' has given targets of shape {tuple(target.shape)}; expected {tuple(shape)} on this "
+            f"reference batch. Use the same layer sizes, or start from the weights alone."
+        )
+    return target

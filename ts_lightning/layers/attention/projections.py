@@ -1,0 +1,222 @@
+"""nn.MultiheadAttention: its projections into queries, keys and values, and the one behind its heads, as dense layers.
+
+The module ``name`` consists of ``name.in_proj`` and ``name.out_proj``. Neighbours among query, key and value that are
+one tensor have one system: all three in self-attention, keys and values where one sequence attends to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.layers.attention.heads import attend
+from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.ridge.processes import Cut, Shards
+
+
+class Sources:
+    """The inputs of an attention, neighbours that are one tensor once.
+
+    Attributes:
+        tensors: one to three, each (..., embed).
+        projections: how many of the three each of them has.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        self.tensors, self.projections = [query], [1]
+        for tensor in (key, value):
+            if tensor is self.tensors[-1]:
+                self.projections[-1] += 1
+            else:
+                self.tensors.append(tensor)
+                self.projections.append(1)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The leading dimensions of all tensors, one's after the other's, and the embedding."""
+        return torch.Size([*(size for tensor in self.tensors for size in tensor.shape[:-1]), self.tensors[0].shape[-1]])
+
+    @property
+    def starts(self) -> list[int]:
+        """The number of each tensor's first place, where places are numbered through all of them."""
+        return [0, *accumulate(tensor.shape[:-1].numel() for tensor in self.tensors[:-1])]
+
+    def numel(self) -> int:
+        """The least number of entries of a tensor."""
+        return min(tensor.numel() for tensor in self.tensors)
+
+
+class InProjection(TargetLayer):
+    """The projections into queries, keys and values.
+
+    Targets are (..., 3 embed) for an input (..., embed) of self-attention, or (rows, 3 embed) where rows are sampled.
+    With several inputs they are (n, embed), one input's after the other's, each row with all of its projections. Every
+    input is a dense layer of its own, with a share of the weights.
+    """
+
+    systems = 3
+
+    def __init__(self, name: str, module: nn.MultiheadAttention, config: TargetSpaceConfig) -> None:
+        super().__init__(f"{name}.in_proj" if name else "in_proj", module, config)
+        self.module_name = name
+        self.parameters = [p for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
+        self.width = module.embed_dim
+        self._config = config
+        self._parts: list[LinearTargets] = []
+        self._shapes: list[torch.Size] = []  # of their targets
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[TargetLayer]:
+        """The two projections."""
+        assert isinstance(module, nn.MultiheadAttention)
+        outer = f"{name}.out_proj" if name else "out_proj"
+        out = LinearTargets(outer, module, config, module.out_proj.weight, module.out_proj.bias)
+        out.module_name = name
+        return [cls(name, module, config), out]
+
+    @staticmethod
+    def forward(
+        layers: Sequence[TargetLayer],
+        visit: Visit,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """nn.MultiheadAttention's forward without its dropout; takes and returns what the module does."""
+        module: Any = layers[0].module
+        projections = visit(layers[0], Sources(query, key, value))
+        attended, weights = attend(module, projections, attn_mask, key_padding_mask, is_causal, need_weights)
+        if len(layers) > 1:
+            output = visit(layers[1], attended)
+        else:  # as the module does, without a call of the projection
+            output = functional.linear(attended, module.out_proj.weight, module.out_proj.bias)
+        if weights is not None:
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights.squeeze(0) if query.dim() == 2 else weights
+        return output, weights
+
+    def bind(self, x: Sources, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix each input's rows as nn.Linear does; those given are numbered through all inputs."""
+        self._parts, self._shapes = [], []
+        shares = self._shares(x, [parameter.detach() for parameter in self.parameters])
+        for tensor, share, start, solver in zip(x.tensors, shares, x.starts, self.solvers, strict=False):
+            part = LinearTargets(self.name, self.module, self._config, *share)
+            part.module_name, part.solver = self.module_name, solver
+            own: Rows | Tensor = rows
+            if isinstance(rows, Tensor):
+                total = tensor.shape[:-1].numel()
+                inside = rows[(start <= rows) & (rows < start + total)] - start
+                own = "all" if len(inside) == total else inside
+            self._shapes.append(part.bind(tensor, own, generator))
+            self._parts.append(part)
+        self.rows = self._numbered(x)
+        if len(self._parts) == 1:
+            return self._shapes[0]
+        return torch.Size([sum(shape.numel() for shape in self._shapes) // self.width, self.width])
+
+    def _numbered(self, x: Sources) -> Tensor | None:
+        """The parts' rows, numbered through all inputs; None for all of them."""
+        if all(part.rows is None for part in self._parts):
+            return None
+        numbered = []
+        for part, tensor, start in zip(self._parts, x.tensors, x.starts, strict=True):
+            every = torch.arange(tensor.shape[:-1].numel(), device=tensor.device)
+            numbered.append(start + (every if part.rows is None else part.rows))
+        return torch.cat(numbered)
+
+    def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
+        """Take nn.Linear's ridge, and the largest unit that one would have on one of the inputs."""
+        for part in self._parts:
+            part.tune(config, step_scale, share)
+        self.unit = max(part.unit for part in self._parts)
+        for part in self._parts:
+            part.unit = self.unit
+
+    def places(self, x: Sources) -> torch.Size:
+        """The leading dimensions of all inputs."""
+        return x.shape[:-1]
+
+    def narrow(self, x: Sources, places: torch.Size, shards: Shards) -> Cut:
+        """Keep the rows of this process's samples."""
+        remaining, cuts = places, []
+        for part, tensor in zip(self._parts, x.tensors, strict=True):
+            cuts.append(part.narrow(tensor, remaining[: tensor.dim() - 1], shards))
+            remaining = remaining[tensor.dim() - 1 :]
+        self.rows = self._numbered(x)
+        if len(cuts) == 1:
+            return cuts[0]
+        held: list[list[Tensor]] = [[] for _ in range(shards.ranks)]
+        start = 0
+        for n, (cut, shape) in enumerate(zip(cuts, self._shapes, strict=True)):
+            at = start + torch.arange(shape.numel() // self.width).view(*shape[:-1], shape[-1] // self.width)
+            for rank, positions in enumerate(cut.positions):
+                held[rank].append(at.index_select(cut.dim, positions).flatten())
+            start += at.numel()
+            mine = list(shape)
+            mine[cut.dim] = len(cut.positions[shards.rank])
+            self._shapes[n] = torch.Size(mine)
+        return Cut(shards, 0, [torch.cat(positions) for positions in held])
+
+    def _each(self, targets: Tensor) -> Sequence[Tensor]:
+        """Every part's targets."""
+        if len(self._parts) == 1:
+            return [targets]
+        blocks = torch.split(targets, [shape.numel() // self.width for shape in self._shapes])
+        return [block.view(shape) for block, shape in zip(blocks, self._shapes, strict=True)]
+
+    def _all(self, targets: Sequence[Tensor]) -> Tensor:
+        """All parts' targets in one."""
+        if len(targets) == 1:
+            return targets[0]
+        return torch.cat([block.reshape(-1, self.width) for block in targets])
+
+    def _shares(self, x: Sources, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Every part's share of values of the parameters."""
+        sizes = [count * self.width for count in x.projections]
+        return list(zip(*(torch.split(value, sizes) for value in values), strict=True))
+
+    def solve(self, x: Sources, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Weight (3 embed, embed) and bias (3 embed,); queries, keys and values (..., embed) are passed on."""
+        values: list[list[Tensor]] = []
+        passed: list[Tensor] = []
+        for part, tensor, count, t in zip(self._parts, x.tensors, x.projections, self._each(targets), strict=True):
+            solved, z = part.solve(tensor, t)
+            values.append(solved)
+            passed += z.chunk(count, -1)
+        return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)], passed
+
+    def achieved(self, x: Sources, values: Sequence[Tensor]) -> Tensor:
+        """The projections at the solved rows."""
+        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
+        return self._all([part.achieved(tensor, own) for part, tensor, own in mine])
+
+    def reproduce(self, x: Sources, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
+        """Targets for a weight and bias; the least rank of a part."""
+        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
+        targets, ranks, columns = zip(
+            *(part.reproduce(tensor, own, damping) for part, tensor, own in mine), strict=True
+        )
+        return self._all(targets), min(ranks), columns[0]
+
+    def start(self, x: Sources, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets: nn.Linear's."""
+        mine = zip(self._parts, x.tensors, strict=True)
+        return self._all([part.start(tensor, std, generator) for part, tensor in mine])
+
+
+def has_two_projections(module: nn.MultiheadAttention) -> bool:
+    """Whether both projections have one weight each, that is used as it is, and nothing is added to what they give."""
+    own, out = module._parameters.get("in_proj_weight"), module.out_proj._parameters.get("weight")
+    return own is not None and out is not None and module.bias_k is None and not module.add_zero_attn

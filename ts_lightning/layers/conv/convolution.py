@@ -1,0 +1,194 @@
+"""nn.Conv1d, nn.Conv2d, nn.Conv3d: A is the matrix of patches.
+
+Where all rows are kept, A is never built: A'T is the convolution's weight gradient at (x, T), A V a convolution of x
+with V, the A-gradient a transposed convolution, and A'A comes from :meth:`Geometry.gram`. Where rows are sampled, or
+are fewer than the unknowns, the chosen patches are gathered and solved as a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
+from ts_lightning.layers.conv.patches import Geometry, PatchRows
+from ts_lightning.ridge.gradients import sum_gradients
+from ts_lightning.ridge.solve import solve
+from ts_lightning.ridge.system import RidgeSolver, sum_moments
+
+_LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
+
+
+class ConvTargets(AffineLayer):
+    """Targets (N, out, *space), or (rows, out) where rows are sampled, for an input (N, in, *space)."""
+
+    projected_std = 0.1
+
+    def __init__(
+        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        super().__init__(name, module, config, weight, bias)
+        self.geometry = Geometry.of(module)
+        self.patches: PatchRows | None = None
+
+    def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; "auto" keeps max(512, unknowns of one output)."""
+        if x.dim() != self.weight.dim():
+            raise TargetSpaceError(
+                f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
+                f"(N, C, *space): give the reference batch its first dimension."
+            )
+        places = self.places(x)
+        columns = self.weight[0].numel() + (self.bias is not None)
+        self.take_rows(sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device), x)
+        if self.rows is None:
+            return torch.Size([places[0], self.weight.shape[0], *places[1:]])
+        return torch.Size([len(self.rows), self.weight.shape[0]])
+
+    def places(self, x: Tensor) -> torch.Size:
+        """Samples and positions."""
+        return torch.Size([x.shape[0], *self.geometry.outputs(self.geometry.pad(x))])
+
+    def take_rows(self, rows: Tensor | None, x: Tensor) -> None:
+        """Solve from these rows, and look up where in the input their patches are, if they are gathered at all."""
+        super().take_rows(rows, x)
+        # where there are no more rows than unknowns, the ridge takes more of every step; docs/defaults.md
+        self.auto_ridge, self.auto_stretch = (1.0, 1.0) if rows is None else (0.5, 3.0)
+        total = self.solver.rows(self.places(x).numel()).total
+        explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
+        self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
+        # otherwise the reference batch is convolved with the weights
+        self.solver.outside = self.ocu or not explicit
+
+    def _target_rows(self, targets: Tensor) -> Tensor:
+        """Targets as (groups, rows, out / groups)."""
+        if self.rows is None:
+            return self.geometry.rows(targets)
+        return targets.view(targets.shape[0], self.geometry.groups, -1).transpose(0, 1)
+
+    def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Weight (out, in / groups, *kernel) and bias (out,), and what is passed on (N, out, *space)."""
+        padded, wanted = self.geometry.pad(x), targets * self.unit
+        if self.patches is None:
+            weight, bias, z = _ConvSolve.apply(padded, wanted, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            return [weight] if bias is None else [weight, bias], wanted if self.ocu else z
+        a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
+        # one matrix where there is one group: a batch of one would take the slower way
+        alone = len(a) == 1
+        w = solve(a.squeeze(0), t.squeeze(0), self.solver).unsqueeze(0) if alone else solve(a, t, self.solver)
+        weight, bias = self.geometry.to_weight(w, self.bias is not None)
+        values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
+        if self.ocu:
+            # a copy, since the next layer may change its input in place
+            return values, wanted.clone()
+        return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Output (N, out, *space)."""
+        return self.geometry.convolve(self.geometry.pad(x), weight, bias)
+
+    def select(self, z: Tensor) -> Tensor:
+        """The outputs at the solved rows."""
+        return z if self.rows is None else z.movedim(1, -1).reshape(-1, z.shape[1])[self.rows]
+
+    def reproduce(self, x: Tensor, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
+        """Targets for a weight and bias."""
+        x = self.geometry.pad(x).double()
+        bias = values[1].double() if len(values) > 1 else None
+        w0 = self.geometry.to_matrix(values[0].double(), bias)
+        if self.patches is not None:
+            t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver, damping)
+            rows = t.transpose(0, 1).reshape(t.shape[1], -1)
+            if self.rows is None:
+                rows = rows.view(x.shape[0], *self.geometry.outputs(x), -1).movedim(-1, 1)
+            return rows, rank, w0.shape[1]
+        gram, sums = self.geometry.moments(x, bias is not None, torch.float64)
+        gram = gram.tril() + gram.tril(-1).mT
+        total = x.shape[0] * math.prod(self.geometry.outputs(x))
+        correction, rank = reproduce_correction(gram, sums, w0, self.solver, total, damping)
+        shifted, shifted_bias = self.geometry.to_weight(w0 + correction, bias is not None)
+        return self.geometry.convolve(x, shifted.contiguous(), shifted_bias), rank, w0.shape[1]
+
+
+class _ConvSolve(torch.autograd.Function):
+    """(x, T) -> (weight, bias, Z) over all rows, with A only ever as an operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, t: Tensor, geometry: Geometry, solver: RidgeSolver, bias: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        rows = solver.rows(t.shape[0] * t.shape[2:].numel())
+        products: dict[torch.dtype, Tensor] = {}
+
+        def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            gram, sums = geometry.moments(x, bias, dtype)
+            like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
+            products[dtype] = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
+            sum_moments(rows, gram, sums, products[dtype])
+            return gram, sums
+
+        factor = solver.primal(moments, rows.total, x.dtype)
+        dtype = factor.cholesky.dtype
+        w = factor.solve(products[dtype])
+        solver.check(w, t)
+        weight, b = geometry.to_weight(w.to(t.dtype), bias)
+        weight = weight.contiguous()
+        z = geometry.convolve(x, weight.to(x.dtype), None if b is None else b.to(x.dtype))
+        ctx.geometry, ctx.solver, ctx.factor, ctx.rows, ctx.bias = geometry, solver, factor, rows, bias
+        residual = t - z  # and not Z, which the next layer may change in place
+        if solver.observer is not None:
+            solver.observer([factor], t, lambda: residual)
+        ctx.save_for_backward(x, weight, b, residual)
+        ctx.set_materialize_grads(False)
+        return weight, b, z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dweight: Tensor | None, dbias: Tensor | None, dz: Tensor | None) -> Any:
+        x, weight, b, residual = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        factor = ctx.factor
+        dtype = factor.cholesky.dtype
+        if dweight is None and dbias is None and dz is None:
+            return (None,) * 5
+        xs, ws = x.to(dtype), weight.to(dtype)
+        g = torch.zeros_like(geometry.to_matrix(ws, None if b is None else b.to(dtype)))
+        if dweight is not None or dbias is not None:
+            dweight = torch.zeros_like(weight) if dweight is None else dweight
+            dbias = None if b is None else torch.zeros_like(b) if dbias is None else dbias
+            g += geometry.to_matrix(dweight, dbias)
+        if dz is not None:
+            g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
+        g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
+        v = factor.solve(g)
+        vw, vb = geometry.to_weight(v, ctx.bias)
+        vw = vw.contiguous()
+        av = geometry.convolve(xs, vw, vb)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            passed = -av if dz is None else dz.to(dtype) - av
+            dx = geometry.backward(residual.to(dtype), xs, vw, geometry.groups, [True, False])[0]
+            dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
+            w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
+            gradient = ctx.solver.scale_gradient(factor, factor.c * (v * w).sum(-1))
+            if gradient is not None:
+                gain, offset = gradient
+                channels = slice(None, -1 if ctx.bias else None)
+                dx.addcmul_(xs, geometry.spread(gain[:, channels], x))
+                if offset is not None:
+                    dx += geometry.spread(offset[:, channels], x)
+            dx = dx.to(x.dtype)
+        return dx, av.to(residual.dtype), None, None, None
+
+
+def _adjoint(geometry: Geometry, x: Tensor, t: Tensor, like: Tensor, bias: bool) -> Tensor:
+    """A'T (groups, d, out / groups) for T (N, out, *space); ``like`` has the weight's shape."""
+    weight = geometry.backward(t, x, like, geometry.groups, [False, True])[1]
+    return geometry.to_matrix(weight, t.sum((0, *range(2, t.dim()))) if bias else None)

@@ -1,0 +1,251 @@
+"""nn.RNN, nn.LSTM and nn.GRU: targets are the gates' pre-activations at every step of the reference samples.
+
+A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
+before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. For
+the same reason a sample of the rows has all steps of some samples. What the next layer receives is the real run of the
+solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the cell's output on its targets (OCU).
+
+Every direction of every level of a stack is a layer with targets of its own: ``name.l0``, ``name.l0_reverse``,
+``name.l1``, ... A reverse layer sees its sequences, and has its targets, in the order in which it steps through them.
+The cells are in ``cells.py``, layouts and the scan along time in ``sequences.py``. Source: Fairbank et al. (2022).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ts_lightning.config import Rows, TargetSpaceConfig
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sequence_ridge, sequence_rows
+from ts_lightning.layers.recurrent.sequences import Dense, Layout, Packed, Part, Sequences
+from ts_lightning.layers.recurrent.start import orthogonal, reproduce
+from ts_lightning.ridge.primal import Block
+from ts_lightning.ridge.processes import Cut, Shards
+from ts_lightning.ridge.solve import solve
+
+_LEAST_SAMPLES = 16  # of the "auto" rows; docs/defaults.md has the measurements
+
+#: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
+Passed = tuple[Tensor, tuple[Tensor, ...]]
+
+
+class RecurrentLayer(TargetLayer):
+    """One direction of one level of a recurrent module.
+
+    Targets have the layout of the input, (..., gates x hidden): (steps, samples, ...), or (samples, steps, ...) with
+    ``batch_first``, or (sum of lengths, ...) for a PackedSequence. Where rows are sampled, they are all those of some
+    samples, because the states depend on the targets of all steps before, and targets are (rows, gates x hidden).
+
+    Args:
+        name: the module's name.
+        module: the nn.RNN, nn.LSTM or nn.GRU.
+        config: the target space's settings.
+        suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...
+    """
+
+    #: steps add up along time; docs/defaults.md
+    step = 0.1
+    #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
+    normalised_std = 0.05
+    #: gates, each of hidden size, in the targets
+    gates: ClassVar[int]
+
+    def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
+        super().__init__(f"{name}.{suffix}" if name else suffix, module, config)
+        self.module_name = name
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
+        self.parameters = [getattr(module, f"{kind}_{suffix}") for kind in kinds]
+        self.hidden = module.hidden_size
+        self.inputs = self.parameters[0].shape[1]
+        self.ones = module.bias
+        self.part: Part | None = None
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
+        """One layer for each level and direction.
+
+        Raises:
+            TargetSpaceError: the module projects its states (``proj_size``).
+        """
+        assert isinstance(module, nn.RNNBase)
+        if module.proj_size:
+            raise TargetSpaceError(
+                f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with "
+                f"an nn.Linear behind the layer, or add '{name}' to exclude."
+            )
+        suffixes = [f"l{n}{side}" for n in range(module.num_layers) for side in ("", "_reverse")[: _directions(module)]]
+        return [cls(name, module, config, suffix) for suffix in suffixes]
+
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any, hx: Any = None) -> Any:
+        """nn.RNNBase's forward without its dropout, level by level; takes and returns what the module does."""
+        module: Any = layers[0].module
+        packed = isinstance(input, PackedSequence)
+        data: Tensor = input.data if packed else input
+        single = not packed and data.dim() == 2
+        layout: Layout
+        if packed:
+            layout = Packed(input.batch_sizes, data.device)
+            samples = layout.sizes[0]
+        else:
+            layout = Dense(1 if module.batch_first else 0)
+            data = data.unsqueeze(1 - layout.dim) if single else data
+            samples = data.shape[1 - layout.dim]
+        states = _initial(module, hx, data, samples, single)
+        if packed:
+            states = _permuted(states, input.sorted_indices)
+        as_given = states if isinstance(module, nn.LSTM) else states[0]
+        module.check_forward_args(data, as_given, input.batch_sizes if packed else None)
+        final: list[tuple[Tensor, ...]] = []
+        remaining = list(layers)
+        while remaining:
+            outputs = []
+            for reverse in range(_directions(module)):
+                initial = tuple(state[len(final)] for state in states)
+                given = Sequences(layout.flip(data) if reverse else data, initial, layout)
+                output, last = visit(remaining.pop(0), given)
+                outputs.append(layout.flip(output) if reverse else output)
+                final.append(last)
+            data = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        states = tuple(torch.stack(state) for state in zip(*final, strict=True))
+        if packed:
+            states = _permuted(states, input.unsorted_indices)
+            result: Any = PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        elif single:
+            states = tuple(state.squeeze(1) for state in states)
+            result = data.squeeze(1 - layout.dim)  # type: ignore[union-attr]
+        else:
+            result = data
+        return result, states if isinstance(module, nn.LSTM) else states[0]
+
+    @property
+    def columns(self) -> int:
+        """Of A."""
+        return self.inputs + self.ones + self.hidden
+
+    def bind(self, x: Sequences, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+        """Fix the rows; "auto" means those of enough samples to have max(2048, 32 columns), and of 16 at least."""
+        places = self.places(x)
+        if isinstance(rows, str):
+            wanted = sequence_rows(self.columns)
+            chosen = None if rows == "all" else self._sample(x, wanted, _LEAST_SAMPLES, generator)
+        else:
+            chosen = rows.to(x.data.device) if isinstance(rows, Tensor) else self._sample(x, rows, 1, generator)
+        self.take_rows(chosen, x)
+        kept = places if chosen is None else chosen.shape
+        self.auto_ridge = sequence_ridge(kept.numel() / places.numel(), self.solver.scale)
+        return torch.Size([*kept, self.gates * self.hidden])
+
+    def _sample(self, x: Sequences, rows: int, samples: int, generator: torch.Generator) -> Tensor | None:
+        """All rows of so many samples, drawn at random, as have ``rows`` rows and are ``samples``; None for all."""
+        sample = x.layout.sample_of_row(self.places(x))
+        if rows >= len(sample):
+            return None
+        lengths = torch.bincount(sample)
+        order = torch.randperm(len(lengths), generator=generator)
+        count = max(int((lengths[order].cumsum(0) < rows).sum()) + 1, samples)
+        if count >= len(lengths):
+            return None
+        return torch.isin(sample, order[:count]).nonzero().squeeze(1).to(x.data.device)
+
+    def take_rows(self, rows: Tensor | None, x: Sequences) -> None:
+        """Solve from these rows, which are all those of some samples."""
+        super().take_rows(rows, x)
+        self.part = None if rows is None else Part(x, rows)
+
+    def narrow(self, x: Sequences, places: torch.Size, shards: Shards) -> Cut:
+        """Keep the rows of this process's samples."""
+        if isinstance(x.layout, Packed):
+            raise TargetSpaceError(
+                f"layer '{self.name}' receives a PackedSequence, whose rows go by steps and not by samples, so that "
+                f"processes cannot share it. Use reference.shard=False, or add '{self.module_name}' to exclude."
+            )
+        return super().narrow(x, places, shards)
+
+    def chosen(self, x: Sequences) -> Sequences:
+        """The samples that are solved from."""
+        return x if self.part is None else self.part.of(x)
+
+    def places(self, x: Sequences) -> torch.Size:
+        """Samples and steps in the layout."""
+        return x.shape[:-1]
+
+    @abstractmethod
+    def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
+        """The states h (and c) at every step, in the layout, of a cell with the pre-activations unit x targets."""
+
+    @abstractmethod
+    def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
+        """The module's forward with these parameters, in the precision of ``x``."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[Block]:
+        """The systems: which columns of A give which columns of the targets."""
+
+    @abstractmethod
+    def pack(self, w: Tensor) -> list[Tensor]:
+        """The values of the parameters for W (inputs + 1 + hidden, gates x hidden)."""
+
+    @abstractmethod
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W for values of the parameters, 0 outside of the blocks."""
+
+    def matrix(self, x: Sequences, h: Tensor) -> Tensor:
+        """A = [x, 1, h of the step before] for the states ``h`` (in the layout), a row for each place."""
+        parts = [x.data.reshape(-1, self.inputs), x.layout.before(h, x.initial[0]).reshape(-1, self.hidden)]
+        if self.ones:
+            parts.insert(1, parts[0].new_ones(len(parts[0]), 1))
+        return torch.cat(parts, -1)
+
+    def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
+        """Weights and biases, and what is passed on."""
+        t = targets.reshape(-1, targets.shape[-1])
+        solved = self.chosen(x)
+        # behind one view, where autograd adds up in place
+        states = self.states(solved, t.view(*self.places(solved), t.shape[-1]))
+        a = self.matrix(solved, states[0])
+        values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
+        if self.ocu:
+            # a copy, since the next layer may change its input in place
+            return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
+        return values, self.run(x, values)
+
+    def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
+        """The pre-activations of the real run with these parameters, without the forget bias."""
+        x = self.chosen(x)
+        z = self.matrix(x, self.run(x, values)[0]) @ self.unpack(values).to(x.data.dtype)
+        return z if self.rows is not None else z.view(*self.places(x), z.shape[1])
+
+    def reproduce(self, x: Sequences, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
+        """Targets for weights and biases, see :func:`~ts_lightning.layers.recurrent.start.reproduce`."""
+        targets, rank, columns = reproduce(self, self.chosen(x).double(), [value.double() for value in values], damping)
+        return targets.flatten(0, -2) if self.rows is not None else targets, rank, columns
+
+    def start(self, x: Sequences, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets: the pre-activations of orthogonal weights, those of the inputs rescaled to ``std``."""
+        return self.reproduce(x, orthogonal(self, x.double(), std, generator), START_DAMPING)[0]
+
+
+def _directions(module: nn.RNNBase) -> int:
+    return 2 if module.bidirectional else 1
+
+
+def _initial(module: nn.RNNBase, hx: Any, data: Tensor, samples: int, single: bool) -> tuple[Tensor, ...]:
+    """The initial states, each (levels x directions, samples, hidden); zeros where none are given."""
+    lstm = isinstance(module, nn.LSTM)
+    if hx is None:
+        zeros = data.new_zeros(module.num_layers * _directions(module), samples, module.hidden_size)
+        return (zeros, zeros) if lstm else (zeros,)
+    states = tuple(hx) if lstm else (hx,)
+    return tuple(state.unsqueeze(1) for state in states) if single else states
+
+
+def _permuted(states: tuple[Tensor, ...], order: Tensor | None) -> tuple[Tensor, ...]:
+    return states if order is None else tuple(state.index_select(1, order) for state in states)

@@ -1,0 +1,1 @@
+"""Target space in Lightning's life cycle."""

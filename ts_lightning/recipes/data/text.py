@@ -1,0 +1,166 @@
+"""Text classification as a LightningDataModule: sequences of word numbers, in an order that the seed alone decides."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from ts_lightning.errors import expect
+from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.recipes.data.order import ordering
+from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
+from ts_lightning.recipes.data.text_set import TextSamples, TextSet
+from ts_lightning.recipes.data.text_sources import Source, load
+from ts_lightning.recipes.data.tokens import Encoded, Split, TextEncoder
+
+_TEST_BATCH = 500
+_LENGTH: dict[Source, int] = {"topics": 50, "imdb": 500, "csv": 500, "parquet": 500}
+
+
+class TextDataModule(LightningDataModule):
+    """Texts and their classes.
+
+    What is cut, blank or unknown is counted in a warning when the data is read; no text is left out.
+
+    Args:
+        source: ``topics`` (sentences of Python's own documentation), ``imdb``, or a ``csv`` or ``parquet`` file.
+        root: for ``imdb``, a folder with its Parquet files; ``None`` takes it from the Hugging Face hub.
+        file: for ``csv`` and ``parquet``, the training texts.
+        test_file: for ``csv`` and ``parquet``, the test texts; without it a fifth of ``file`` is for testing, chosen
+            by a hash of the text.
+        text_column: name of the column of texts.
+        label_column: name of the column of labels, integers or strings.
+        largest: for ``topics``, how many of them.
+        words: words in the vocabulary at most, the most frequent of the training texts.
+        length: words of a text that are used at most, its last ones; also the length of a sequence if any training
+            text is as long. Default 50 for ``topics``, nearly all of nearly every sentence, and 500 for others, the
+            paper's for IMDB.
+        batch_size: texts in a training batch.
+        seed: for the order of the training data; default the run's (seed_everything).
+        split: how words are split: the name of one of torchtext's tokenizers, as ``basic_english``, or a function from
+            a text to its words. Default: all runs of letters and digits, in small letters.
+        vocab: a ``torchtext.vocab.Vocab`` to use for the words; needs ``split``, and ``words`` is then unused.
+        vectors: pretrained vectors that an embedding starts from: a file or a name that torchtext reads or downloads,
+            as ``glove.6B.100d``, a ``torchtext.vocab.Vectors``, or a ``Vocab`` that has some.
+
+    Raises:
+        SettingError: a size out of range.
+        DataError: from :meth:`setup`, the data is missing or unusable.
+    """
+
+    def __init__(
+        self,
+        source: Source = "topics",
+        root: Path | str | None = None,
+        file: Path | str | None = None,
+        test_file: Path | str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        largest: int = 8,
+        words: int = 5000,
+        length: int | None = None,
+        batch_size: int = 40,
+        seed: int | None = None,
+        split: str | Split | None = None,
+        vocab: Any = None,
+        vectors: Any = None,
+    ) -> None:
+        super().__init__()
+        if vocab is not None and split is None:
+            raise DataError("vocab: found no split; expected the function that split words when it was made.")
+        length = _LENGTH[source] if length is None else length
+        for option, value, minimum in (("words", words, 3), ("length", length, 1), ("batch_size", batch_size, 1)):
+            expect(option, value, minimum)
+        self.source: Source = source
+        self.root = None if root is None else Path(root)
+        self.file = None if file is None else Path(file)
+        self.test_file = None if test_file is None else Path(test_file)
+        self.text_column = text_column
+        self.label_column = label_column
+        self.largest = largest
+        self.words = words
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.tokenizer = split if isinstance(split, str) else None
+        self.split = splitter(split) if isinstance(split, str) else split
+        self.vocab = vocab
+        self.vectors = pretrained(vectors) if isinstance(vectors, str) else vectors
+        self._ready: tuple[TextSet, TextEncoder, TensorDataset, TensorDataset] | None = None
+
+    @property
+    def texts(self) -> TextSet:
+        """All texts and classes; read on first use."""
+        return self._read()[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each class."""
+        return self.texts.labels
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """From texts to sequences; made from the training texts on first use."""
+        return self._read()[1]
+
+    def embeddings(self) -> tuple[Tensor, Tensor] | None:
+        """The pretrained vectors of the encoder's words (words, dimension), and (words,) which have one."""
+        return None if self.vectors is None else rows(self.vectors, self.encoder.words)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, check and encode the texts, once."""
+        self._read()
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Shuffled batches: x (batch, length) int32, y (batch,) int64."""
+        return DataLoader(self._read()[2], self.batch_size, shuffle=True, generator=ordering(self.seed))
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test texts, in order."""
+        return DataLoader(self._read()[3], batch_size=_TEST_BATCH)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test texts, in order."""
+        return self.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """The test texts, in order."""
+        return self.val_dataloader()
+
+    def _read(self) -> tuple[TextSet, TextEncoder, TensorDataset, TensorDataset]:
+        if self._ready is None:
+            texts = load(
+                self.source, self.root, self.file, self.test_file, self.text_column, self.label_column, self.largest
+            )
+            if self.vocab is not None and self.split is not None:
+                encoder = TextEncoder.from_vocab(self.vocab, texts.x_train, self.length, self.split)
+            else:
+                encoder = TextEncoder.learn(texts.x_train, self.words, self.length, self.split)
+            train, test = encoder(texts.x_train), encoder(texts.x_test)
+            for name, encoded in (("training", train), ("test", test)):
+                said = remarks(encoded, encoder)
+                if said:
+                    warnings.warn(f"{len(encoded.ids):,} {name} texts: {'; '.join(said)}.", stacklevel=4)
+            pairs = TensorDataset(train.ids, texts.y_train), TextSamples(test.ids, texts.y_test, texts.x_test)
+            self._ready = texts, encoder, *pairs
+        return self._ready
+
+
+def remarks(encoded: Encoded, encoder: TextEncoder) -> list[str]:
+    """What was cut, blank or unknown in texts, counted."""
+    result = []
+    if encoded.cut:
+        result.append(f"{encoded.cut:,} longer than {encoder.length} words, of which the last ones are used")
+    if encoded.unknown:
+        share = encoded.unknown / encoded.tokens
+        result.append(
+            f"words that are not among the {len(encoder.words):,} of the vocabulary: {encoded.unknown:,} ({share:.1%})"
+        )
+    if encoded.blank:
+        result.append(f"{encoded.blank:,} without any known word")
+    return result

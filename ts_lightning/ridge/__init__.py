@@ -1,0 +1,1 @@
+"""The ridge solve: mathematics that knows no module."""

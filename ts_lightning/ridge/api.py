@@ -1,0 +1,62 @@
+"""The ridge solve as a function of its own."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ts_lightning.config import RidgeScale, check_choice, check_positive
+from ts_lightning.ridge.precision import full_precision
+from ts_lightning.ridge.processes import ShardedRows, Shards
+from ts_lightning.ridge.solve import solve
+from ts_lightning.ridge.system import RidgeSolver
+
+
+def ridge_solve(
+    a: Tensor,
+    t: Tensor,
+    ridge: float,
+    *,
+    scale: RidgeScale = "absolute",
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Solve W = (A'A + R)^-1 A'T, differentiably; primal for N >= d and dual otherwise.
+
+    Half-precision input is accumulated and factorised in float32; float64 is used where float32 cannot hold A'A.
+
+    With a ``group``, A and T are this process's rows (any number, none too) of a system that all of its processes solve
+    together, to the same W bit for bit; the gradient on W is then the sum of theirs.
+
+    Args:
+        a: inputs A, shape (..., N, d).
+        t: targets T, shape (..., N, m).
+        ridge: the ridge constant, above 0, in the unit that ``scale`` says.
+        scale: the unit of ``ridge``: "absolute": R = ridge I; "variance": R = ridge trace(B'B) / N I, where B is A
+            without its columns' means; "mean": R = ridge trace(A'A) / d I; "feature": R = ridge diag(A'A).
+        group: the processes that hold rows; ``None`` where all rows are here.
+
+    Returns:
+        W, shape (..., d, m), in the precision of ``t``.
+
+    Raises:
+        TargetSpaceError: A or T holds a NaN or an infinity.
+        ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
+
+    Source: Fairbank et al. (2022), equation 5; the scales are this package's.
+    """
+    if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
+        raise ValueError(
+            f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
+        )
+    check_positive("ridge", ridge)
+    check_choice("scale", scale, get_args(RidgeScale))
+    solver = RidgeSolver(ridge, scale)
+    if group is not None:
+        shards = Shards(group, 0)
+        solver.shared = ShardedRows(shards, shards.objects(a.shape[-2]))
+    if 0 in (solver.rows(a.shape[-2]).total, *a.shape[:-2], a.shape[-1]):
+        raise ValueError(f"ridge_solve: found an empty A, {tuple(a.shape)}; expected at least one row and one column.")
+    with full_precision(a.device):
+        return solve(a, t, solver)

@@ -1,0 +1,43 @@
+"""What the backward passes of the solves share: sums over processes, products in place, and the share of R."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ts_lightning.ridge.processes import Rows
+from ts_lightning.ridge.system import Factor, RidgeSolver
+
+
+def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = False) -> Tensor:
+    """dL/dW added up over the processes that hold rows; without a message where it is the same in all of them.
+
+    Args:
+        g: this process's.
+        rows: where the rows are.
+        solver: says whether dL/dW itself comes from outside of the reference pass.
+        inside: whether ``g`` holds more than dL/dW, a part A'(dL/dZ) of this process's rows.
+    """
+    if rows.ranks == 1:
+        return g
+    if solver.outside and not inside:
+        return g * rows.ranks
+    total = g.clone(memory_format=torch.contiguous_format)
+    rows.sum(total)
+    return total
+
+
+def add_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``to`` with a product added, in place."""
+    return to.addmm_(left, right) if to.dim() == 2 else to.add_(left @ right)
+
+
+def add_scale_gradient(da: Tensor, a: Tensor, solver: RidgeSolver, factor: Factor, cvw: Tensor) -> Tensor:
+    """``da`` with what comes through R added, in place, see :meth:`RidgeSolver.scale_gradient`."""
+    gradient = solver.scale_gradient(factor, cvw)
+    if gradient is not None:
+        gain, offset = gradient
+        da.addcmul_(a, gain.unsqueeze(-2))
+        if offset is not None:
+            da.add_(offset.unsqueeze(-2))
+    return da

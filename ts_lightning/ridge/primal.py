@@ -1,0 +1,142 @@
+"""The primal solves, of as many rows as columns or more, and their gradients, which are those of ``ridge.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
+from ts_lightning.ridge.system import Factor, RidgeSolver, matrix_moments, sum_moments
+
+#: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
+Block = tuple[slice, slice]
+#: all of A and T
+WHOLE: Block = (slice(None), slice(None))
+
+
+class PrimalApply(torch.autograd.Function):
+    """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
+        """W (..., d, m) and A W (..., N, m)."""
+        rows = solver.rows(a.shape[-2])
+        products: dict[torch.dtype, Tensor] = {}
+
+        def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            x = a.to(dtype)
+            gram, sums = matrix_moments(x)
+            products[dtype] = x.mT @ t.to(dtype)
+            sum_moments(rows, gram, sums, products[dtype])
+            return gram, sums
+
+        factor = solver.primal(moments, rows.total, a.dtype)
+        dtype = factor.cholesky.dtype
+        w = factor.solve(products[dtype]).to(t.dtype)
+        solver.check(w, t)
+        achieved = a.to(dtype) @ w.to(dtype)
+        residual = t.to(dtype) - achieved
+        if solver.observer is not None:
+            solver.observer([factor], t, lambda: residual)
+        ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
+        ctx.save_for_backward(a, residual, w)
+        ctx.set_materialize_grads(False)
+        return w, achieved.to(a.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dw: Tensor | None, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        """The gradients on A and T."""
+        if dw is None and dz is None:
+            return None, None, None
+        a, residual, w = ctx.saved_tensors
+        factor: Factor = ctx.factor
+        dtype = factor.cholesky.dtype
+        ax, wx = a.to(dtype), w.to(dtype)
+        g = torch.zeros_like(wx) if dw is None else dw.to(dtype)
+        if dz is not None:
+            dz = dz.to(dtype)
+            g = g + (dz.mT @ ax).mT  # laid out as its transpose, (m, d), which is how layers hold weights
+        v = factor.solve(sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None))
+        dt, da = ax @ v, None
+        if ctx.needs_input_grad[0]:
+            da = add_product(residual @ v.mT, -dt if dz is None else dz - dt, wx.mT)
+            cvw = factor.c * (v * wx).sum(-1)
+            da = add_scale_gradient(da, ax, ctx.solver, factor, cvw).to(a.dtype)
+        return da, dt.to(ctx.output), None
+
+
+class PrimalBlocks(torch.autograd.Function):
+    """(A, T) -> W, without A W: dL/dA is T V' - A (W V' + V W' - diag(k)) + 1 h', summed over the blocks.
+
+    One product of A and T serves all blocks in the solve, and one each for the gradients on A and on T, with zeros in W
+    and V elsewhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block]) -> Tensor:
+        """W (..., d, m), 0 outside of the blocks."""
+        rows = solver.rows(a.shape[-2])
+        products: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
+
+        def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+            if dtype not in products:
+                x = a.to(dtype)
+                products[dtype] = (*matrix_moments(x), x.mT @ t.to(dtype))
+                sum_moments(rows, *products[dtype])
+            return products[dtype]
+
+        factors: list[Factor] = []
+        w = t.new_zeros(*a.shape[:-2], a.shape[-1], t.shape[-1])
+        for inputs, outputs in blocks:
+
+            def moments(dtype: torch.dtype, inputs: slice = inputs) -> tuple[Tensor, Tensor]:
+                gram, sums, _ = product(dtype)
+                gram = gram[..., inputs, inputs]
+                return gram.clone() if len(blocks) > 1 else gram, sums[..., inputs]
+
+            factor = solver.primal(moments, rows.total, a.dtype)
+            w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
+            factors.append(factor)
+        solver.check(w, t)
+        if solver.observer is not None:
+            dtype = factors[0].cholesky.dtype
+            solver.observer(factors, t, lambda: t.to(dtype) - a.to(dtype) @ w.to(dtype))
+        ctx.solver, ctx.factors, ctx.blocks, ctx.rows = solver, factors, blocks, rows
+        ctx.save_for_backward(a, t, w)
+        return w
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dw: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        """The gradients on A and T."""
+        a, t, w = ctx.saved_tensors
+        dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
+        ax, wx = a.to(dtype), w.to(dtype)
+        g = sum_gradients(dw.to(dtype), ctx.rows, ctx.solver)
+        v = torch.zeros_like(wx)
+        gain, offset = v.new_zeros(v.shape[:-1]), None
+        for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
+            v[..., inputs, outputs] = factor.solve(g[..., inputs, outputs])
+            cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
+            gradient = ctx.solver.scale_gradient(factor, cvw)
+            if gradient is not None:
+                gain[..., inputs] += gradient[0]
+                if gradient[1] is not None:
+                    offset = torch.zeros_like(gain) if offset is None else offset
+                    offset[..., inputs] += gradient[1]
+        da = None
+        if ctx.needs_input_grad[0]:
+            vw = v @ wx.mT
+            vw += vw.mT.clone()
+            vw.diagonal(dim1=-2, dim2=-1).sub_(gain)
+            da = t.to(dtype) @ v.mT
+            da -= ax @ vw
+            if offset is not None:
+                da += offset.unsqueeze(-2)
+            da = da.to(a.dtype)
+        return da, (ax @ v).to(t.dtype), None, None
