@@ -131,7 +131,7 @@ def test_what_needs_float64_goes_on_without(device):
     train(space, model, x)
     assert recorded(space)
     with torch.no_grad():
-        space._pass.batch[:, 0] += 3e4
+        space._pass.batch.data[:, 0] += 3e4
     with pytest.warns(UserWarning, match="cuda_graphs: .*needed float64"):
         space.solve()
     assert not recorded(space)

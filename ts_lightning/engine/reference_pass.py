@@ -1,4 +1,4 @@
-"""The reference pass: what it is run on, in which mode the model is, and how layers are stood in for during it."""
+"""The reference pass: the mode that the model is run in on the reference batch, and what stands for its layers."""
 
 from __future__ import annotations
 
@@ -12,84 +12,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from ts_lightning.engine.batches import channels_last, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.shared_norm import shared_norm
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.ridge.precision import full_precision
 from ts_lightning.ridge.processes import Shards
 
-#: what the reference forward is run on: the model's input, its inputs, or a function that runs the model
-Reference = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[], Any]
-
 
 class ReferencePass:
     """The model's forward on a reference batch, with a visit in the place of each layer's own forward.
 
     Args:
-        model: the model.
-        layers: those of its layers that are solved.
-        batch: the reference batch, or a function without arguments that runs the model.
-        forward: runs the model on a batch; ``None`` calls it with the batch's items.
-        shards: the processes that share the batch, this process's samples of which ``batch`` has; ``None`` for one.
+        batch: the reference batch, with its model.
+        layers: those of the model's layers that are solved.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[TargetLayer],
-        batch: Reference,
-        forward: Callable[[Any], Any] | None,
-        shards: Shards | None = None,
-    ) -> None:
-        self.batch: Any = batch if callable(batch) else mapped(batch, own)
-        self._model, self._layers, self._forward, self._shards = model, layers, forward, shards
+    def __init__(self, batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> None:
+        self.batch = batch
+        self._layers = layers
         self._device = layers[0].parameters[0].device
 
-    def hasten(self) -> None:
-        """Take the batch in the layout that is fastest, if the model can be run on it."""
-        given = self.batch
-        faster = given if callable(given) else mapped(given, channels_last)
-        if all(a is b for a, b in zip(tensors_in(faster), tensors_in(given), strict=True)):
-            return
-        self.batch = faster
+    def with_fastest_layout(self) -> ReferencePass:
+        """The pass on the batch in the layout that is fastest, if the model can be run on it; otherwise this one."""
+        batch = self.batch.channels_last()
+        if batch is None:
+            return self
+        faster = ReferencePass(batch, self._layers)
         try:
-            self.outputs()
+            faster.outputs()
         except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
-            self.batch = given
-
-    def share(self, shards: Shards) -> ReferencePass:
-        """The pass on this process's samples."""
-        batch = part(self.batch, *shards.bounds(shards.rank))
-        return ReferencePass(self._model, self._layers, batch, self._forward, shards)
-
-    def samples(self) -> int:
-        """The number of samples in the batch.
-
-        Raises:
-            TargetSpaceError: it cannot be told which part of the batch belongs to which sample.
-        """
-        lengths = None if callable(self.batch) else {t.shape[0] for t in tensors_in(self.batch) if t.dim() > 0}
-        if lengths is None or len(lengths) != 1:
-            found = "a function" if lengths is None else f"tensors of lengths {sorted(lengths)}"
-            raise TargetSpaceError(
-                f"The reference batch cannot be shared between processes: found {found}; expected tensors whose first "
-                f"dimension is the samples. Use reference.shard=False."
-            )
-        return lengths.pop()
-
-    def whole(self) -> Any:
-        """The batch of all processes in built-in types; None for a function."""
-        if callable(self.batch):
-            return None
-        if self._shards is None:
-            return plain(self.batch)
-        return joined(self._shards.objects(mapped(plain(self.batch), lambda tensor: tensor.cpu())))
+            return self
+        return faster
 
     def outputs(self) -> list[Tensor]:
         """The model's output tensors, with its weights as they are."""
-        with torch.no_grad(), full_precision(self._device), reference_mode(self._model, self._shards):
-            return [t.clone() for t in tensors_in(self._run()) if t.is_floating_point()]
+        with torch.no_grad(), full_precision(self._device), reference_mode(self.batch.model, self.batch.shards):
+            return [t.clone() for t in tensors_in(self.batch.run()) if t.is_floating_point()]
 
     def walk(self, visit: Visit, around: AbstractContextManager[Any] | None = None) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
@@ -114,11 +74,11 @@ class ReferencePass:
 
         with (
             full_precision(self._device),
-            reference_mode(self._model, self._shards),
+            reference_mode(self.batch.model, self.batch.shards),
             replaced(self._layers, once),
             around or nullcontext(),
         ):
-            self._run()
+            self.batch.run()
         missing = dict.fromkeys(layer.module_name for layer in self._layers if layer.name not in visited)
         if missing:
             raise TargetSpaceError(
@@ -126,24 +86,6 @@ class ReferencePass:
                 f"override reference_forward, or add the name to exclude."
             )
         return visited
-
-    def _run(self) -> Any:
-        """Run the model on a fresh copy of the batch, since a forward may change its input in place."""
-        batch = self.batch
-        if self._forward is not None:
-            return self._forward(mapped(batch, own))
-        if isinstance(batch, Tensor):
-            return self._model(own(batch))
-        if isinstance(batch, Mapping):
-            return self._model(**mapped(batch, own))
-        if isinstance(batch, (tuple, list)):
-            return self._model(*mapped(batch, own))
-        if callable(batch):
-            return batch()
-        raise TargetSpaceError(
-            f"reference: found {type(batch).__name__}; expected a tensor, a tuple of the model's inputs, or a function "
-            f"that runs the model."
-        )
 
 
 @contextmanager

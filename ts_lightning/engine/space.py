@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
-from ts_lightning.engine.batches import is_plain
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
 from ts_lightning.engine.optimizers import substitute
-from ts_lightning.engine.reference_pass import Reference, ReferencePass
+from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
+from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import select_layers
 from ts_lightning.engine.start import keep_share, project, start
 from ts_lightning.errors import TargetSpaceError
@@ -297,8 +297,7 @@ class TargetSpace:
             "rows": dict(self._rows),
             "places": {name: list(places) for name, places in self._places.items()},
             "units": self.units,
-            "reference": self._pass.whole(),
-            "plain": is_plain(self._pass.batch),
+            **self._pass.batch.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -356,8 +355,8 @@ class TargetSpace:
             for solver in layer.solvers:
                 solver.shared = None
         self.release()
-        self._pass = run = ReferencePass(self.model, self.layers, reference, self._forward)
-        run.hasten()
+        batch = ReferenceBatch.of(self.model, reference, self._forward)
+        self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
         seed = torch.tensor(torch.initial_seed() % 2**63, device=self._device)
@@ -384,8 +383,8 @@ class TargetSpace:
                 stacklevel=3,
             )
         if self._group is not None and self.config.reference.shard:
-            self.shards = Shards(self._group, run.samples())
-            self._pass = run.share(self.shards)
+            self.shards = Shards(self._group, run.batch.samples)
+            self._pass = ReferencePass(run.batch.share(self.shards), self.layers)
             self.targets, self._cuts = keep_share(self._pass, self.layers, started, self.shards)
             self.solve()
         return change
