@@ -9,8 +9,8 @@ process of its own, as in training; the processes take turns of a few steps, and
 are started three times, since how the C library places memory makes one process faster than another. Denormals
 count as zero: in weight space the text classifier's gradients are full of them at first, at ten times the time.
 "literal" builds every patch, solves by torch.linalg.solve and lets autograd differentiate both passes
-(tests/literal.py); "graphs" has cuda_graphs. Memory is the peak of the process, and what of it came on top after the
-imports.
+(benchmarks/literal.py); "graphs" has cuda_graphs. Memory is the peak of the process, and what of it came on top after
+the imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import CASES, Case
 from benchmarks.children import Child, options, rounds_of
-from tests.literal import Literal
+from benchmarks.literal import Literal
 from ts_lightning import TargetSpace
 from ts_lightning.cli.memory import process_peak
 

@@ -5,15 +5,15 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from tests import resuming
-from tests.devices import needs_cuda
 from tests.distributed.equality import NETWORKS
-from tests.distributed.processes import run as in_processes
-from tests.exactness import check_exact
-from tests.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit
-from tests.layers.test_recurrent import CELLS, STEP
-from tests.layers.test_recurrent import case as recurrent_case
-from tests.nets import Conv, Dense, loss_on
+from tests.layers.recurrent.test_recurrent import CELLS, STEP
+from tests.layers.recurrent.test_recurrent import case as recurrent_case
+from tests.support import resuming
+from tests.support.devices import needs_cuda
+from tests.support.exactness import check_exact
+from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit
+from tests.support.nets import Conv, Dense, loss_on
+from tests.support.processes import run as in_processes
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 pytestmark = needs_cuda

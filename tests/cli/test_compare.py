@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import ts_lightning.cli.compare as module
-from tests.runs import FILES, files, mistake, pictures, program
+from tests.support.runs import FILES, files, mistake, pictures, program
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import two_spirals
 

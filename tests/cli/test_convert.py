@@ -8,8 +8,8 @@ import torch
 
 from tests.cli.plain import Net, Points
 from tests.cli.solved import OWN, Solved
-from tests.distributed import processes
-from tests.fits import assert_equal, trainer
+from tests.support import processes
+from tests.support.fits import assert_equal, trainer
 from ts_lightning import TargetSpaceMixin
 from ts_lightning.cli.convert import set_target_space
 

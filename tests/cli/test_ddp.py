@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import FILES, files, metrics
+from tests.support.runs import FILES, files, metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.runs import mistake
+from tests.support.runs import mistake
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import two_spirals
 

@@ -11,8 +11,8 @@ import torch
 
 from tests.cli.plain import Keyed, Net
 from tests.cli.solved import Solved
-from tests.fits import assert_equal
-from tests.runs import done, mistake, program
+from tests.support.fits import assert_equal
+from tests.support.runs import done, mistake, program
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import cnn_images, lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-from tests.runs import program
+from tests.support.runs import program
 from ts_lightning.cli.main import main
 
 RECIPES = ["two_spirals", "cnn_images", "rnn_bits", "lstm_nlp"]

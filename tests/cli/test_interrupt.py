@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fits import assert_equal
-from tests.runs import done, files, metrics
+from tests.support.fits import assert_equal
+from tests.support.runs import done, files, metrics
 from ts_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]

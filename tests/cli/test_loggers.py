@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from tests.runs import FILES, done, files, metrics
+from tests.support.runs import FILES, done, files, metrics
 from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.cli.main import main
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.cli.plain import Net, Points
-from tests.runs import done, files, metrics
+from tests.support.runs import done, files, metrics
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import rnn_bits
 

@@ -7,8 +7,8 @@ import yaml
 
 from tests.cli.plain import Net, Points
 from tests.cli.solved import OWN, Asked, Solved
-from tests.fits import trainer
-from tests.runs import done, metrics, program
+from tests.support.fits import trainer
+from tests.support.runs import done, metrics, program
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.cli.main import main

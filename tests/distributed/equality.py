@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from tests.fits import trainer
+from tests.support.fits import trainer
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
 
 BATCH, STEPS = 8, 50

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.distributed.equality import NETWORKS, run
-from tests.distributed.processes import run as in_processes
+from tests.support.processes import run as in_processes
 
 TASKS = ("MLP", "CNN", "LSTM")
 CLIPPED = {"gradient_clip_val": 0.05}

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.distributed.equality import NETWORKS, Lit
-from tests.distributed.processes import run as in_processes
-from tests.fits import fit
+from tests.support.fits import fit
+from tests.support.processes import run as in_processes
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMonitor
 from ts_lightning.callbacks.histograms import histograms
 

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing import ProcessExitedException
 
-from tests.distributed.processes import end, run
-from tests.fits import assert_equal
-from tests.kills import newest, train
-from tests.resuming import CONFIG, Resumable, build, every_step, fit, flat
+from tests.support.fits import assert_equal
+from tests.support.kills import newest, train
+from tests.support.processes import end, run
+from tests.support.resuming import CONFIG, Resumable, build, every_step, fit, flat
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")

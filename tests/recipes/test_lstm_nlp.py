@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from tests.runs import FILES, done, files, metrics, mistake, pictures
+from tests.support.runs import FILES, done, files, metrics, mistake, pictures
 from ts_lightning.recipes import lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier, WordDropout
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tests.runs import FILES, done, files, metrics, mistake, pictures, program
+from tests.support.runs import FILES, done, files, metrics, mistake, pictures, program
 from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
 
 SPIRALS = ["--trainer.max_steps", "24", "--data.steps_per_epoch", "12"]

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from tests.runs import FILES, done, files, metrics
+from tests.support.runs import FILES, done, files, metrics
 from ts_lightning.recipes import rnn_bits
 from ts_lightning.recipes._recurrent import recurrent
 

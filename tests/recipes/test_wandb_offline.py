@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.offline import artifacts, config, history, records
-from tests.runs import done
+from tests.support.offline import artifacts, config, history, records
+from tests.support.runs import done
 from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
 
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"]

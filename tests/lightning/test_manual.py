@@ -1,0 +1,168 @@
+"""Manual optimisation: one optimizer or two, toggled or not, and gradients that are cleared without a step."""
+
+import pytest
+import torch
+
+from tests.support.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader
+from ts_lightning import TargetSpace
+
+
+class Manual(Lit):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        loss = self.loss(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.losses.append(float(loss.detach()))
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=0.02)])
+def test_equals_automatic_optimisation_bit_for_bit(make):
+    models = [build(cls, optimizer=make, norm=True) for cls in (Lit, Manual)]
+    for model in models:
+        fit(model, max_epochs=3)
+    assert_equal(models[1], models[0])
+
+
+def test_a_closure():
+    class Closure(Manual):
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+
+            def closure():
+                loss = self.loss(batch)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                self.losses.append(float(loss.detach()))
+                return loss
+
+            optimizer.step(closure)
+
+    models = [build(cls, optimizer=lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=3)) for cls in (Lit, Closure)]
+    for model in models:
+        fit(model, max_epochs=2)
+    assert_equal(models[1], models[0])
+
+
+def first(layers):
+    return layers[0].parameters()
+
+
+def others(layers):
+    return [*layers[2].parameters(), *layers[4].parameters()]
+
+
+class Two(Manual):
+    """Two optimizers take turns on the same loss; the gradients that each left are recorded."""
+
+    toggled = False
+    rate = 0.1
+
+    def configure_optimizers(self):
+        return tuple(torch.optim.SGD(part(self.net), lr=self.rate) for part in (first, others))
+
+    def training_step(self, batch, batch_idx):
+        self.arrived = []
+        for optimizer in self.optimizers():
+            if self.toggled:
+                self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            self.arrived.append([p.grad is not None for p in self.net.parameters()])
+            optimizer.step()
+            if self.toggled:
+                self.untoggle_optimizer(optimizer)
+        self.losses.append(float(loss.detach()))
+
+
+def test_two_optimizers_equal_the_plain_loop():
+    model = build(Two)
+    fit(model, max_epochs=2)
+    plain = build(Plain)
+    space = TargetSpace(plain, data()[0][:32], CONFIG)
+    optimizers = [torch.optim.SGD(part(plain.net), lr=0.1) for part in (first, others)]
+    for optimizer in optimizers:
+        space.substitute(optimizer)
+    for batch in [*loader(), *loader()]:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            plain.loss(batch).backward()
+            space.pullback()
+            optimizer.step()
+            space.solve()
+    assert_equal(model, plain)
+
+
+def test_toggling_freezes_the_weights_with_their_targets():
+    class Toggled(Two):
+        toggled = True
+        rate = 0.02  # at 0.1 rounding decides where 30 epochs end
+
+    model = build(Toggled)
+    fit(model, max_epochs=30)
+    assert model.arrived == [[True] * 2 + [False] * 4, [False] * 2 + [True] * 4]
+    assert all(p.requires_grad for p in [*model.parameters(), *model.target_space_engine.targets.values()])
+    assert model.losses[-1] < 0.7 * model.losses[0]
+    assert_solved(model)
+
+
+def test_targets_frozen_during_a_solve_learn_afterwards():
+    """The first optimizer's step solves while the second's targets are frozen."""
+
+    class Toggled(Two):
+        toggled = True
+
+        def training_step(self, batch, batch_idx):
+            before = {name: t.detach().clone() for name, t in self.target_space_engine.targets.items()}
+            super().training_step(batch, batch_idx)
+            self.moved = [n for n, t in self.target_space_engine.targets.items() if not torch.equal(t, before[n])]
+
+    model = build(Toggled)
+    fit(model, max_epochs=1)
+    assert model.moved == ["net.0", "net.2", "net.4"]
+
+
+def test_one_backward_for_two_steps():
+    class Joint(Two):
+        def training_step(self, batch, batch_idx):
+            one, two = self.optimizers()
+            one.zero_grad()
+            two.zero_grad()
+            self.manual_backward(self.loss(batch))
+            one.step()
+            two.step()
+
+    model, single = build(Joint), build(optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    fit(model, max_epochs=3)
+    fit(single, max_epochs=3)
+    for value, expected in zip(model.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_gradients_cleared_without_a_step_are_gone():
+    """A first backward pass on another batch, thrown away by ``zero_grad``, leaves no trace."""
+
+    class Twice(Manual):
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(self.loss((batch[0].flip(0) * 5, batch[1])))
+            super().training_step(batch, batch_idx)
+
+    models = [build(cls, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)) for cls in (Manual, Twice)]
+    for model in models:
+        fit(model)
+    assert_equal(models[1], models[0])
+
+
+def test_in_a_plain_loop_zero_grad_clears_the_solved_weights():
+    plain = build(Plain)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    space = TargetSpace(plain, data()[0][:32], CONFIG)
+    space.substitute(optimizer)
+    plain.loss(data()).backward()
+    assert all(p.grad is not None for p in plain.parameters())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in plain.parameters())

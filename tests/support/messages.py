@@ -1,0 +1,32 @@
+"""What the package says to its users: the texts of its errors, warnings and remarks, read from the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "ts_lightning"
+#: in the place of what a message fills in
+FILLED = "…"
+ERRORS = {"TargetSpaceError", "SettingError", "DataError", "ValueError", "TypeError"}
+REMARKS = {"warn", "rank_zero_warn", "rank_zero_info"}
+
+
+def messages(*paths: Path, kinds=ERRORS | REMARKS) -> Iterator[str]:
+    """The texts in these files and folders, with ``…`` for what they fill in."""
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).split(".")[-1] in kinds:
+                    text = _text(node.args[0])
+                    if text is not None:
+                        yield text
+
+
+def _text(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else FILLED for part in node.values)
+    if isinstance(node, ast.Call):  # of a method of the text
+        return _text(node.func.value) if isinstance(node.func, ast.Attribute) else None
+    return None
