@@ -31,7 +31,9 @@ from benchmarks.attention import AttentionNetwork
 from benchmarks.training import target_config, update
 from ts_lightning import TargetSpace
 from ts_lightning.data import BitsDataModule
-from ts_lightning.layers.base import base, linear, recurrent
+from ts_lightning.layers import linear
+from ts_lightning.layers import rows as layer_rows
+from ts_lightning.layers.recurrent import layer as recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
@@ -129,7 +131,7 @@ def sampling(least: int | None, readout: str | None) -> Iterator[None]:
     """Have other rows than "auto" chooses: so many, or all of the readout's alone, for which there is no setting."""
     with ExitStack() as stack:
         if least is not None:
-            stack.enter_context(patch.multiple(base, _LEAST_ROWS=least, _ROWS_PER_COLUMN=0))
+            stack.enter_context(patch.multiple(layer_rows, _LEAST_ROWS=least, _ROWS_PER_COLUMN=0))
             stack.enter_context(patch.object(recurrent, "_LEAST_SAMPLES", 1))
         if readout is not None:
             stack.enter_context(patch.object(linear, "sequence_rows", lambda columns: sys.maxsize))

@@ -47,18 +47,18 @@ def install(monkeypatch):
         owner["graphs"], owner["run"] = self, run
 
         def again():
-            sound = []
+            checks = []
             for layer in self._layers:
-                layer.solver.sound = sound
+                layer.solver.deferred_checks = checks
             try:
                 solved = run(None)
             finally:
                 for layer in self._layers:
-                    layer.solver.sound = None
+                    layer.solver.deferred_checks = None
             for (parameter, value), (same, static) in zip(solved, self._solved, strict=True):
                 assert parameter is same
                 static.data.copy_(value.detach())
-            self._sound.copy_(torch.stack(sound).all())
+            self._checks_passed.copy_(torch.stack(checks).all())
 
         self._solve.again = again
 

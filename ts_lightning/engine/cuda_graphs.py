@@ -5,8 +5,8 @@ as running them. Nothing in them changes from step to step but the numbers in pl
 reference batch stay where they are.
 
 What a solve decides by looking at numbers (whether float32 is enough, whether a weight is finite) it cannot decide in a
-recording. There it writes down whether all was well (:attr:`RidgeSolver.sound`); where it was not, the solve is made
-anew without a graph, and so are all that follow.
+recording. There it writes down whether each check passed (:attr:`RidgeSolver.deferred_checks`); where one did not, the
+solve is made anew without a graph, and so are all that follow.
 
 A recording is made from aliases of the trained tensors, in the same memory: autograd ties a tensor to the stream that
 it was first used on for as long as any graph of autograd holds it, a loss that is still there for one, and a recording
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.registry import moves_weights
 
 #: solved parameters with their values, which autograd knows as functions of the targets
 Solved = list[tuple[nn.Parameter, Tensor]]
@@ -70,7 +71,7 @@ class SolveGraphs:
         self._solve = None
         self._solved: Solved = []
         self._held: list[Tensor] = []
-        self._sound = torch.ones(())
+        self._checks_passed = torch.ones(())
         self._aliases: dict[int, Tensor] = {}
         self._pulls: dict[tuple[int, ...], _Pull] = {}
 
@@ -98,7 +99,7 @@ class SolveGraphs:
                 return None
             assert self._solve is not None
             self._solve.replay()
-            if not self._sound:
+            if not self._checks_passed:
                 self._stop("a solve needed float64, a larger ridge or finite numbers")
                 return None
             if first and not _agree([value for _, value in self._solved], [value for _, value in run(None)]):
@@ -165,20 +166,20 @@ class SolveGraphs:
         def recording() -> Iterator[None]:
             with self._recording(graph):
                 yield
-                self._sound = torch.stack(sound).all()
+                self._checks_passed = torch.stack(checks).all()
 
         solvers = [solver for layer in self._layers for solver in layer.solvers]
         for around in (_no_synchronisation(), recording()):
             # other aliases for each, since a module may hold on to what the rehearsal made
             with aliased() as stand_ins:
-                sound: list[Tensor] = []
+                checks: list[Tensor] = []
                 for solver in solvers:
-                    solver.sound = sound
+                    solver.deferred_checks = checks
                 try:
                     self._solved = run(around)
                 finally:
                     for solver in solvers:
-                        solver.sound = None
+                        solver.deferred_checks = None
         self._aliases, self._solve = stand_ins, graph
         # other tensors that modules have, as masks, which they may replace
         own = (value for module in self._model.modules() for value in vars(module).values())
@@ -237,7 +238,7 @@ def aliases(
     for parameter in trained:
         found[id(parameter)].__dict__.update(parameter.__dict__)
     places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if id(p) in found]
-    if any(isinstance(module, nn.RNNBase) for module, _, _ in places):
+    if any(moves_weights(module) for module, _, _ in places):
         raise RuntimeError("a recurrent layer is left in weight space, whose weights cuDNN moves in memory")
     kept = dict(targets)
     try:

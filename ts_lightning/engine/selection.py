@@ -13,9 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.registry import FAMILIES, family
-
-_SUPPORTED = ", ".join(f"nn.{cls.__name__}" for cls in FAMILIES)
+from ts_lightning.layers.registry import family, inner_modules, refusal, supported
 
 
 def plain_name(name: str) -> str:
@@ -47,18 +45,15 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
         if not any(name in solvable for name in hits):
             found = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5])
             raise TargetSpaceError(
-                f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {_SUPPORTED}, "
+                f"layers: '{pattern}' matches nothing that can be solved, only {found}. Supported: {supported()}, "
                 f"called as layers and without parametrizations."
             )
     for name, module in modules.items():
         if name in dropped or (asked is not None and name not in asked):
             continue
-        if isinstance(module, nn.RNNCellBase) and any(p.requires_grad for p in module.parameters(recurse=False)):
-            cell = type(module).__name__
-            raise TargetSpaceError(
-                f"layer '{name}' is an nn.{cell}, called step by step; targets need all steps at once. Use "
-                f"nn.{cell.removesuffix('Cell')} on whole sequences, or add '{name}' to exclude."
-            )
+        refused = refusal(module)
+        if refused is not None and any(p.requires_grad for p in module.parameters(recurse=False)):
+            raise TargetSpaceError(f"layer '{name}' {refused}, or add '{name}' to exclude.")
         kind = solvable.get(name)
         if kind is None:
             continue
@@ -88,7 +83,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> list[TargetLay
     if not chosen:
         raise TargetSpaceError(
             f"No layer to solve in {type(model).__name__}: found {_census(modules)}; expected at least one trainable "
-            f"{_SUPPORTED} that is neither excluded nor frozen."
+            f"{supported()} that is neither excluded nor frozen."
         )
     return chosen
 
@@ -97,24 +92,23 @@ def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
     """The names of supported, trainable layers whose weight isn't in ``trained`` (by id)."""
     found = []
     modules = {plain_name(name): module for name, module in model.named_modules()}
+    names = {id(module): name for name, module in modules.items()}
     for name in _solvable(modules):
         module = modules[name]
         if not all(p.requires_grad for p in module.parameters(recurse=False)):
             continue
         if id(next(module.parameters(recurse=False))) not in trained:
             found.append(name)
-        elif isinstance(module, nn.MultiheadAttention) and id(module.out_proj.weight) not in trained:
-            found.append(f"{name}.out_proj" if name else "out_proj")
+        else:
+            inner = inner_modules(module)
+            found += [names[id(m)] for m in inner if id(next(m.parameters(recurse=False))) not in trained]
     return found
 
 
 def _solvable(modules: Mapping[str, nn.Module]) -> dict[str, type[TargetLayer]]:
-    """The families of the modules that have one.
-
-    The projection behind an attention's heads is a layer of the attention, which uses its weight without calling it.
-    """
-    inside = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
-    kinds = {name: family(module) for name, module in modules.items() if id(module) not in inside}
+    """The families of the modules that have one and are not used by another module without being called."""
+    inner = {id(m) for module in modules.values() for m in inner_modules(module)}
+    kinds = {name: family(module) for name, module in modules.items() if id(module) not in inner}
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
@@ -136,7 +130,7 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     """For each parameter, the names under which modules hold it; a module registered twice counts once."""
     owners: dict[int, dict[str, None]] = {}
     for prefix, module in model.named_modules():
-        whole = isinstance(module, nn.MultiheadAttention)  # to which the projection behind its heads belongs
+        whole = bool(inner_modules(module))  # whose parameters are the module's own
         for name, parameter in module.named_parameters(recurse=whole, remove_duplicate=False):
             owners.setdefault(id(parameter), {})[plain_name(f"{prefix}.{name}" if prefix else name)] = None
     return {parameter: list(names) for parameter, names in owners.items()}

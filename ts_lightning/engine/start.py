@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.base import StepUnit, TargetLayer
 from ts_lightning.ridge.processes import Cut, Shards, relative_difference
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
@@ -72,9 +72,11 @@ def start(
         rows = "all"
     if state is not None:
         _check_names(layers, state)
-    share = min(layer.step for layer in layers)
-    auto = share * _STEP_SCALE / len(layers) ** 0.25
-    step_scale = auto if config.step_scale == "auto" else config.step_scale
+    share = min(layer.step_share for layer in layers)
+    if config.step_scale == "auto":
+        step = StepUnit(share * _STEP_SCALE / len(layers) ** 0.25, auto=True, share=share)
+    else:
+        step = StepUnit(config.step_scale)
 
     def visit(layer: TargetLayer, x: Any) -> Any:
         if x.numel() == 0:
@@ -84,9 +86,11 @@ def start(
             )
         if state is not None:
             _check_rows(layer, layer.places(x), state)
-        shape = layer.bind(x, rows if state is None else state["rows"].get(layer.name, "all"), generator)
-        layer.tune(config, step_scale, share)
-        found.places[layer.name] = layer.places(x)
+        chosen = rows if state is None else state["rows"].get(layer.name, "all")
+        binding = layer.bind(x, chosen, step, generator)
+        layer.adopt(binding)
+        shape = binding.shape
+        found.places[layer.name] = binding.places
         unit = layer.unit  # of what ``values`` is in units of the outputs
         if state is not None:
             values = _restored(layer, shape, state)
@@ -136,7 +140,9 @@ def keep_share(
     targets: dict[str, nn.Parameter] = {}
 
     def visit(layer: TargetLayer, x: Any) -> Any:
-        cuts[layer.name] = cut = layer.narrow(x, whole.places[layer.name], shards)
+        binding, cuts[layer.name] = layer.shard(x, shards)
+        layer.adopt(binding)
+        cut = cuts[layer.name]
         targets[layer.name] = target = nn.Parameter(cut.take(whole.targets[layer.name].detach()).contiguous())
         values, passed = layer.solve(x, target)
         difference = relative_difference(layer.achieved(x, values), layer.achieved(x, layer.parameters), shards)

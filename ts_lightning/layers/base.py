@@ -1,32 +1,84 @@
-"""What every solved layer has in common: its parameters, its targets, and the rows that it is solved from.
+"""The contract between a solved layer and the engine: what a family of layers answers, and what binding a layer fixes.
 
-A family (linear, conv, recurrent, attention) says how its layers become A, T and W: :meth:`TargetLayer.bind` looks at
-the input of the first reference forward and fixes the rows, :meth:`TargetLayer.narrow` keeps those of this process's
-samples where several share the reference batch, :meth:`TargetLayer.solve` turns input and targets into weights and what
-the next layer receives, :meth:`TargetLayer.achieved` says what of the targets these weights achieve.
+A family (linear, conv, recurrent, attention, or one of others' by :func:`~ts_lightning.register_layer`) says how its
+layers become A, T and W. The engine asks, in this order:
+
+1. :meth:`TargetLayer.solves`, :meth:`TargetLayer.of`: can a module be solved, and which layers does it consist of;
+2. :meth:`TargetLayer.bind`, on the input of the first reference pass: the rows, the targets' shape and unit, the ridge,
+   as one immutable :class:`Binding`, which :meth:`TargetLayer.adopt` takes; where processes share the reference batch,
+   :meth:`TargetLayer.shard` gives the binding to this process's rows;
+3. :meth:`TargetLayer.start` or :meth:`TargetLayer.reproduce`: initial targets;
+4. :meth:`TargetLayer.solve`, in every reference pass: input and targets to weights and to what the next layer receives.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.config import RidgeScale, Rows, TargetSpaceConfig
+from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.rows import sample_dimension, share_rows
 from ts_lightning.ridge.processes import Cut, ShardedRows, Shards
 from ts_lightning.ridge.system import RidgeSolver
 
-# docs/defaults.md has the measurements
-START_DAMPING = 0.1
-_LEAST_ROWS = 2048
-_ROWS_PER_COLUMN = 32
-
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
+
+
+@dataclass(frozen=True)
+class StepUnit:
+    """The unit in which the model's targets are trained, before a layer's own factor; see ``step_scale``.
+
+    Attributes:
+        value: what a target of 1 stands for, in units of the layer's outputs.
+        auto: whether the setting is "auto", so that a layer may have a multiple of it.
+        share: the :attr:`TargetLayer.step_share` of the model's most sensitive layer, a factor of "auto" values.
+    """
+
+    value: float
+    auto: bool = False
+    share: float = 1.0
+
+    def times(self, stretch: float) -> float:
+        """The unit of a layer whose "auto" unit is ``stretch`` times the model's."""
+        return self.value * stretch if self.auto else self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """What the first reference pass fixes about one layer.
+
+    Attributes:
+        places: the sizes of the dimensions along which the layer is applied (samples, positions, steps); rows of A are
+            numbered in their C order.
+        rows: indices of the sampled rows, (rows,); None where all rows are solved from.
+        shape: the targets' shape.
+        ridge: the ridge constant, in the unit of ``ridge_scale``.
+        unit: what a target of 1 stands for, in units of the outputs.
+        gradient_is_replicated: whether dL/dW comes from the training loss alone, whose gradient is the same in all
+            processes; otherwise processes that share the rows have to add theirs up.
+        shared: how the rows are spread over processes; None where all of them are here.
+    """
+
+    places: torch.Size
+    rows: Tensor | None
+    shape: torch.Size
+    ridge: float
+    unit: float
+    gradient_is_replicated: bool = False
+    shared: ShardedRows | None = None
+
+    @cached_property
+    def at(self) -> tuple[Tensor, ...]:
+        """The sampled rows' indices along each of the places; empty where all rows are solved from."""
+        return () if self.rows is None else torch.unravel_index(self.rows, self.places)
 
 
 class TargetLayer(ABC):
@@ -36,38 +88,68 @@ class TargetLayer(ABC):
         name: the layer's name, under which its targets are kept.
         module: the module that it belongs to.
         config: the target space's settings.
+        width: the number of columns of T.
 
     Attributes:
         module_name: the module's name in the model.
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
-        solvers: of each of the :attr:`systems`; ``solver`` is the first.
-        rows: indices of the sampled rows; None where all rows are solved from.
-        unit: what a target of 1 stands for, in the units of the outputs; see ``step_scale``.
+        solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
     """
 
-    #: share of the "auto" step scale that a model with such a layer bears in all layers; docs/defaults.md
-    step = 1.0
-    #: the ridge, and what the "auto" step scale of this layer alone is multiplied with; docs/defaults.md
-    auto_ridge, auto_stretch = 1.0, 1.0
-    #: standard deviation of the initial targets where the config says none; docs/defaults.md
-    normalised_std = 0.6
-    #: the same of the random targets before projection
-    projected_std = 1.0
-    #: the most systems that it has, one for each of its inputs
-    systems = 1
+    #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md
+    step_share: ClassVar[float] = 1.0
+    #: standard deviation of the targets of ``init="normalised"`` where the config says none; docs/defaults.md
+    normalised_std: ClassVar[float] = 0.6
+    #: the same of the random targets of ``init="projected"``
+    projected_std: ClassVar[float] = 1.0
+    #: the most systems that a layer has, one for each of its inputs
+    systems: ClassVar[int] = 1
+    #: whether a sample usually is many rows (positions, steps), so that fewer samples make a reference batch
+    many_rows: ClassVar[bool] = True
+    #: whether PyTorch moves the weights of such a module in memory while it runs, which CUDA graphs cannot follow
+    moves_weights: ClassVar[bool] = False
     parameters: list[nn.Parameter]
 
-    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig) -> None:
+    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, width: int) -> None:
         self.name = self.module_name = name
         self.module = module
+        self.width = width
+        self.config = config
         self.ocu = config.method == "ocu"
         label = f"layer '{name}'"
-        self.solvers = [
-            RidgeSolver(self.auto_ridge, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)
-        ]
+        self.solvers = [RidgeSolver(1.0, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)]
         self.solver = self.solvers[0]
-        self.rows: Tensor | None = None
-        self.unit = 1.0
+        self._binding: Binding | None = None
+
+    @property
+    def binding(self) -> Binding:
+        """What :meth:`adopt` was given last."""
+        assert self._binding is not None, f"layer '{self.name}' is not bound"
+        return self._binding
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Indices of the sampled rows, (rows,); None where all rows are solved from."""
+        return self.binding.rows
+
+    @property
+    def unit(self) -> float:
+        """What a target of 1 stands for, in units of the outputs; see ``step_scale``."""
+        return self.binding.unit
+
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the family can solve ``module``, an instance of the registered class ``base``.
+
+        It can where the module computes what ``base`` computes, and holds every weight as a parameter of its own,
+        without parametrization.
+        """
+        return type(module).forward is base.forward and module._parameters.get("weight") is not None
+
+    @classmethod
+    def inner_modules(cls, module: nn.Module) -> Sequence[nn.Module]:
+        """Submodules whose weights ``module`` uses without calling them, so that they are no layers themselves."""
+        return ()
 
     @classmethod
     @abstractmethod
@@ -84,71 +166,60 @@ class TargetLayer(ABC):
         """The forward of the module that ``layers`` belong to, with ``visit`` for each layer's own."""
 
     @abstractmethod
-    def bind(self, x: Any, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
-        """Fix the rows for inputs like ``x``: so many, or these; and return the shape of the targets."""
-
-    def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
-        """Take the ridge and the unit of the settings, or where these leave them open those that suit the rows.
-
-        Args:
-            config: the settings.
-            step_scale: theirs, or what "auto" comes to for the model.
-            share: what of the latter its most sensitive layer bears, see :attr:`step`.
-        """
-        self.solver.ridge = self.auto_ridge if config.ridge == "auto" else config.ridge
-        self.unit = step_scale * (self.auto_stretch if config.step_scale == "auto" else 1.0)
+    def places(self, x: Any) -> torch.Size:
+        """The sizes of the dimensions along which the layer is applied to ``x``; their C order numbers the rows."""
 
     @abstractmethod
-    def places(self, x: Any) -> torch.Size:
-        """The places where the layer is applied to an input like ``x``, in whose C order rows are numbered."""
-
-    def take_rows(self, rows: Tensor | None, x: Any) -> None:
-        """Solve from these rows of inputs like ``x``; None for all of them."""
-        self.rows = rows
-
-    def narrow(self, x: Any, places: torch.Size, shards: Shards) -> Cut:
-        """Keep the rows of this process's samples.
+    def bind(self, x: Any, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> Binding:
+        """What is fixed for inputs like ``x``; changes nothing about the layer.
 
         Args:
-            x: an input of these samples.
-            places: the places of the whole reference batch, on which the layer is bound.
+            x: the layer's input in the first reference pass.
+            rows: the setting ``reference.rows``, or the indices of the rows to solve from.
+            unit: the model's.
+            generator: for a random sample of the rows.
+        """
+
+    def adopt(self, binding: Binding) -> None:
+        """Solve as ``binding`` says from here on."""
+        self._binding = binding
+        self.solver.ridge, self.solver.shared = binding.ridge, binding.shared
+        self.solver.gradient_is_replicated = binding.gradient_is_replicated
+
+    def shard(self, x: Any, shards: Shards) -> tuple[Binding, Cut]:
+        """The binding to this process's share of the rows that the layer is bound to; changes nothing about the layer.
+
+        Args:
+            x: an input of this process's samples.
             shards: the processes.
 
         Returns:
-            Which of the targets are this process's.
+            The binding, and which of the targets are this process's.
 
         Raises:
             TargetSpaceError: the samples do not lie along one dimension of the places.
         """
-        here = self.places(x)
-        everywhere = shards.objects(tuple(here))  # so that all processes come to the same conclusion
-        changed = {
-            d for there in everywhere for d, (few, all_) in enumerate(zip(there, places, strict=True)) if few != all_
-        }
-        dim = min(changed, default=0)
-        held = [high - low for low, high in map(shards.bounds, range(shards.ranks))]
-        if len(changed) != 1 or any(
-            there[dim] * shards.samples != places[dim] * count for there, count in zip(everywhere, held, strict=True)
-        ):
+        whole, here = self.binding, self.places(x)
+        everywhere = [torch.Size(there) for there in shards.objects(tuple(here))]
+        dim = sample_dimension(whole.places, everywhere, shards)
+        if dim is None:
+            low, high = shards.bounds(0)
             raise TargetSpaceError(
-                f"layer '{self.name}' is applied at {tuple(places)} places of the {shards.samples} samples of the "
-                f"reference batch, and at {everywhere[0]} of {held[0]} of them; one dimension should be a multiple of "
-                f"the samples. Use reference.shard=False, or add '{self.module_name}' to exclude."
+                f"layer '{self.name}' is applied at {tuple(whole.places)} places of the {shards.samples} samples of "
+                f"the reference batch, and at {tuple(everywhere[0])} of {high - low} of them; one dimension should be "
+                f"a multiple of the samples. Use reference.shard=False, or add '{self.module_name}' to exclude."
             )
-        limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
-        if self.rows is None:
-            each = places.numel() // places[dim]
-            self.solver.shared = ShardedRows(shards, [each * (high - low) for low, high in limits])
-            self.take_rows(None, x)
-            return Cut(shards, dim, [torch.arange(*limit) for limit in limits])
-        at = torch.stack(torch.unravel_index(self.rows.cpu(), places))
-        mine = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
-        self.solver.shared = ShardedRows(shards, [len(positions) for positions in mine])
-        local = at[:, mine[shards.rank]]
-        local[dim] -= limits[shards.rank][0]
-        steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
-        self.take_rows((local * steps.unsqueeze(1)).sum(0).to(self.rows.device), x)
-        return Cut(shards, 0, mine)
+        rows, shared, cut = share_rows(whole.rows, whole.places, here, dim, shards)
+        shape = self.target_shape(here, rows)
+        return replace(whole, places=here, rows=rows, shape=shape, shared=shared), cut
+
+    def target_shape(self, places: torch.Size, rows: Tensor | None) -> torch.Size:
+        """The shape of the targets: (*places, width), or (rows, width) where rows are sampled."""
+        return torch.Size([*(places if rows is None else rows.shape), self.width])
+
+    def _ridge(self, auto: float) -> float:
+        """The ridge of the settings, ``auto`` where they say "auto"."""
+        return auto if self.config.ridge == "auto" else self.config.ridge
 
     @abstractmethod
     def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:
@@ -168,131 +239,17 @@ class TargetLayer(ABC):
 
     @abstractmethod
     def reproduce(self, x: Any, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
-        """Targets whose solution on input ``x`` is ``values``, the rank of A, and its columns."""
+        """Targets whose solution on input ``x`` is ``values``.
+
+        Args:
+            x: the layer's input.
+            values: of the parameters.
+            damping: how much of the ridge is added to A'A where the ridge's shrinkage is made up for; 0 for none.
+
+        Returns:
+            The targets in units of the outputs, the rank of A (not looked for with damping), and its columns.
+        """
 
     @abstractmethod
     def start(self, x: Any, std: float, generator: torch.Generator) -> Tensor:
-        """Initial targets of the standard deviation ``std`` for ``init="normalised"``."""
-
-
-class AffineLayer(TargetLayer):
-    """A layer of one weight and perhaps a bias, whose targets are its outputs.
-
-    Args:
-        name: the layer's name.
-        module: the module that it belongs to.
-        config: the target space's settings.
-        weight: (out, ...).
-        bias: (out,), or None.
-    """
-
-    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Any, bias: Any = None) -> None:
-        super().__init__(name, module, config)
-        self.weight, self.bias = weight, bias
-        self.parameters = [weight] if bias is None else [weight, bias]
-
-    @classmethod
-    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
-        """The one layer."""
-        return [cls(name, module, config, module.weight, module.bias)]
-
-    @staticmethod
-    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor) -> Any:
-        """The visit."""
-        (layer,) = layers
-        return visit(layer, input)
-
-    @abstractmethod
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The layer's output on input ``x`` with these weights."""
-
-    @abstractmethod
-    def select(self, z: Tensor) -> Tensor:
-        """The entries of the layer's output ``z`` that have targets, in the targets' shape."""
-
-    def achieved(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
-        """The outputs at the solved rows."""
-        return self.select(self.apply(x, *values))
-
-    def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
-        """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.
-
-        The starting weights are those of layer-sequential unit variance (Mishkin and Matas, ICLR 2016). The targets
-        make up for the shrinkage of the ridge, but for directions of A whose variance is below a tenth of it.
-        """
-        weight = torch.empty(self.weight.shape, dtype=torch.float64)
-        weight = nn.init.orthogonal_(weight, generator=generator).to(x.device)
-        bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
-        spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
-        weight = weight * (std / spread if spread > 0 else 1.0)
-        return self.reproduce(x, [weight, *bias], START_DAMPING)[0]
-
-
-def sequence_rows(columns: int) -> int:
-    """How many rows "auto" keeps of a layer that is applied at every step of sequences and has so many inputs."""
-    return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns)
-
-
-def sequence_ridge(share: float, scale: RidgeScale) -> float:
-    """The ridge that is to this share of the rows of such a layer what 1 is to all; docs/defaults.md."""
-    return share if scale in ("absolute", "variance") else 1.0  # the others are in proportion to the rows
-
-
-def sample_rows(
-    rows: Rows | Tensor, total: int, enough: int, generator: torch.Generator, device: torch.device
-) -> Tensor | None:
-    """So many of ``total`` row indices in rising order, "auto" is ``enough``; or those given; None for all of them."""
-    if isinstance(rows, Tensor):
-        return rows.to(device)
-    keep = enough if rows == "auto" else total if rows == "all" else rows
-    if keep >= total:
-        return None
-    return torch.randperm(total, generator=generator)[:keep].sort().values.to(device)
-
-
-def reproduce_matrix(a: Tensor, w0: Tensor, solver: RidgeSolver, damping: float) -> tuple[Tensor, int]:
-    """Targets T = A (W0 + (A'A + damping R)^-1 R W0), and the rank of A (not looked for where there is damping).
-
-    Without damping the ridge solve gives W0 back: exactly where A (..., N, d) has full column rank, and projected on
-    A's rows, which leaves A W0 as it is, otherwise. All in float64.
-    """
-    a, w0 = a.double(), w0.double()
-    z0 = a @ w0
-    if a.shape[-2] < a.shape[-1]:
-        factor = solver.dual(a)
-        kernel = factor.unscale(a.mT).mT @ a.mT
-        c = factor.c.unsqueeze(-1)
-        inverse, rank = _inverse(kernel, z0, damping * c, a.shape[-1])
-        return z0 + c * inverse, rank
-    gram, sums = a.mT @ a, a.sum(-2)
-    correction, rank = reproduce_correction(gram, sums, w0, solver, a.shape[-2], damping)
-    return z0 + a @ correction, rank
-
-
-def reproduce_correction(
-    gram: Tensor, sums: Tensor, w0: Tensor, solver: RidgeSolver, rows: int, damping: float
-) -> tuple[Tensor, int]:
-    """(A'A + damping R)^-1 R W0 for a full symmetric ``gram`` (..., d, d) in float64, and the rank of A."""
-    factor = solver.primal(lambda dtype: (gram.to(dtype, copy=True), sums.to(dtype)), rows, torch.float64)
-    s2 = factor.scale.s2
-    scale = (torch.ones_like(sums) if s2 is None else s2.sqrt()).unsqueeze(-1)
-    c = factor.c.unsqueeze(-1)
-    inverse, rank = _inverse(gram / (scale * scale.mT), scale * w0, damping * c, rows)
-    return c * inverse / scale, rank
-
-
-def _inverse(matrix: Tensor, right: Tensor, shift: Tensor, size: int) -> tuple[Tensor, int]:
-    """(matrix + shift I)^-1 right, or the pseudo-inverse's for shift 0; and the least rank, if it was looked for."""
-    if (shift > 0).all():
-        shifted = matrix + shift * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        return torch.cholesky_solve(right, torch.linalg.cholesky(shifted)), matrix.shape[-1]
-    return pseudo_inverse(matrix, right, size)
-
-
-def pseudo_inverse(matrix: Tensor, right: Tensor, size: int) -> tuple[Tensor, int]:
-    """The pseudo-inverse of a Gram matrix (..., d, d) of ``size`` rows times ``right``; and the least rank."""
-    values, vectors = torch.linalg.eigh(matrix)
-    floor = torch.finfo(values.dtype).eps * max(matrix.shape[-1], size) * values[..., -1:]
-    kept = values > floor
-    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
-    return vectors @ (inverse.unsqueeze(-1) * (vectors.mT @ right)), int(kept.sum(-1).min())
+        """Initial targets of the standard deviation ``std`` for ``init="normalised"``, in units of the outputs."""

@@ -6,52 +6,50 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ts_lightning.config import Rows, TargetSpaceConfig
-from ts_lightning.layers.base import AffineLayer, reproduce_matrix, sample_rows, sequence_ridge, sequence_rows
+from ts_lightning.config import Rows
+from ts_lightning.layers.affine import AffineLayer
+from ts_lightning.layers.base import Binding, StepUnit
+from ts_lightning.layers.reproduce import reproduce_matrix
+from ts_lightning.layers.rows import sample_rows, sequence_ridge, sequence_rows
 from ts_lightning.ridge.solve import solve, solve_apply
 
 
 class LinearTargets(AffineLayer):
     """Targets (..., out), or (rows, out) where rows are sampled, for an input (..., in) of any rank."""
 
-    def __init__(
-        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
-    ) -> None:
-        super().__init__(name, module, config, weight, bias)
-        self._every_step = False
-        self._at: tuple[Tensor, ...] = ()  # the rows' places
-
-    def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
-        """Fix the rows; "auto" means all of them, and of an input that has them at every step as many as suffice."""
-        total, self._every_step = x.shape[:-1].numel(), sum(size > 1 for size in x.shape[:-1]) > 1
-        enough = sequence_rows(x.shape[-1] + (self.bias is not None)) if self._every_step else total
-        self.take_rows(sample_rows(rows, total, enough, generator, x.device), x)
-        self.solver.outside = self.ocu or self.rows is None
-        kept = x.shape[:-1] if self.rows is None else self.rows.shape
-        self.auto_ridge = sequence_ridge(kept.numel() / total, self.solver.scale) if self._every_step else 1.0
-        return torch.Size([*kept, self.weight.shape[0]])
-
-    def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
-        """Take the ridge and the unit; beside a recurrent layer, whose steps add up along time, those here do not."""
-        self.auto_stretch = 3.0 if self._every_step and share < 1 else 1.0  # docs/defaults.md
-        super().tune(config, step_scale, share)
+    many_rows = False
 
     def places(self, x: Tensor) -> torch.Size:
         """The leading dimensions."""
         return x.shape[:-1]
 
-    def take_rows(self, rows: Tensor | None, x: Tensor) -> None:
-        """Solve from these rows of inputs like ``x``; None for all of them."""
-        super().take_rows(rows, x)
-        self._at = () if rows is None else torch.unravel_index(rows, self.places(x))
+    def bind(self, x: Tensor, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> Binding:
+        """Fix the rows: "auto" keeps all of them, or of an input at every step of sequences as many as suffice.
+
+        The steps of such a layer do not add up along time as a recurrent layer's do, so that beside one its "auto" unit
+        is a multiple of the model's; docs/defaults.md.
+        """
+        places = self.places(x)
+        every_step, total = sum(size > 1 for size in places) > 1, places.numel()
+        auto = sequence_rows(x.shape[-1] + (self.bias is not None)) if every_step else total
+        chosen = sample_rows(rows, total, auto, generator, x.device)
+        kept = total if chosen is None else len(chosen)
+        return Binding(
+            places=places,
+            rows=chosen,
+            shape=self.target_shape(places, chosen),
+            ridge=self._ridge(sequence_ridge(kept / total, self.solver.scale) if every_step else 1.0),
+            unit=unit.times(3.0 if every_step and unit.share < 1 else 1.0),
+            gradient_is_replicated=self.ocu or chosen is None,
+        )
 
     def _matrix(self, x: Tensor) -> Tensor:
         if self.rows is not None:
-            x = _Rows.apply(x, self._at)  # type: ignore[no-untyped-call]
+            x = _Rows.apply(x, self.binding.at)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
         return x.reshape(-1, x.shape[-1])
@@ -81,7 +79,7 @@ class LinearTargets(AffineLayer):
 
     def select(self, z: Tensor) -> Tensor:
         """The outputs at the solved rows."""
-        return z if self.rows is None else z[self._at]
+        return z if self.rows is None else z[self.binding.at]
 
     def reproduce(self, x: Tensor, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias."""
@@ -93,7 +91,7 @@ class LinearTargets(AffineLayer):
 
 
 class _Rows(torch.autograd.Function):
-    """The rows (rows, in) of an input (..., in); its gradient is not added up, since no two are at the same place."""
+    """The rows (rows, in) of an input (..., in); each place is read once, so that gradients are written, not added."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, at: tuple[Tensor, ...]) -> Tensor:

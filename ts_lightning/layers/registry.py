@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from ts_lightning.layers.attention.projections import InProjection, has_two_projections
+from ts_lightning.layers.attention.projections import InProjection
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.conv.convolution import ConvTargets
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.recurrent.cells import GRULayer, LSTMLayer, RNNLayer
 
-FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
+_FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.Linear: LinearTargets,
     nn.Conv1d: ConvTargets,
     nn.Conv2d: ConvTargets,
@@ -21,25 +21,46 @@ FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.MultiheadAttention: InProjection,
 }
 
+#: modules with weights that cannot be solved as they are, and why; "kind" is the module's class
+_REFUSED: dict[type[nn.Module], str] = {
+    nn.RNNCellBase: "is an nn.{kind}Cell, called step by step; targets need all steps at once. Use nn.{kind} on whole "
+    "sequences",
+}
+
+
+def registered(module: nn.Module) -> tuple[type[nn.Module], type[TargetLayer]] | None:
+    """The registered class that ``module`` is nearest to, and its family; None where there is none."""
+    return next(((base, _FAMILIES[base]) for base in type(module).__mro__ if base in _FAMILIES), None)
+
 
 def family(module: nn.Module) -> type[TargetLayer] | None:
-    """The family that can solve ``module``, or None.
+    """The family that can solve ``module``, or None; see :meth:`TargetLayer.solves`."""
+    found = registered(module)
+    return found[1] if found is not None and found[1].solves(module, found[0]) else None
 
-    A subclass counts only if it computes what its base class computes, and a weight only if it is a parameter of its
-    own, without parametrization.
-    """
-    if isinstance(module, nn.MultiheadAttention):
-        weighted = has_two_projections(module)
-    else:
-        names = getattr(module, "_flat_weights_names", ["weight"])
-        weighted = all(module._parameters.get(name) is not None for name in names)
-    if not weighted:
-        return None
-    for base, targets in FAMILIES.items():
-        if isinstance(module, base):
-            cls = type(module)
-            same = cls.forward is base.forward
-            if issubclass(base, nn.modules.conv._ConvNd):
-                same = same and cls._conv_forward is base._conv_forward  # type: ignore[attr-defined]
-            return targets if same else None
-    return None
+
+def inner_modules(module: nn.Module) -> list[nn.Module]:
+    """Submodules of ``module`` that are no layers themselves; see :meth:`TargetLayer.inner_modules`."""
+    found = registered(module)
+    return [] if found is None else list(found[1].inner_modules(module))
+
+
+def moves_weights(module: nn.Module) -> bool:
+    """Whether PyTorch moves the weights of ``module`` in memory; see :attr:`TargetLayer.moves_weights`."""
+    found = registered(module)
+    return found is not None and found[1].moves_weights
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a module of this class cannot be solved, and what to use in its place; None where nothing is known."""
+    text = next((text for base, text in _REFUSED.items() if isinstance(module, base)), None)
+    return None if text is None else text.format(kind=type(module).__name__.removesuffix("Cell"))
+
+
+def supported() -> str:
+    """The names of all registered classes, for messages."""
+    return ", ".join(f"nn.{base.__name__}" if _of_torch(base) else base.__name__ for base in _FAMILIES)
+
+
+def _of_torch(base: type[nn.Module]) -> bool:
+    return base.__module__.startswith("torch.nn.")

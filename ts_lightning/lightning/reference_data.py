@@ -16,7 +16,6 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, 
 from ts_lightning.config import Selection, Size
 from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.registry import family
 
 _MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
@@ -26,8 +25,8 @@ def reference_size(model: nn.Module, size: Size) -> int:
     """The number of samples that ``size`` asks for, "auto" depending on the layers of ``model``."""
     if size != "auto":
         return size
-    places = any(family(module) not in (None, LinearTargets) for module in model.modules())
-    return _FEW if places else _MANY
+    kinds = [kind for kind in map(family, model.modules()) if kind is not None]
+    return _FEW if any(kind.many_rows for kind in kinds) else _MANY
 
 
 def reference_samples(loader: Any, size: int, selection: Selection, seed: int) -> Any:

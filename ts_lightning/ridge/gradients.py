@@ -15,12 +15,12 @@ def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = 
     Args:
         g: this process's.
         rows: where the rows are.
-        solver: says whether dL/dW itself comes from outside of the reference pass.
+        solver: says whether dL/dW itself is the same in all processes.
         inside: whether ``g`` holds more than dL/dW, a part A'(dL/dZ) of this process's rows.
     """
     if rows.ranks == 1:
         return g
-    if solver.outside and not inside:
+    if solver.gradient_is_replicated and not inside:
         return g * rows.ranks
     total = g.clone(memory_format=torch.contiguous_format)
     rows.sum(total)

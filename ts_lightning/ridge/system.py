@@ -138,10 +138,12 @@ class RidgeSolver:
         label: how errors and warnings name this solve.
 
     Attributes:
-        shared: where the rows of A are, if not all in this process.
-        outside: whether all of dL/dW comes from outside of the reference pass, where it is the same in all processes.
+        shared: how the rows of A are spread over processes; None where all of them are here.
+        gradient_is_replicated: whether dL/dW comes from the training loss alone, whose gradient is the same in all
+            processes, so that it needs no sum over them.
         observer: told of every solve; None where none is observed.
-        sound: where solves write down whether all was well, in the place of acting on it; None where they do.
+        deferred_checks: for CUDA graphs, which cannot branch on values: solves append whether each check passed, and
+            go on; None where a solve acts on its checks at once.
     """
 
     def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
@@ -150,13 +152,13 @@ class RidgeSolver:
         self.dtype: SolveDtype = dtype
         self.label = label
         self.shared: Rows | None = None
-        self.outside = False
+        self.gradient_is_replicated = False
         self.observer: Observer | None = None
-        self.sound: list[Tensor] | None = None
-        self._said_larger = False
+        self.deferred_checks: list[Tensor] | None = None
+        self._warned_of_larger_ridge = False
 
     def rows(self, count: int) -> Rows:
-        """Where the rows of A are, ``count`` of which are in this process."""
+        """How the rows of A, ``count`` of which are here, are spread over processes."""
         return Rows(count) if self.shared is None else self.shared
 
     def precisions(self, given: torch.dtype) -> list[torch.dtype]:
@@ -220,9 +222,9 @@ class RidgeSolver:
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
             held = ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
-            if self.sound is not None:
+            if self.deferred_checks is not None:
                 alone = len(self.precisions(given)) == 1  # so that there is nothing else to try
-                self.sound.append((info == 0).all() & cholesky.isfinite().all() if alone else held)
+                self.deferred_checks.append((info == 0).all() & cholesky.isfinite().all() if alone else held)
                 return Factor(cholesky, c, scale, dual)
             if held:
                 return Factor(cholesky, c, scale, dual)
@@ -239,8 +241,8 @@ class RidgeSolver:
                 raise TargetSpaceError(f"{self.label}: A'A + R is not positive definite for any ridge up to {ridge:g}.")
             c = ridge * scale.unit
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
-        if ridge != self.ridge and not self._said_larger:
-            self._said_larger = True
+        if ridge != self.ridge and not self._warned_of_larger_ridge:
+            self._warned_of_larger_ridge = True
             warnings.warn(
                 f"{self.label}: A'A + R cannot be factorised in {dtype} with ridge {self.ridge:g}; {ridge:g} is used "
                 f"where that happens. Choose a larger ridge, or ridge_scale='variance'.",
@@ -250,8 +252,8 @@ class RidgeSolver:
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
-        if self.sound is not None:
-            self.sound.append(w.sum().isfinite())
+        if self.deferred_checks is not None:
+            self.deferred_checks.append(w.sum().isfinite())
         elif not math.isfinite(w.sum().item()) and not w.isfinite().all():
             what = "its targets hold" if not t.isfinite().all() else "the solved weights hold"
             raise TargetSpaceError(

@@ -7,6 +7,7 @@ one tensor have one system: all three in self-attention, keys and values where o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.layers.attention.heads import attend
-from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.processes import Cut, Shards
 
@@ -53,6 +54,19 @@ class Sources:
         return min(tensor.numel() for tensor in self.tensors)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionBinding(Binding):
+    """What is fixed about an attention's projections.
+
+    Attributes:
+        projections: how many of the three each input has.
+        parts: of the dense layer that each input is.
+    """
+
+    projections: tuple[int, ...]
+    parts: tuple[Binding, ...]
+
+
 class InProjection(TargetLayer):
     """The projections into queries, keys and values.
 
@@ -64,13 +78,24 @@ class InProjection(TargetLayer):
     systems = 3
 
     def __init__(self, name: str, module: nn.MultiheadAttention, config: TargetSpaceConfig) -> None:
-        super().__init__(f"{name}.in_proj" if name else "in_proj", module, config)
+        super().__init__(f"{name}.in_proj" if name else "in_proj", module, config, module.embed_dim)
         self.module_name = name
         self.parameters = [p for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
-        self.width = module.embed_dim
-        self._config = config
         self._parts: list[LinearTargets] = []
-        self._shapes: list[torch.Size] = []  # of their targets
+
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether both projections have one weight each, of their own, and nothing is added to what they give."""
+        assert isinstance(module, nn.MultiheadAttention)
+        own, out = module._parameters.get("in_proj_weight"), module.out_proj._parameters.get("weight")
+        plain = own is not None and out is not None and module.bias_k is None and not module.add_zero_attn
+        return plain and type(module).forward is base.forward
+
+    @classmethod
+    def inner_modules(cls, module: nn.Module) -> Sequence[nn.Module]:
+        """The projection behind the heads, a layer of the attention."""
+        assert isinstance(module, nn.MultiheadAttention)
+        return [module.out_proj]
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[TargetLayer]:
@@ -107,74 +132,88 @@ class InProjection(TargetLayer):
             weights = weights.squeeze(0) if query.dim() == 2 else weights
         return output, weights
 
-    def bind(self, x: Sources, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
-        """Fix each input's rows as nn.Linear does; those given are numbered through all inputs."""
-        self._parts, self._shapes = [], []
-        shares = self._shares(x, [parameter.detach() for parameter in self.parameters])
-        for tensor, share, start, solver in zip(x.tensors, shares, x.starts, self.solvers, strict=False):
-            part = LinearTargets(self.name, self.module, self._config, *share)
-            part.module_name, part.solver = self.module_name, solver
+    def places(self, x: Sources) -> torch.Size:
+        """The leading dimensions of all inputs, one's after the other's."""
+        return x.shape[:-1]
+
+    def bind(self, x: Sources, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> AttentionBinding:
+        """Fix each input's rows as nn.Linear does, with the largest of their units for all of them.
+
+        Given rows are numbered through all inputs.
+        """
+        parts = []
+        for tensor, start, layer in zip(x.tensors, x.starts, self._dense(x.projections), strict=True):
             own: Rows | Tensor = rows
             if isinstance(rows, Tensor):
                 total = tensor.shape[:-1].numel()
                 inside = rows[(start <= rows) & (rows < start + total)] - start
                 own = "all" if len(inside) == total else inside
-            self._shapes.append(part.bind(tensor, own, generator))
-            self._parts.append(part)
-        self.rows = self._numbered(x)
-        if len(self._parts) == 1:
-            return self._shapes[0]
-        return torch.Size([sum(shape.numel() for shape in self._shapes) // self.width, self.width])
+            parts.append(layer.bind(tensor, own, unit, generator))
+        largest = max(part.unit for part in parts)
+        parts = [replace(part, unit=largest) for part in parts]
+        return AttentionBinding(
+            places=self.places(x),
+            rows=_numbered(x, parts),
+            shape=self._shape(parts),
+            ridge=parts[0].ridge,
+            unit=largest,
+            projections=tuple(x.projections),
+            parts=tuple(parts),
+        )
 
-    def _numbered(self, x: Sources) -> Tensor | None:
-        """The parts' rows, numbered through all inputs; None for all of them."""
-        if all(part.rows is None for part in self._parts):
-            return None
-        numbered = []
-        for part, tensor, start in zip(self._parts, x.tensors, x.starts, strict=True):
-            every = torch.arange(tensor.shape[:-1].numel(), device=tensor.device)
-            numbered.append(start + (every if part.rows is None else part.rows))
-        return torch.cat(numbered)
+    def adopt(self, binding: Binding) -> None:
+        """Solve every input as its part of ``binding`` says from here on."""
+        super().adopt(binding)
+        assert isinstance(binding, AttentionBinding)
+        self._parts = self._dense(binding.projections)
+        for layer, part in zip(self._parts, binding.parts, strict=True):
+            layer.adopt(part)
 
-    def tune(self, config: TargetSpaceConfig, step_scale: float, share: float) -> None:
-        """Take nn.Linear's ridge, and the largest unit that one would have on one of the inputs."""
-        for part in self._parts:
-            part.tune(config, step_scale, share)
-        self.unit = max(part.unit for part in self._parts)
-        for part in self._parts:
-            part.unit = self.unit
-
-    def places(self, x: Sources) -> torch.Size:
-        """The leading dimensions of all inputs."""
-        return x.shape[:-1]
-
-    def narrow(self, x: Sources, places: torch.Size, shards: Shards) -> Cut:
-        """Keep the rows of this process's samples."""
-        remaining, cuts = places, []
-        for part, tensor in zip(self._parts, x.tensors, strict=True):
-            cuts.append(part.narrow(tensor, remaining[: tensor.dim() - 1], shards))
-            remaining = remaining[tensor.dim() - 1 :]
-        self.rows = self._numbered(x)
+    def shard(self, x: Sources, shards: Shards) -> tuple[AttentionBinding, Cut]:
+        """The binding to this process's share of every input's rows."""
+        binding = self.binding
+        assert isinstance(binding, AttentionBinding)
+        parts, cuts = zip(
+            *(layer.shard(tensor, shards) for layer, tensor in zip(self._parts, x.tensors, strict=True)), strict=True
+        )
+        shape = self._shape(parts)
+        mine = replace(binding, places=self.places(x), rows=_numbered(x, parts), shape=shape, parts=parts)
         if len(cuts) == 1:
-            return cuts[0]
+            return mine, cuts[0]
         held: list[list[Tensor]] = [[] for _ in range(shards.ranks)]
         start = 0
-        for n, (cut, shape) in enumerate(zip(cuts, self._shapes, strict=True)):
-            at = start + torch.arange(shape.numel() // self.width).view(*shape[:-1], shape[-1] // self.width)
+        for cut, part in zip(cuts, binding.parts, strict=True):
+            # of the whole targets' rows of one projection
+            size = torch.Size([*part.shape[:-1], part.shape[-1] // self.width])
+            at = start + torch.arange(size.numel()).view(size)
             for rank, positions in enumerate(cut.positions):
                 held[rank].append(at.index_select(cut.dim, positions).flatten())
             start += at.numel()
-            mine = list(shape)
-            mine[cut.dim] = len(cut.positions[shards.rank])
-            self._shapes[n] = torch.Size(mine)
-        return Cut(shards, 0, [torch.cat(positions) for positions in held])
+        return mine, Cut(shards, 0, [torch.cat(positions) for positions in held])
+
+    def _dense(self, projections: Sequence[int]) -> list[LinearTargets]:
+        """Every input's dense layer, with its share of the weights."""
+        layers = []
+        shares = self._shares(projections, [parameter.detach() for parameter in self.parameters])
+        for share, solver in zip(shares, self.solvers, strict=False):
+            layer = LinearTargets(self.name, self.module, self.config, *share)
+            layer.module_name, layer.solver = self.module_name, solver
+            layers.append(layer)
+        return layers
+
+    def _shape(self, parts: Sequence[Binding]) -> torch.Size:
+        """The targets' shape."""
+        if len(parts) == 1:
+            return parts[0].shape
+        return torch.Size([sum(part.shape.numel() for part in parts) // self.width, self.width])
 
     def _each(self, targets: Tensor) -> Sequence[Tensor]:
         """Every part's targets."""
         if len(self._parts) == 1:
             return [targets]
-        blocks = torch.split(targets, [shape.numel() // self.width for shape in self._shapes])
-        return [block.view(shape) for block, shape in zip(blocks, self._shapes, strict=True)]
+        shapes = [part.binding.shape for part in self._parts]
+        blocks = torch.split(targets, [shape.numel() // self.width for shape in shapes])
+        return [block.view(shape) for block, shape in zip(blocks, shapes, strict=True)]
 
     def _all(self, targets: Sequence[Tensor]) -> Tensor:
         """All parts' targets in one."""
@@ -182,9 +221,9 @@ class InProjection(TargetLayer):
             return targets[0]
         return torch.cat([block.reshape(-1, self.width) for block in targets])
 
-    def _shares(self, x: Sources, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    def _shares(self, projections: Sequence[int], values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """Every part's share of values of the parameters."""
-        sizes = [count * self.width for count in x.projections]
+        sizes = [count * self.width for count in projections]
         return list(zip(*(torch.split(value, sizes) for value in values), strict=True))
 
     def solve(self, x: Sources, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -199,12 +238,12 @@ class InProjection(TargetLayer):
 
     def achieved(self, x: Sources, values: Sequence[Tensor]) -> Tensor:
         """The projections at the solved rows."""
-        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
+        mine = zip(self._parts, x.tensors, self._shares(x.projections, values), strict=True)
         return self._all([part.achieved(tensor, own) for part, tensor, own in mine])
 
     def reproduce(self, x: Sources, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias; the least rank of a part."""
-        mine = zip(self._parts, x.tensors, self._shares(x, values), strict=True)
+        mine = zip(self._parts, x.tensors, self._shares(x.projections, values), strict=True)
         targets, ranks, columns = zip(
             *(part.reproduce(tensor, own, damping) for part, tensor, own in mine), strict=True
         )
@@ -216,7 +255,12 @@ class InProjection(TargetLayer):
         return self._all([part.start(tensor, std, generator) for part, tensor in mine])
 
 
-def has_two_projections(module: nn.MultiheadAttention) -> bool:
-    """Whether both projections have one weight each, that is used as it is, and nothing is added to what they give."""
-    own, out = module._parameters.get("in_proj_weight"), module.out_proj._parameters.get("weight")
-    return own is not None and out is not None and module.bias_k is None and not module.add_zero_attn
+def _numbered(x: Sources, parts: Sequence[Binding]) -> Tensor | None:
+    """The parts' rows, numbered through all inputs; None for all of them."""
+    if all(part.rows is None for part in parts):
+        return None
+    numbered = []
+    for part, tensor, start in zip(parts, x.tensors, x.starts, strict=True):
+        every = torch.arange(tensor.shape[:-1].numel(), device=tensor.device)
+        numbered.append(start + (every if part.rows is None else part.rows))
+    return torch.cat(numbered)

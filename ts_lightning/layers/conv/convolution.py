@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +18,28 @@ from torch.autograd.function import once_differentiable
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import AffineLayer, reproduce_correction, reproduce_matrix, sample_rows
+from ts_lightning.layers.affine import AffineLayer
+from ts_lightning.layers.base import Binding, StepUnit
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
+from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
+from ts_lightning.layers.rows import sample_rows
 from ts_lightning.ridge.gradients import sum_gradients
+from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
 from ts_lightning.ridge.system import RidgeSolver, sum_moments
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvBinding(Binding):
+    """What is fixed about a convolution.
+
+    Attributes:
+        patches: where in the input the patches of the solved rows are; None where no patch is gathered.
+    """
+
+    patches: PatchRows | None
 
 
 class ConvTargets(AffineLayer):
@@ -36,10 +52,37 @@ class ConvTargets(AffineLayer):
     ) -> None:
         super().__init__(name, module, config, weight, bias)
         self.geometry = Geometry.of(module)
-        self.patches: PatchRows | None = None
 
-    def bind(self, x: Tensor, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
-        """Fix the rows; "auto" keeps max(512, unknowns of one output)."""
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the module computes what ``base`` does, and has a weight of its own."""
+        kind: Any = type(module)
+        expected: Any = base
+        return super().solves(module, base) and kind._conv_forward is expected._conv_forward
+
+    @property
+    def patches(self) -> PatchRows | None:
+        """Where in the input the patches of the solved rows are; None where no patch is gathered."""
+        assert isinstance(self.binding, ConvBinding)
+        return self.binding.patches
+
+    def places(self, x: Tensor) -> torch.Size:
+        """Samples and positions."""
+        return torch.Size([x.shape[0], *self.geometry.outputs(self.geometry.pad(x))])
+
+    def target_shape(self, places: torch.Size, rows: Tensor | None) -> torch.Size:
+        """(N, out, *space), or (rows, out) where rows are sampled."""
+        return torch.Size([places[0], self.width, *places[1:]] if rows is None else [len(rows), self.width])
+
+    def bind(self, x: Tensor, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> ConvBinding:
+        """Fix the rows; "auto" keeps max(512, unknowns of one output).
+
+        Where there are no more rows than unknowns, the ridge takes more of every step, for which the "auto" ridge and
+        unit of sampled rows make up; docs/defaults.md.
+
+        Raises:
+            TargetSpaceError: the input has no dimension of samples.
+        """
         if x.dim() != self.weight.dim():
             raise TargetSpaceError(
                 f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
@@ -47,25 +90,26 @@ class ConvTargets(AffineLayer):
             )
         places = self.places(x)
         columns = self.weight[0].numel() + (self.bias is not None)
-        self.take_rows(sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device), x)
-        if self.rows is None:
-            return torch.Size([places[0], self.weight.shape[0], *places[1:]])
-        return torch.Size([len(self.rows), self.weight.shape[0]])
-
-    def places(self, x: Tensor) -> torch.Size:
-        """Samples and positions."""
-        return torch.Size([x.shape[0], *self.geometry.outputs(self.geometry.pad(x))])
-
-    def take_rows(self, rows: Tensor | None, x: Tensor) -> None:
-        """Solve from these rows, and look up where in the input their patches are, if they are gathered at all."""
-        super().take_rows(rows, x)
-        # where there are no more rows than unknowns, the ridge takes more of every step; docs/defaults.md
-        self.auto_ridge, self.auto_stretch = (1.0, 1.0) if rows is None else (0.5, 3.0)
-        total = self.solver.rows(self.places(x).numel()).total
-        explicit = self.rows is not None or total < self.weight[0].numel() + (self.bias is not None)
-        self.patches = PatchRows(self.geometry, self.geometry.pad(x), self.rows) if explicit else None
+        chosen = sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device)
         # otherwise the reference batch is convolved with the weights
-        self.solver.outside = self.ocu or not explicit
+        gathered = chosen is not None or places.numel() < columns
+        return ConvBinding(
+            places=places,
+            rows=chosen,
+            shape=self.target_shape(places, chosen),
+            ridge=self._ridge(1.0 if chosen is None else 0.5),
+            unit=unit.times(1.0 if chosen is None else 3.0),
+            gradient_is_replicated=self.ocu or not gathered,
+            patches=PatchRows(self.geometry, self.geometry.pad(x), chosen) if gathered else None,
+        )
+
+    def shard(self, x: Tensor, shards: Shards) -> tuple[Binding, Cut]:
+        """The binding to this process's share of the rows."""
+        binding, cut = super().shard(x, shards)
+        assert isinstance(binding, ConvBinding)
+        if binding.patches is None:
+            return binding, cut
+        return replace(binding, patches=PatchRows(self.geometry, self.geometry.pad(x), binding.rows)), cut
 
     def _target_rows(self, targets: Tensor) -> Tensor:
         """Targets as (groups, rows, out / groups)."""

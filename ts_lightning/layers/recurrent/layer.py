@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,9 +23,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import START_DAMPING, TargetLayer, Visit, sequence_ridge, sequence_rows
+from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit
 from ts_lightning.layers.recurrent.sequences import Dense, Layout, Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
+from ts_lightning.layers.reproduce import START_DAMPING
+from ts_lightning.layers.rows import sequence_ridge, sequence_rows
 from ts_lightning.ridge.primal import Block
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
@@ -33,6 +36,17 @@ _LEAST_SAMPLES = 16  # of the "auto" rows; docs/defaults.md has the measurements
 
 #: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
 Passed = tuple[Tensor, tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentBinding(Binding):
+    """What is fixed about a recurrent layer.
+
+    Attributes:
+        part: the samples that are solved from; None for all of them.
+    """
+
+    part: Part | None
 
 
 class RecurrentLayer(TargetLayer):
@@ -50,21 +64,29 @@ class RecurrentLayer(TargetLayer):
     """
 
     #: steps add up along time; docs/defaults.md
-    step = 0.1
+    step_share = 0.1
     #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
     normalised_std = 0.05
+    #: cuDNN takes all weights in one piece of memory
+    moves_weights = True
     #: gates, each of hidden size, in the targets
     gates: ClassVar[int]
 
     def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
-        super().__init__(f"{name}.{suffix}" if name else suffix, module, config)
+        super().__init__(f"{name}.{suffix}" if name else suffix, module, config, self.gates * module.hidden_size)
         self.module_name = name
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
         self.parameters = [getattr(module, f"{kind}_{suffix}") for kind in kinds]
         self.hidden = module.hidden_size
         self.inputs = self.parameters[0].shape[1]
         self.ones = module.bias
-        self.part: Part | None = None
+
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the module computes what ``base`` does, and all its weights are parameters of its own."""
+        assert isinstance(module, nn.RNNBase)
+        own = all(module._parameters.get(name) is not None for name in module._flat_weights_names)
+        return own and type(module).forward is base.forward
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
@@ -129,7 +151,7 @@ class RecurrentLayer(TargetLayer):
         """Of A."""
         return self.inputs + self.ones + self.hidden
 
-    def bind(self, x: Sequences, rows: Rows | Tensor, generator: torch.Generator) -> torch.Size:
+    def bind(self, x: Sequences, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> RecurrentBinding:
         """Fix the rows; "auto" means those of enough samples to have max(2048, 32 columns), and of 16 at least."""
         places = self.places(x)
         if isinstance(rows, str):
@@ -137,13 +159,22 @@ class RecurrentLayer(TargetLayer):
             chosen = None if rows == "all" else self._sample(x, wanted, _LEAST_SAMPLES, generator)
         else:
             chosen = rows.to(x.data.device) if isinstance(rows, Tensor) else self._sample(x, rows, 1, generator)
-        self.take_rows(chosen, x)
         kept = places if chosen is None else chosen.shape
-        self.auto_ridge = sequence_ridge(kept.numel() / places.numel(), self.solver.scale)
-        return torch.Size([*kept, self.gates * self.hidden])
+        return RecurrentBinding(
+            places=places,
+            rows=chosen,
+            shape=self.target_shape(places, chosen),
+            ridge=self._ridge(sequence_ridge(kept.numel() / places.numel(), self.solver.scale)),
+            unit=unit.times(1.0),
+            part=None if chosen is None else Part(x, chosen),
+        )
 
     def _sample(self, x: Sequences, rows: int, samples: int, generator: torch.Generator) -> Tensor | None:
-        """All rows of so many samples, drawn at random, as have ``rows`` rows and are ``samples``; None for all."""
+        """All rows of a random sample of the sequences: of at least ``samples``, with at least ``rows`` rows together.
+
+        Returns:
+            The rows, rising; None for all rows.
+        """
         sample = x.layout.sample_of_row(self.places(x))
         if rows >= len(sample):
             return None
@@ -154,19 +185,26 @@ class RecurrentLayer(TargetLayer):
             return None
         return torch.isin(sample, order[:count]).nonzero().squeeze(1).to(x.data.device)
 
-    def take_rows(self, rows: Tensor | None, x: Sequences) -> None:
-        """Solve from these rows, which are all those of some samples."""
-        super().take_rows(rows, x)
-        self.part = None if rows is None else Part(x, rows)
+    def shard(self, x: Sequences, shards: Shards) -> tuple[Binding, Cut]:
+        """The binding to the rows of this process's samples.
 
-    def narrow(self, x: Sequences, places: torch.Size, shards: Shards) -> Cut:
-        """Keep the rows of this process's samples."""
+        Raises:
+            TargetSpaceError: sequences are packed.
+        """
         if isinstance(x.layout, Packed):
             raise TargetSpaceError(
                 f"layer '{self.name}' receives a PackedSequence, whose rows go by steps and not by samples, so that "
                 f"processes cannot share it. Use reference.shard=False, or add '{self.module_name}' to exclude."
             )
-        return super().narrow(x, places, shards)
+        binding, cut = super().shard(x, shards)
+        assert isinstance(binding, RecurrentBinding)
+        return replace(binding, part=None if binding.rows is None else Part(x, binding.rows)), cut
+
+    @property
+    def part(self) -> Part | None:
+        """The samples that are solved from; None for all of them."""
+        assert isinstance(self.binding, RecurrentBinding)
+        return self.binding.part
 
     def chosen(self, x: Sequences) -> Sequences:
         """The samples that are solved from."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.layers.base import pseudo_inverse, reproduce_correction
 from ts_lightning.layers.recurrent.sequences import Sequences
+from ts_lightning.layers.reproduce import pseudo_inverse, reproduce_correction
 from ts_lightning.ridge.system import matrix_moments
 
 if TYPE_CHECKING:

@@ -1,0 +1,67 @@
+"""Layers of one weight and perhaps a bias, whose targets are their outputs: what linear and conv have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.reproduce import START_DAMPING
+
+
+class AffineLayer(TargetLayer):
+    """A layer of one weight and perhaps a bias, whose targets are its outputs.
+
+    Args:
+        name: the layer's name.
+        module: the module that it belongs to.
+        config: the target space's settings.
+        weight: (out, ...).
+        bias: (out,), or None.
+    """
+
+    def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Any, bias: Any = None) -> None:
+        super().__init__(name, module, config, weight.shape[0])
+        self.weight, self.bias = weight, bias
+        self.parameters = [weight] if bias is None else [weight, bias]
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
+        """One layer, of the module's ``weight`` and ``bias``."""
+        return [cls(name, module, config, module.weight, module.bias)]
+
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor) -> Any:
+        """The layer on the module's input."""
+        (layer,) = layers
+        return visit(layer, input)
+
+    @abstractmethod
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's output on input ``x`` with these weights."""
+
+    @abstractmethod
+    def select(self, z: Tensor) -> Tensor:
+        """The entries of the layer's output ``z`` that have targets, in the targets' shape."""
+
+    def achieved(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The outputs at the solved rows."""
+        return self.select(self.apply(x, *values))
+
+    def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+        """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.
+
+        The starting weights are those of layer-sequential unit variance (Mishkin and Matas, ICLR 2016). The targets
+        make up for the shrinkage of the ridge, but for directions of A whose variance is below a tenth of it.
+        """
+        weight = torch.empty(self.weight.shape, dtype=torch.float64)
+        weight = nn.init.orthogonal_(weight, generator=generator).to(x.device)
+        bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
+        spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
+        weight = weight * (std / spread if spread > 0 else 1.0)
+        return self.reproduce(x, [weight, *bias], START_DAMPING)[0]

@@ -1,0 +1,106 @@
+"""Choosing the rows of A that a layer is solved from: how many, which, and which of them are in which process.
+
+A row is one place where a layer is applied: a sample, a sample and position, a sample and step. Rows are numbered in
+the C order of the places, (samples, *positions) for most layers. docs/defaults.md has the measurements behind "auto".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ts_lightning.config import RidgeScale, Rows
+from ts_lightning.ridge.processes import Cut, ShardedRows, Shards
+
+_LEAST_ROWS = 2048
+_ROWS_PER_COLUMN = 32
+
+
+def sequence_rows(columns: int) -> int:
+    """The number of rows that "auto" keeps of a layer with ``columns`` inputs that is applied at every step."""
+    return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns)
+
+
+def sequence_ridge(share: float, scale: RidgeScale) -> float:
+    """The "auto" ridge of a layer that is solved from a ``share`` of the steps of its sequences.
+
+    The ridge of "absolute" and "variance" does not grow with the number of rows, so that it falls with them here; the
+    others are in proportion to them.
+    """
+    return share if scale in ("absolute", "variance") else 1.0
+
+
+def sample_rows(
+    rows: Rows | Tensor, total: int, auto: int, generator: torch.Generator, device: torch.device
+) -> Tensor | None:
+    """Choose rows: a count to sample, or explicit indices.
+
+    Args:
+        rows: the setting ``reference.rows``, or the indices.
+        total: the number of rows.
+        auto: the count that "auto" stands for.
+        generator: for the sample.
+        device: where the indices go.
+
+    Returns:
+        The indices in rising order, (rows,); None for all rows.
+    """
+    if isinstance(rows, Tensor):
+        return rows.to(device)
+    count = auto if rows == "auto" else total if rows == "all" else rows
+    if count >= total:
+        return None
+    return torch.randperm(total, generator=generator)[:count].sort().values.to(device)
+
+
+def sample_dimension(places: torch.Size, shares: Sequence[torch.Size], shards: Shards) -> int | None:
+    """The dimension of a layer's places along which the samples of the reference batch lie.
+
+    Args:
+        places: of the whole reference batch.
+        shares: of each process's samples.
+        shards: the processes.
+
+    Returns:
+        The dimension, a multiple of the samples; None where there is no such dimension.
+    """
+    changed = {d for share in shares for d, (some, all_) in enumerate(zip(share, places, strict=True)) if some != all_}
+    dim = min(changed, default=0)
+    samples = [high - low for low, high in map(shards.bounds, range(shards.ranks))]
+    if len(changed) != 1 or any(
+        share[dim] * shards.samples != places[dim] * count for share, count in zip(shares, samples, strict=True)
+    ):
+        return None
+    return dim
+
+
+def share_rows(
+    rows: Tensor | None, places: torch.Size, here: torch.Size, dim: int, shards: Shards
+) -> tuple[Tensor | None, ShardedRows, Cut]:
+    """This process's share of a layer's rows.
+
+    Args:
+        rows: the sampled rows of the whole reference batch; None for all.
+        places: of the whole reference batch.
+        here: of this process's samples.
+        dim: the dimension of the places along which samples lie.
+        shards: the processes.
+
+    Returns:
+        The rows among those of this process's samples (None for all), how all rows are spread over the processes, and
+        which of the targets are this process's.
+    """
+    limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
+    if rows is None:
+        each = places.numel() // places[dim]
+        shared = ShardedRows(shards, [each * (high - low) for low, high in limits])
+        return None, shared, Cut(shards, dim, [torch.arange(*limit) for limit in limits])
+    at = torch.stack(torch.unravel_index(rows.cpu(), places))
+    held = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
+    own = at[:, held[shards.rank]]
+    own[dim] -= limits[shards.rank][0]
+    steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
+    numbered = (own * steps.unsqueeze(1)).sum(0).to(rows.device)
+    return numbered, ShardedRows(shards, [len(positions) for positions in held]), Cut(shards, 0, held)
