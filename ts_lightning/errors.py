@@ -9,6 +9,10 @@ class SettingError(ValueError):
     """A setting, file or folder that cannot be used."""
 
 
+class DataError(ValueError):
+    """Data that is missing or unusable: its one line says what was found, what was expected and what to do."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in its first line; its name where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,7 +18,7 @@ from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError
 from ts_lightning.lightning.checkpoint import KEY, SETTINGS
 from ts_lightning.lightning.mixin import TargetSpaceMixin
-from ts_lightning.recipes.data.errors import imported
+from ts_lightning.optional import imported
 
 _INSTALL = "pip install 'ts-lightning[export]'"
 #: what a plain checkpoint keeps

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from lightning.pytorch import Trainer
 
 from ts_lightning import report
 from ts_lightning.callbacks.wandb import log_artifact
+from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.memory import process_peak
-from ts_lightning.report.run import CHECKPOINT, CONFIG, METRICS
-
-if TYPE_CHECKING:
-    from ts_lightning.cli.lightning_cli import TargetSpaceCLI
+from ts_lightning.report.run import CHECKPOINT, CONFIG
 
 
-def finish(cli: TargetSpaceCLI, folder: Path, interrupted: bool) -> None:
+def finish(
+    trainer: Trainer,
+    folder: Path,
+    history: report.History,
+    *,
+    title: str,
+    space: Literal["target", "weight"],
+    clock: StepClock,
+    command: str,
+    remarks: Mapping[str, str],
+    interrupted: bool,
+) -> None:
     """Leave ``summary.json``, ``figure.png``, ``figure.svg`` and ``report.html`` in the run's folder; print the table.
 
     Args:
-        cli: whose Trainer has trained.
-        folder: the run's.
-        interrupted: by Ctrl-C.
+        trainer: the Trainer that has trained.
+        folder: the run's folder.
+        history: what was logged during the run.
+        title: the name of what was run.
+        space: the space in which the module was trained.
+        clock: the times of the steps, in seconds.
+        command: the program's command, as it is typed.
+        remarks: further lines of the table, by their label.
+        interrupted: whether Ctrl-C ended the run.
     """
-    history = report.History.read(folder / METRICS)
-    commands = {"repeat": f"{cli.command} fit --config {folder / CONFIG}"}
+    commands = {"repeat": f"{command} fit --config {folder / CONFIG}"}
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
-        log_artifact(cli.trainer, checkpoint)
-        more = "" if interrupted else _longer(cli.trainer)
+        log_artifact(trainer, checkpoint)
+        more = "" if interrupted else _longer(trainer)
         commands["resume"] = f"{commands['repeat']} --ckpt_path {checkpoint}{more}"
     summary = report.Summary(
-        title=cli.title(),
-        space=cli.space,
-        steps=cli.trainer.global_step,
-        step_seconds=cli.clock.median,
-        seconds=cli.clock.total,
+        title=title,
+        space=space,
+        steps=trainer.global_step,
+        step_seconds=clock.median,
+        seconds=clock.total,
         peak_memory=_peak_memory(),
         interrupted=interrupted,
-        extra={**cli.remarks(history), **commands},
+        extra={**remarks, **commands},
     )
     summary.write(folder)
     run = report.Run.of(folder, summary, history)

@@ -29,7 +29,7 @@ from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import SettingError
 from ts_lightning.report import History
-from ts_lightning.report.run import CHECKPOINT
+from ts_lightning.report.run import CHECKPOINT, METRICS
 
 #: what Lightning takes for --ckpt_path beside a file
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
@@ -194,7 +194,18 @@ class TargetSpaceCLI(LightningCLI):
             signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones from the first on
         interrupted = self.trainer.state.status == TrainerStatus.INTERRUPTED
         if subcommand == "fit" and self.folder is not None and self.trainer.is_global_zero:
-            finish(self, self.folder, interrupted)
+            history = History.read(self.folder / METRICS)
+            finish(
+                self.trainer,
+                self.folder,
+                history,
+                title=self.title(),
+                space=self.space,
+                clock=self.clock,
+                command=self.command,
+                remarks=self.remarks(history),
+                interrupted=interrupted,
+            )
         if interrupted:
             sys.exit(INTERRUPTED)
 

@@ -13,8 +13,8 @@ from typing import NoReturn
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ts_lightning.cli.allocator import keep_freed_memory
-from ts_lightning.errors import SettingError, TargetSpaceError, first_line
-from ts_lightning.recipes.data.errors import INSTALL, DataError, imported
+from ts_lightning.errors import DataError, SettingError, TargetSpaceError, first_line
+from ts_lightning.optional import INSTALL, imported
 
 #: a shell's exit code for a program that Ctrl-C ended
 INTERRUPTED = 128 + signal.SIGINT

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.errors import DataError
 
 #: the smallest height and width: three 2 x 2 poolings leave one pixel of it
 MIN_SIDE = 8

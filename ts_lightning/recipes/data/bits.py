@@ -19,8 +19,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ts_lightning.errors import expect
-from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.errors import DataError, expect
 from ts_lightning.recipes.data.order import ordering
 
 Task = Literal["recall", "xor", "adder"]

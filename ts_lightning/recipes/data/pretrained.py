@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ts_lightning.errors import first_line
-from ts_lightning.recipes.data.errors import DataError, imported
+from ts_lightning.errors import DataError, first_line
+from ts_lightning.optional import imported
 from ts_lightning.recipes.data.tokens import Split
 
 _INSTALL = "pip install 'ts-lightning[torchtext]'"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ts_lightning.errors import first_line
+from ts_lightning.errors import DataError, first_line
+from ts_lightning.optional import imported
 from ts_lightning.recipes.data.arrays import ImageSet, image_set
-from ts_lightning.recipes.data.errors import DataError, imported
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 #: name in the options -> class in torchvision.datasets, and the folder that it reads under the root

@@ -10,8 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ts_lightning.errors import expect
-from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.errors import DataError, expect
 from ts_lightning.recipes.data.order import ordering
 from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
 from ts_lightning.recipes.data.text_set import TextSamples, TextSet

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ts_lightning.errors import first_line
-from ts_lightning.recipes.data.errors import DataError, imported
+from ts_lightning.errors import DataError, first_line
+from ts_lightning.optional import imported
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)

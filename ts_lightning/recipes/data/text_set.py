@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.errors import DataError
 
 #: where there is no test split, one text of this many becomes a test text
 _TEST_SHARE = 5

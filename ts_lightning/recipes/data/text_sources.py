@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from ts_lightning.errors import first_line
-from ts_lightning.recipes.data.errors import DataError, imported
+from ts_lightning.errors import DataError, first_line
+from ts_lightning.optional import imported
 from ts_lightning.recipes.data.text_files import csv_texts, parquet_texts, typed
 from ts_lightning.recipes.data.text_set import TextSet, split_by_hash, text_set
 from ts_lightning.recipes.data.topics import topics

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ts_lightning.recipes.data.errors import DataError, imported
+from ts_lightning.errors import DataError
+from ts_lightning.optional import imported
 
 #: a text to its words
 Split = Callable[[str], list[str]]

@@ -11,7 +11,7 @@ import importlib
 import re
 from collections.abc import Mapping
 
-from ts_lightning.recipes.data.errors import DataError
+from ts_lightning.errors import DataError
 from ts_lightning.recipes.data.text_set import TextSet, split_by_hash
 
 _UNDERLINE = re.compile(r"(.)\1+")

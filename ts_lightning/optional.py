@@ -1,29 +1,25 @@
-"""What is raised for data that cannot be used."""
+"""Packages that only some installations have: imported on use, or refused with the command that installs them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from ts_lightning.errors import first_line
+from ts_lightning.errors import DataError, first_line
 
 INSTALL = "pip install 'ts-lightning[recipes]'"
 
 
-class DataError(ValueError):
-    """Data that is missing or unusable: its one line says what was found, what was expected and what to do."""
-
-
 def imported(module: str, package: str, install: str = INSTALL) -> Any:
-    """The module of an optional package.
+    """Import a module of an optional package.
 
     Args:
-        module: its name.
-        package: what to install for it.
-        install: the command that does so.
+        module: the module's name.
+        package: the name of the package that holds the module.
+        install: the command that installs the package.
 
     Raises:
-        DataError: it cannot be imported.
+        DataError: the module cannot be imported.
     """
     try:
         return importlib.import_module(module)
