@@ -72,6 +72,19 @@ class ReferenceConfig:
             that reproduce the weights on them, and the optimizer's moments of targets start anew. ``None``: never.
         shard: where several processes train together, give each its share of the samples and targets, so that memory
             and work per process fall. ``False``: each has all of them.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that cannot work; the text says what was found and what was expected.
+
+    Examples:
+        >>> from ts_lightning import ReferenceConfig, TargetSpaceConfig
+        >>> TargetSpaceConfig(reference=ReferenceConfig(size=200, selection="balanced")).reference.size
+        200
+        >>> ReferenceConfig(selection="last")
+        Traceback (most recent call last):
+            ...
+        ValueError: reference.selection='last': expected one of 'first', 'random', 'balanced'.
     """
 
     size: Size = "auto"
@@ -139,6 +152,24 @@ class TargetSpaceConfig:
             (an annealed factor) and tensors that are no parameters or buffers are those of the recording, and hooks
             are not repeated. What cannot be recorded goes on without, with a warning. Elsewhere the
             setting changes nothing.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that cannot work; the text says what was found and what was expected.
+
+    Examples:
+        >>> from ts_lightning import TargetSpaceConfig
+        >>> config = TargetSpaceConfig(exclude=["head"], ridge=0.5)
+        >>> config.ridge_scale
+        'variance'
+        >>> TargetSpaceConfig.from_dict(config.to_dict()) == config
+        True
+        >>> TargetSpaceConfig.paper().ridge_scale
+        'absolute'
+        >>> TargetSpaceConfig(ridge=-1)
+        Traceback (most recent call last):
+            ...
+        ValueError: ridge ('auto' or a number)=-1: expected a finite number above 0.
     """
 
     layers: Sequence[str] | None = None

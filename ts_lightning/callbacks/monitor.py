@@ -21,39 +21,57 @@ _PREFIX = "target_space"
 class TargetSpaceMonitor(Callback):
     """Watches target space through whatever logger the Trainer has: ``Trainer(callbacks=[TargetSpaceMonitor()])``.
 
-    Of every layer, as ``target_space/<quantity>/<layer>``, as it is behind the step:
+    These quantities of every layer are logged as ``target_space/<quantity>/<layer>``, with their values after the step:
 
     - ``residual``: the relative residual ||A W - T|| / ||T|| of the solve, the part of the targets that is not reached.
-      States of a recurrent layer are those along its targets.
+      For a recurrent layer, the states in A are those along its targets.
     - ``condition``: the condition number of the regularised Gram matrix, A'A + R or its dual, estimated from its
       Cholesky factor; a lower bound.
     - ``rank``: the effective rank of A, tr((A'A + R)^-1 A'A), the effective degrees of freedom of the ridge regression:
-      in how many directions targets can be reached.
+      the number of directions in which targets can be reached.
     - ``ridge``: the ridge in use, the mean of R's diagonal.
     - ``weight_norm`` and ``target_norm``, the latter in units of the layer's outputs.
-    - ``weight_gradient_norm`` and ``target_gradient_norm``: as the last backward pass and its pull-back left them,
-      before clipping and without the scale of mixed precision; the latter on the parameter, as clipping sees it.
+    - ``weight_gradient_norm`` and ``target_gradient_norm``: after the last backward pass and its pull-back, before
+      clipping and without the loss scale of mixed precision. The gradient of the target is that of its parameter,
+      which clipping sees too.
 
-    Of the layer's several systems (the groups of a convolution, the three of a GRU) it is the largest condition, the
-    smallest rank and the largest ridge. Formulas and sources are in ``ts_lightning/measures.py``.
+    A layer that solves several systems (a convolution one for each group, a GRU three) reports the largest condition,
+    the smallest rank and the largest ridge. Formulas and sources are in ``ts_lightning/ridge/diagnostics.py``.
 
-    Of the whole step, ``target_space/share/solve``, ``/main`` (forward and backward of the loss) and ``/pullback``: the
-    shares of the first process's time; the rest is the optimizer's own step.
+    ``target_space/share/solve``, ``/main`` (forward and backward of the loss) and ``/pullback`` are shares of the time
+    that the first process spent on the whole step; the rest is the optimizer's own step.
 
-    On a :class:`~lightning.pytorch.loggers.WandbLogger` there are also histograms, ``target_space/targets/<layer>`` and
-    ``target_space/weights/<layer>``, which the first process writes.
+    A :class:`~lightning.pytorch.loggers.WandbLogger` also gets histograms, ``target_space/targets/<layer>`` and
+    ``target_space/weights/<layer>``, from the first process.
 
-    In weight space, with ``target_space = None`` or a module without the mixin, it does nothing.
+    Where the module is trained in weight space (``target_space = None``, or no mixin) the monitor says so and logs
+    nothing.
 
     Args:
-        every_n_steps: the least number of steps from one observation to the next. Observed are steps that the Trainer
-            logs, so that nothing is lost: with ``Trainer(log_every_n_steps=50)``, its default, and 200 here these are
-            steps 50, 250, 450, .... All others run as without a monitor. The default keeps the cost below 2 % of a
-            step even where layers are tiny, most of it ``self.log``'s; the benchmark is ``benchmarks/monitor.py``.
-            (Where manual optimisation makes no step in the batch, its next one is observed, and logged later.)
+        every_n_steps: the least number of steps from one observation to the next. Only steps that the Trainer logs are
+            observed, so that no observation is lost: with ``Trainer(log_every_n_steps=50)``, its default, and 200 here
+            these are steps 50, 250, 450, .... All others run as without a monitor. The default keeps the cost below
+            2 % of a step even where layers are tiny, most of it ``self.log``'s; the benchmark is
+            ``benchmarks/monitor.py``. (Where manual optimisation makes no step in the batch, the next step is observed,
+            and logged later.)
 
     Raises:
         ValueError: ``every_n_steps`` is not a whole number above 0.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> from ts_lightning import TargetSpaceMixin, TargetSpaceMonitor
+        >>> class Boring(TargetSpaceMixin, BoringModel):
+        ...     pass
+        >>> options = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = Trainer(
+        ...     max_steps=2, log_every_n_steps=1, logger=CSVLogger("logs"), callbacks=[TargetSpaceMonitor(1)], **options
+        ... )
+        >>> trainer.fit(Boring())
+        >>> sorted(name for name in trainer.logged_metrics if "residual" in name or "rank" in name)
+        ['target_space/rank/layer', 'target_space/residual/layer']
     """
 
     def __init__(self, every_n_steps: int = 200) -> None:

@@ -35,17 +35,31 @@ _TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that we
 class TargetSpace:
     """The targets of a model's layers, and the way between them and the weights.
 
-    A training loop::
+    Examples:
+        A training loop in plain PyTorch, here with all samples in every step:
 
-        space = TargetSpace(model, x_train[:100])
-        optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
-        for x, y in batches:
-            loss = loss_function(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            space.pullback()
-            optimizer.step()
-            space.solve()
+        >>> import torch
+        >>> from torch import nn
+        >>> from ts_lightning import TargetSpace
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.rand(200, 1)
+        >>> y = torch.sin(6 * x)
+        >>> model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+        >>> space = TargetSpace(model, x[:100])
+        >>> optimizer = torch.optim.Adam(space.parameters(), lr=0.002)
+        >>> def train(steps):
+        ...     for _ in range(steps):
+        ...         loss = (model(x) - y).square().mean()
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         space.pullback()
+        ...         optimizer.step()
+        ...         space.solve()
+        >>> train(steps=100)
+        >>> {name: tuple(target.shape) for name, target in space.targets.items()}
+        {'0': (100, 16), '2': (100, 1)}
+        >>> bool((model(x) - y).square().mean() < 0.01)
+        True
 
     Args:
         model: any module; its layers are found by name and stay in place.

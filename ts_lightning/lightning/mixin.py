@@ -41,6 +41,20 @@ class TargetSpaceMixin(LightningModule):
     Attributes:
         target_space: the settings, on the class or the instance; ``None`` trains in weight space.
         target_space_engine: the :class:`TargetSpace` from the start of a fit on; ``None`` before.
+
+    Examples:
+        Any LightningModule, here one of Lightning's own, is trained in target space:
+
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+        >>> class Boring(TargetSpaceMixin, BoringModel):
+        ...     target_space = TargetSpaceConfig(reference=ReferenceConfig(size=20))
+        >>> model = Boring()
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> Trainer(accelerator="cpu", max_steps=3, enable_checkpointing=False, **quiet).fit(model)
+        >>> {name: tuple(target.shape) for name, target in model.target_space_engine.targets.items()}
+        {'layer': (20, 2)}
     """
 
     # in comments, since TorchScript reads a class's annotations and refuses these

@@ -47,6 +47,13 @@ class TargetSpaceStrategy(_ForMixin, SingleDeviceStrategy):
     Args:
         device: the device; ``None`` takes the one that the Trainer chose.
         options: of :class:`lightning.pytorch.strategies.SingleDeviceStrategy`.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> import ts_lightning
+        >>> trainer = Trainer(strategy="target_space", accelerator="cpu", logger=False)
+        >>> isinstance(trainer.strategy, ts_lightning.TargetSpaceStrategy)
+        True
     """
 
     strategy_name = "target_space"
@@ -76,6 +83,13 @@ class TargetSpaceDDPStrategy(_ForMixin, DDPStrategy):
     """Target space with DistributedDataParallel: the reference batch is shared between the processes.
 
     Takes the options of :class:`lightning.pytorch.strategies.DDPStrategy`.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> import ts_lightning
+        >>> trainer = Trainer(strategy="target_space_ddp", accelerator="cpu", devices=2, logger=False)
+        >>> isinstance(trainer.strategy, ts_lightning.TargetSpaceDDPStrategy)
+        True
     """
 
     strategy_name = "target_space_ddp"

@@ -25,6 +25,26 @@ class ConfusionMatrix(Picture):
 
     Class names are ``labels`` of the module or of the data module, if it has as many as there are logits. Counts are
     summed over all processes. See :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
+
+    Examples:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from ts_lightning.pictures import ConfusionMatrix
+        >>> class Larger(LightningModule):
+        ...     labels = ("first", "second")
+        ...
+        ...     def forward(self, x):
+        ...         return x
+        ...
+        ...     def test_step(self, batch, batch_idx):
+        ...         pass
+        >>> data = TensorDataset(torch.rand(20, 2), torch.randint(2, (20,)))
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[ConfusionMatrix()])
+        >>> _ = trainer.test(Larger(), DataLoader(data, batch_size=4), verbose=False)
+        >>> from pathlib import Path
+        >>> Path("confusion_matrix.png").exists(), Path("confusion_matrix.svg").exists()
+        (True, True)
     """
 
     name = "confusion_matrix"

@@ -26,6 +26,26 @@ class DecisionRegions(Picture):
     For modules on points in the plane, x (batch, 2). Test points are drawn in the colour of their true class, at most
     2,000 of them; those that are taken for another class have a dark edge. Of several processes, the points of the
     first are drawn. See :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
+
+    Examples:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from ts_lightning.pictures import DecisionRegions
+        >>> class Ring(LightningModule):
+        ...     def forward(self, x):
+        ...         radius = x.norm(dim=1, keepdim=True)
+        ...         return torch.cat([1 - radius, radius - 1], dim=1)
+        ...
+        ...     def test_step(self, batch, batch_idx):
+        ...         pass
+        >>> points = torch.randn(20, 2)
+        >>> data = TensorDataset(points, (points.norm(dim=1) > 1).long())
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[DecisionRegions()])
+        >>> _ = trainer.test(Ring(), DataLoader(data, batch_size=4), verbose=False)
+        >>> from pathlib import Path
+        >>> Path("decision_regions.png").exists(), Path("decision_regions.svg").exists()
+        (True, True)
     """
 
     name = "decision_regions"

@@ -20,7 +20,7 @@ from ts_lightning.errors import TargetSpaceError
 
 
 class PredictionCallback(Callback):
-    """Base of the callbacks that show how a classifier does on data that it was not trained on.
+    """Base class of the callbacks that show how a classifier does on data that it was not trained on.
 
     It works with any LightningModule whose batches are (x, y), with classes y (batch,), and whose ``forward(x)`` gives
     logits (batch, classes). ``trainer.test`` and ``trainer.validate`` end with a picture of all their batches,
@@ -33,6 +33,38 @@ class PredictionCallback(Callback):
 
     Raises:
         TargetSpaceError: batches or logits have another form; in a fit when validation first runs, before training.
+
+    Examples:
+        A callback of your own, which writes down the classes that were predicted:
+
+        >>> from ts_lightning.callbacks.pictures.predictions import PredictionCallback
+        >>> class Predicted(PredictionCallback):
+        ...     name = "predicted"
+        ...
+        ...     def start(self, trainer):
+        ...         self.classes = []
+        ...
+        ...     def add(self, x, y, logits):
+        ...         self.classes += logits.argmax(dim=1).tolist()
+        ...
+        ...     def write(self, trainer, pl_module, file_stem):
+        ...         file_stem.with_suffix(".txt").write_text(str(self.classes))
+
+        It is used as those of this package are, ``Trainer(callbacks=[Predicted()])``:
+
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> class Sign(LightningModule):
+        ...     def forward(self, x):
+        ...         return torch.cat([-x, x], dim=1)
+        ...
+        ...     def test_step(self, batch, batch_idx):
+        ...         self(batch[0])
+        >>> data = torch.utils.data.TensorDataset(torch.tensor([[1.0], [-2.0], [3.0]]), torch.tensor([1, 0, 1]))
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[Predicted()])
+        >>> _ = trainer.test(Sign(), torch.utils.data.DataLoader(data, batch_size=3), verbose=False)
+        >>> print(open("predicted.txt").read())
+        [1, 0, 1]
     """
 
     name: ClassVar[str]

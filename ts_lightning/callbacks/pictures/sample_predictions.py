@@ -29,7 +29,28 @@ class SamplePredictions(Picture):
     :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
 
     Args:
-        count: of images that are classified rightly, and of others; drawn at random, the same in every run.
+        count: the largest number of rightly classified images, and of wrongly classified images; chosen at random, by
+            a fixed seed.
+
+    Examples:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from ts_lightning.pictures import SamplePredictions
+        >>> class Brightness(LightningModule):
+        ...     def forward(self, x):
+        ...         mean = x.mean(dim=(1, 2, 3)).unsqueeze(1)
+        ...         return torch.cat([0.5 - mean, mean - 0.5], dim=1)
+        ...
+        ...     def test_step(self, batch, batch_idx):
+        ...         pass
+        >>> data = TensorDataset(torch.rand(8, 1, 6, 6), torch.randint(2, (8,)))
+        >>> options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+        >>> trainer = Trainer(**options, callbacks=[SamplePredictions(4)])
+        >>> _ = trainer.test(Brightness(), DataLoader(data, batch_size=4), verbose=False)
+        >>> from pathlib import Path
+        >>> Path("sample_predictions.png").exists(), Path("sample_predictions.svg").exists()
+        (True, True)
     """
 
     name = "sample_predictions"

@@ -32,6 +32,25 @@ class WorstTexts(PredictionCallback):
 
     Raises:
         TargetSpaceError: the data set has no texts, or the dataloader changes their order.
+
+    Examples:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from ts_lightning.pictures import WorstTexts
+        >>> class Length(LightningModule):
+        ...     def forward(self, x):
+        ...         return torch.cat([-x, x], dim=1)
+        ...
+        ...     def test_step(self, batch, batch_idx):
+        ...         pass
+        >>> data = TensorDataset(torch.tensor([[-1.0], [2.0], [1.0]]), torch.tensor([0, 0, 1]))
+        >>> data.texts = ["short", "quite a long text", "a longer text"]
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[WorstTexts(1)])
+        >>> _ = trainer.test(Length(), DataLoader(data, batch_size=4), verbose=False)
+        >>> print(open("worst_texts.csv").read().strip())
+        text,label,predicted,probability,loss
+        quite a long text,0,1,0.982,4.0181
     """
 
     name = "worst_texts"
