@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
+import time
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from tests.support.runs import FILES, files, mistake, pictures, program
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import two_spirals
 
-ROOT = Path(__file__).parents[2]
 NET = ["--model", "tests.cli.solved.Solved", "--data", "tests.cli.plain.Points", "--trainer.enable_progress_bar=false"]
 RUNS = [f"{space}-{seed}" for seed in (3, 4) for space in ("target", "weight")]
 
@@ -28,15 +26,14 @@ def within_this_process():
     """The processes of a comparison run in this one; gives the commands of those that were to train."""
     trained = []
 
-    def run(command, stdout=None, **_):
-        if "--print_config" not in command:
-            trained.append(command[3:])
-        ended = program(main if command[2] == "ts_lightning" else two_spirals.main, *command[3:], drawn=False)
+    def run(main, arguments):
+        trained.append(arguments)
+        ended = program(main, *arguments, drawn=False)
         print(ended.err, file=sys.stderr)
-        return subprocess.CompletedProcess(command, ended.code, stdout=ended.out)
+        return ended.code
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "subprocess", SimpleNamespace(run=run, PIPE=subprocess.PIPE))
+        patch.setattr(module, "in_a_process", run)
         yield trained
 
 
@@ -135,21 +132,52 @@ def test_a_metric_that_there_is_not_ends_it_after_the_first_run(within, tmp_path
     assert len(within) == 1
 
 
-def test_a_recipe_is_compared_with_its_own_command(within, tmp_path):
-    short = ["--trainer.max_steps", "2", "--data.steps_per_epoch", "1", "--trainer.enable_progress_bar", "false"]
-    ended = program(two_spirals.main, "compare", *short, "--out", tmp_path / "out", drawn=False)
+SHORT = ["--trainer.max_steps", "2", "--data.steps_per_epoch", "1", "--trainer.enable_progress_bar", "false"]
+
+
+def test_a_recipe_is_compared_and_tested(within, tmp_path):
+    ended = program(two_spirals.main, "compare", *SHORT, "--out", tmp_path / "out", drawn=False)
     assert ended.code == 0, str(ended)
-    assert [command[0] for command in within] == ["fit", "fit"]
+    assert [command[0] for command in within] == ["--trainer.max_steps"] * 2  # without fit, so that a test follows it
     assert re.search(r"test accuracy", ended.out)
 
 
-@pytest.mark.parametrize(("options", "code", "message"), [([], 0, ""), (["--trainer.max_stepz", "3"], 2, "max_steps")])
-def test_options_are_parsed_in_a_process_of_the_program(options, code, message, monkeypatch, capfd):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    if code:
-        with pytest.raises(SystemExit) as caught:
-            module._check("python -m ts_lightning", [*NET, *options])
-        assert caught.value.code == code
-    else:
-        module._check("python -m ts_lightning", [*NET, *options])
-    assert message in capfd.readouterr().err
+def test_a_recipe_without_arguments_is_compared(within, tmp_path, monkeypatch):
+    settings = dict(zip((name.lstrip("-") for name in SHORT[::2]), SHORT[1::2], strict=True))
+    monkeypatch.setattr(two_spirals, "DEFAULTS", {**two_spirals.DEFAULTS, **settings})
+    ended = program(two_spirals.main, drawn=False)
+    assert ended.code == 0, str(ended)
+    (folder,) = (tmp_path / "runs" / "two_spirals_compare").iterdir()
+    assert {"target-0", "weight-0"} <= files(folder)
+
+
+def says_what_it_was_given(arguments):
+    """A program that leaves its process, the process's arguments and its own in the file that it is told."""
+    with open(arguments[0], "w") as file:
+        json.dump([os.getpid(), sys.argv[1:], arguments], file)
+    sys.exit(7)
+
+
+def test_a_run_is_a_process_of_its_own(tmp_path):
+    given = [str(tmp_path / "said"), "--option"]
+    assert module.in_a_process(says_what_it_was_given, given) == 7
+    process, *arguments = json.loads((tmp_path / "said").read_text())
+    assert process != os.getpid()
+    assert arguments == [given, given]  # Lightning starts the further processes of a run from sys.argv
+
+
+def interrupts_itself_and_the_program(arguments):
+    """Ctrl-C in a terminal goes to both."""
+    os.kill(os.getppid(), signal.SIGINT)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        open(arguments[0], "w").close()  # as it would save its checkpoint
+        sys.exit(130)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
+def test_ctrl_c_is_answered_by_the_run_alone(tmp_path):
+    assert module.in_a_process(interrupts_itself_and_the_program, [str(tmp_path / "saved")]) == 130
+    assert (tmp_path / "saved").exists()

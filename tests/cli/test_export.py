@@ -69,6 +69,13 @@ def test_safetensors_has_the_weights_by_name(checkpoint, tmp_path):
     assert_equal(found, torch.load(checkpoint, weights_only=True)["state_dict"])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes")
+@pytest.mark.parametrize("name", ["net.safetensors", "net.ckpt"])
+def test_a_file_has_the_mode_of_any_other(name, checkpoint, tmp_path):
+    (tmp_path / "other").touch()
+    assert exported(checkpoint, tmp_path / name).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def assert_same(file, model, x):
     """The ONNX model gives what the module does on a batch of another size than it was traced with."""
     (found,) = pytest.importorskip("onnx.reference").ReferenceEvaluator(str(file)).run(None, _fed(file, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         SystemExit: with 2 after a wrong option, with 0 after ``--help``.
     """
     parser = Parser(
-        prog="python -m ts_lightning export",
+        prog="ts-lightning export",
         description="Write the weights of a checkpoint for use without ts_lightning. The file's ending says the form: "
         ".ckpt (Lightning, for the class with or without the mixin), .safetensors, or .onnx.",
     )
@@ -77,6 +78,9 @@ def _plain(checkpoint: dict[str, Any], options: Any) -> None:
 def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
     save_file = imported("safetensors.torch", "safetensors", _INSTALL).save_file
     save_file({name: value.contiguous() for name, value in checkpoint["state_dict"].items()}, options.out)
+    mask = os.umask(0)  # there is no other way to read it
+    os.umask(mask)
+    options.out.chmod(0o666 & ~mask)  # which safetensors makes for its owner alone
 
 
 def _onnx(checkpoint: dict[str, Any], options: Any) -> None:

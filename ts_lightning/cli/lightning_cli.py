@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 
+from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.convert import set_target_space, space_of
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
@@ -31,8 +32,17 @@ from ts_lightning.errors import SettingError
 from ts_lightning.report import History
 from ts_lightning.report.run import CHECKPOINT, METRICS
 
+#: callbacks that --trainer.callbacks+= knows by their name alone, being imported
+NAMED = (TargetSpaceMonitor,)
 #: what Lightning takes for --ckpt_path beside a file
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
+#: in the place of the first lines of the Trainer's docstrings, which are cut off in the middle of a sentence
+_COMMANDS = {
+    "fit": "train; ends with a table, figures and report.html",
+    "validate": "measure a checkpoint on the validation data",
+    "test": "measure a checkpoint on the test data",
+    "predict": "write what predict_step returns",
+}
 _HELP = (
     "Settings of target space for the module, whether or not it has the mixin: --target_space.ridge 0.1 sets one, "
     "--target_space.help lists all, null trains in weight space. Default: the module's own."
@@ -55,6 +65,7 @@ class TargetSpaceCLI(LightningCLI):
         command: what to type for the program.
         then_test: test after ``fit``.
         defaults: of options, by name.
+        commands: further commands for the help to list, and what each does; the program runs them itself.
         options: further arguments of LightningCLI.
 
     Attributes:
@@ -68,12 +79,14 @@ class TargetSpaceCLI(LightningCLI):
         datamodule_class: type[LightningDataModule] | None = None,
         *,
         name: str = "ts_lightning",
-        command: str = "python -m ts_lightning",
+        command: str = "ts-lightning",
         then_test: bool = False,
         defaults: Mapping[str, Any] | None = None,
+        commands: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         self.name, self.command, self.then_test = name, command, then_test
+        self._commands = dict(commands or {})
         self._defaults = dict(defaults or {})
         self.folder: Path | None = None
         self.clock = StepClock()
@@ -102,6 +115,12 @@ class TargetSpaceCLI(LightningCLI):
         parser.add_argument("--out", type=Path | None, help=out)
         parser.add_argument("--threads", type=int | None, help="CPU threads (default: torch's choice).")
         parser.set_defaults(self._defaults)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
+        """Add Lightning's commands, with a line each for the help, and list the others."""
+        super()._add_subcommands(parser, **options)
+        assert isinstance(parser, Parser)
+        parser.list_commands({**_COMMANDS, **self._commands})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the settings of the module that is named as the default of ``--target_space``."""

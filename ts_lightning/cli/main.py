@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ts_lightning.cli.compare import compare
+from ts_lightning.cli.compare import DOES, compare
 from ts_lightning.cli.dashboard import main as dashboard
 from ts_lightning.cli.export import main as export
 from ts_lightning.cli.lightning_cli import TargetSpaceCLI
 from ts_lightning.cli.program import run
 from ts_lightning.errors import SettingError
 
-_NAME, _COMMAND = "ts_lightning", "python -m ts_lightning"
-_OWN = ("compare", "export", "dashboard")
-_DESCRIPTION = """Train any LightningModule in target space. Beside Lightning's own commands below there are
-
-    compare     train in target and in weight space, and compare
-    export      write a checkpoint as plain weights, safetensors or ONNX
-    dashboard   make W&B workspaces for the runs of a project
-
-each with its --help."""
+#: what is typed for the program; the script is installed with the package
+_COMMAND = "ts-lightning"
+_DESCRIPTION = "Train any LightningModule in target space. Each of the commands below has its own --help."
+#: this package's commands: what each does, and the function that takes the arguments behind it
+_OWN: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "compare": (DOES, lambda arguments: compare(_COMMAND, arguments, "ts_lightning", main)),
+    "export": ("write a checkpoint as plain weights, safetensors or ONNX", export),
+    "dashboard": ("make W&B workspaces for the runs of a project", dashboard),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,18 +29,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def make(arguments: Sequence[str]) -> None:
         command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-        if command == "compare":
-            compare(_COMMAND, rest, _NAME)
-        elif command == "export":
-            export(rest)
-        elif command == "dashboard":
-            dashboard(rest)
+        if command in _OWN:
+            _OWN[command][1](rest)
         elif not command.startswith("-") and command not in TargetSpaceCLI.subcommands():
             known = ", ".join([*TargetSpaceCLI.subcommands(), *_OWN])
             found = f"the command '{command}'" if command else "no command"
             raise SettingError(f"found {found}; expected one of {known}.")
         else:
-            TargetSpaceCLI(args=list(arguments), parser_kwargs={"description": _DESCRIPTION})
+            TargetSpaceCLI(
+                command=_COMMAND,
+                commands={name: does for name, (does, _) in _OWN.items()},
+                args=list(arguments),
+                parser_kwargs={"description": _DESCRIPTION},
+            )
 
     run("ts-lightning", make, argv)
 

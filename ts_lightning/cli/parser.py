@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
+from argparse import _SubParsersAction
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from ts_lightning.cli import meant
+
 _MANY = 20
 #: lines of jsonargparse's errors that speak of its own inside
 _INSIDE = re.compile(r"Expected a <class 'NoneType'>|^ *Given value type:|NestedArg\(")
+#: what jsonargparse says, and with which parts of it that a user needs
+_UNKNOWN = re.compile(r"^(?:Option|unrecognized arguments:) *'?([\w.-]+)", re.IGNORECASE)
+_UNKNOWN_WITHIN = re.compile(r"^Subcommand '(\w+)' does not accept option '([\w.]+)")
+_NO_FILE = re.compile(r"""^Parser key "config": (?:File does not exist|Path is not a file): '(.+)'""")
+_NO_CLASS = re.compile(
+    r"""^Parser key "([\w.+]+)":(?:.|\n)*?<class '([\w.]+)'>(?:.|\n)*?"""
+    r"""(?:Problem with given class_path '[\w.]+':\s+(?:module '.*' has no attribute|No module named)"""
+    r"""|Expected a dot import path string|Import path does not correspond)"""
+    r"""(?:.|\n)*Given value: *(?:\{'class_path': ')?([\w.]+)"""
+)
 
 
 class Parser(LightningArgumentParser):
@@ -35,26 +48,47 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the options that there are or the nearest of them, and end with exit code 2."""
         message = message.strip()
-        unknown = re.search(r"^(?:Option|unrecognized arguments:) *'?([\w.-]+)", message, re.IGNORECASE)
-        within = re.search(r"^Subcommand '(\w+)' does not accept option '([\w.]+)", message)
-        if unknown and "xpected one of" not in message:
-            message += f"\n{_expected(unknown[1], self)}"
-        if within:
-            parsers = next(action.choices for action in self._actions if isinstance(action.choices, dict))
-            message += f"\n{_expected(within[2], parsers[within[1]])}"
+        if (unknown := _UNKNOWN.search(message)) and "xpected one of" not in message:
+            message += f"\n{self._expected(unknown[1])}"
+        if within := _UNKNOWN_WITHIN.search(message):
+            message += f"\n{self.subparsers()[within[1]]._expected(within[2])}"
         if not self.exit_on_error:  # a parser within another, which goes on to say it
             super().error(message, ex)
-        message = "\n".join(line for line in message.splitlines() if not _INSIDE.search(line))
         program = self.prog.replace(" [options]", "")
-        print(f"{program}: error: {message}\nAll options: {program} --help", file=sys.stderr)
+        if file := _NO_FILE.search(message):
+            message = f"--config {file[1]}: found no such file. Expected a YAML with settings."
+        elif given := _NO_CLASS.search(message):
+            message = f"--{given[1]} {given[3]}: {meant.classes(given[3], given[2])}"
+        else:
+            message = "\n".join(line for line in message.splitlines() if not _INSIDE.search(line))
+            message += f"\nAll options: {program} --help"
+        print(f"{program}: error: {message}", file=sys.stderr)
         sys.exit(2)
 
+    def subparsers(self) -> Mapping[str, Any]:
+        """The parsers of the commands, by their names."""
+        parsers: Mapping[str, Any] = self._commands().choices
+        return parsers
 
-def _expected(word: str, parser: LightningArgumentParser) -> str:
-    """What a parser has, where it is little, or the nearest to ``word``."""
-    names = {name[2:] for name in parser._option_string_actions if re.fullmatch(r"--(?!print_|help)[\w.]+", name)}
-    options = sorted(name for name in names if not name.endswith(".help"))
-    if len(options) <= _MANY:
-        return f"Expected one of {', '.join(options)}."
-    near = difflib.get_close_matches(word.lstrip("-"), options, n=3)
-    return f"The nearest are {', '.join(near)}." if near else "No option is called anything like it."
+    def list_commands(self, commands: Mapping[str, str]) -> None:
+        """Have the help list these commands, by name and with what each does, and no others."""
+        listed = self._commands()
+        listed._choices_actions = [listed._ChoicesPseudoAction(name, (), does) for name, does in commands.items()]
+        listed.metavar = "COMMAND"
+
+    def _commands(self) -> Any:
+        return next(action for action in self._actions if isinstance(action, _SubParsersAction))
+
+    def _expected(self, word: str) -> str:
+        """All options, where they are few, or those that ``word`` may mean."""
+        names = {name[2:] for name in self._option_string_actions if re.fullmatch(r"--(?!print_|help)[\w.]+", name)}
+        known = sorted(name for name in names if not name.endswith(".help"))
+        if len(known) <= _MANY:
+            return f"Expected one of {', '.join(known)}."
+        near = meant.options(word, known)
+        if near:
+            return f"Did you mean {' or '.join(f'--{name}' for name in near)}?"
+        return (
+            f"No option is called anything like it. An argument of the module is --model.{word.lstrip('-')}, of the "
+            f"data --data.{word.lstrip('-')}."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import warnings
@@ -14,10 +15,26 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ts_lightning.cli.allocator import keep_freed_memory
 from ts_lightning.errors import DataError, SettingError, TargetSpaceError, first_line
-from ts_lightning.optional import INSTALL, imported
+from ts_lightning.optional import imported
 
 #: a shell's exit code for a program that Ctrl-C ended
 INTERRUPTED = 128 + signal.SIGINT
+#: packages that are not called as their modules are
+_PACKAGES = {
+    "cv2": "opencv-python",
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "torch_geometric": "torch-geometric",
+    "yaml": "PyYAML",
+}
+#: modules of this package's extras
+_EXTRAS = {
+    "recipes": ("datasets", "jinja2", "jsonargparse", "matplotlib", "pyarrow", "tokenizers"),
+    "wandb": ("wandb", "wandb_workspaces"),
+    "export": ("onnx", "onnxscript", "safetensors"),
+    "torchtext": ("torchtext",),
+}
 #: what this package does itself, on purpose, and Lightning's own use of something deprecated
 _QUIET = ("LightningCLI's args parameter", "exists and is not empty", "LeafSpec")
 
@@ -44,15 +61,28 @@ def plain(name: str) -> Iterator[None]:
             missing = _missing(error)
             if missing is None:
                 raise
-            fail(name, f"{missing} Install it: {INSTALL}, or with pip by its name.")
+            fail(name, missing)
 
 
 def _missing(error: BaseException) -> str | None:
-    """What is said of a module that is not installed, if that is what an error comes from."""
+    """What is said of a package that is not installed, if that is what an error comes from."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__
-    return None if cause is None else f"{first_line(cause).rstrip('.')}."
+    if cause is None:
+        return None
+    text = first_line(cause).rstrip(".")
+    if "`pip install -" in text:  # which ends with how
+        return f"{text}."
+    named = re.search(r"[`'\"]([\w.-]+)[`'\"]", text)
+    module = (cause.name or (named[1] if named else "")).partition(".")[0]
+    return f"{text}. Install it: {install(module)}" if module else f"{text}."
+
+
+def install(module: str) -> str:
+    """The command that installs the package with this module."""
+    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    return f"pip install {_PACKAGES.get(module, module)}" if extra is None else f"pip install 'ts-lightning[{extra}]'"
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import TargetSpaceCLI, run
-from ts_lightning.cli.compare import compare
+from ts_lightning.cli.compare import DOES, compare
 
 #: Lightning's advice that does not fit data held in memory
 _QUIET = ("does not have many workers", "smaller than the logging interval")
 #: steps from one observation of the monitor to the next; a recipe makes few
 _OBSERVED = 50
-_DESCRIPTION = """{name}: without a command, fit and then test. Beside Lightning's own commands below there is
-
-    compare     train in target and in weight space, and compare
-
-each with its --help, which says every setting and its default."""
+_DESCRIPTION = (
+    "{name}: without arguments, train in both spaces and compare; with options and no command, fit and then test. Each "
+    "of the commands below has its own --help, which says every setting and its default."
+)
 _DEFAULTS: dict[str, Any] = {
     "trainer.devices": 1,
     "trainer.enable_model_summary": False,
@@ -37,8 +37,9 @@ def recipe(
     defaults: Mapping[str, Any],
     pictures: Sequence[Callback],
     argv: Sequence[str] | None,
+    commands: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a recipe: without a command ``fit`` and then ``test``.
+    """Run a recipe: without arguments ``compare``; with options and no command ``fit`` and then ``test``.
 
     Args:
         name: the recipe's.
@@ -48,6 +49,7 @@ def recipe(
         defaults: of options, by name, beside those that all recipes share.
         pictures: callbacks that draw what the module predicts.
         argv: the command line's arguments; ``None`` takes the process's own.
+        commands: further commands for the help to list, and what each does.
 
     Raises:
         SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C, with 0 after ``--help``.
@@ -59,16 +61,18 @@ def recipe(
             warnings.filterwarnings("ignore", message=f".*{text}")
         for library in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(library).setLevel(logging.WARNING)
-        if arguments[:1] == ["compare"]:
-            compare(command, arguments[1:], name)
+        if not arguments or arguments[0] == "compare":
+            program = resolve_name(f"ts_lightning.recipes.{name}:main")
+            compare(command, arguments[1:], name, program, then_test=True)
             return
-        alone = not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"))
+        alone = arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")
         cli(
             model,
             data,
             name=name,
             command=command,
             then_test=alone,
+            commands={"compare": DOES, **(commands or {})},
             defaults={**_DEFAULTS, **defaults},
             trainer_defaults={"callbacks": [TargetSpaceMonitor(_OBSERVED), *pictures]},
             parser_kwargs={"description": _DESCRIPTION.format(name=name)},

@@ -50,7 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["predict"]:
         predict("ts_lightning.recipes.lstm_nlp", arguments[1:])
     else:
-        recipe("lstm_nlp", TextCLI, TextClassifier, TextDataModule, DEFAULTS, [ConfusionMatrix(), WorstTexts()], argv)
+        recipe(
+            "lstm_nlp",
+            TextCLI,
+            TextClassifier,
+            TextDataModule,
+            DEFAULTS,
+            [ConfusionMatrix(), WorstTexts()],
+            argv,
+            commands={"predict": "classify lines of text with a checkpoint"},
+        )
 
 
 if __name__ == "__main__":

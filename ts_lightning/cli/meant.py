@@ -1,0 +1,82 @@
+"""What a user may have meant by an option that nobody knows, or by a class that there is not."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Collection, Iterator
+from pkgutil import resolve_name
+from typing import Any
+
+#: what other programs call an option, beside words that stand in its name here
+_ELSEWHERE = {
+    "batch": "data.batch_size",
+    "checkpoint": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "cpu": "trainer.accelerator",
+    "cuda": "trainer.accelerator",
+    "device": "trainer.accelerator",
+    "epoch": "trainer.max_epochs",
+    "epochs": "trainer.max_epochs",
+    "gpu": "trainer.devices",
+    "gpus": "trainer.devices",
+    "grad_clip": "trainer.gradient_clip_val",
+    "iterations": "trainer.max_steps",
+    "learning_rate": "model.lr",
+    "output": "out",
+    "output_dir": "out",
+    "resume": "ckpt_path",
+    "seed": "seed_everything",
+    "steps": "trainer.max_steps",
+}
+_MOST = 3
+
+
+def options(word: str, known: Collection[str]) -> list[str]:
+    """The options that are meant by one that nobody knows, the likeliest first.
+
+    Args:
+        word: the unknown option, without dashes: ``epochs``.
+        known: the options that there are, with dots: ``trainer.max_epochs``.
+    """
+    word = word.lstrip("-").replace("-", "_")
+    if _ELSEWHERE.get(word) in known:
+        return [_ELSEWHERE[word]]
+    same = [name for name in known if name.rpartition(".")[2] == word]
+    return same[:_MOST] or difflib.get_close_matches(word, known, n=_MOST)
+
+
+def classes(path: str, base: str) -> str:
+    """What is wrong with the path of a class that cannot be used, and what to do, in one line.
+
+    Args:
+        path: as it was given: ``package.module.Class``, or a name alone.
+        base: the path of the class that it has to be derived from.
+    """
+    kind: type[Any] = resolve_name(base)
+    module, _, name = path.rpartition(".")
+    if not module:
+        near = difflib.get_close_matches(name, {found.__name__ for found in _below(kind)}, n=_MOST)
+        expected = f"Did you mean {' or '.join(near)}?" if near else "Expected the path of one, package.module.Class."
+        return f"no {kind.__name__} is known by this name. {expected}"
+    try:
+        there = vars(importlib.import_module(module))
+    except ImportError as error:
+        return (
+            f"it cannot be imported ({error}). Expected package.module.Class: start the command in the folder that "
+            f"holds the module, or install its package."
+        )
+    own = [found for found, value in there.items() if isinstance(value, type) and issubclass(value, kind)]
+    near = difflib.get_close_matches(name, own, n=1)
+    if near and name not in there:
+        return f"{module} has no '{name}'. Did you mean {module}.{near[0]}?"
+    listed = ", ".join(own)
+    wrong = f"it is no {kind.__name__}" if name in there else f"{module} has no '{name}'"
+    return f"{wrong}. Expected {f'one of {listed}' if listed else f'a {kind.__name__}'}."
+
+
+def _below(kind: type[Any]) -> Iterator[type[Any]]:
+    """All classes that are derived from ``kind``, as far as they are imported."""
+    for derived in kind.__subclasses__():
+        yield derived
+        yield from _below(derived)
