@@ -1,7 +1,7 @@
 """IMDB reviews by the recipe lstm_nlp, LSTM and vanilla RNN in both spaces, against epochs and against seconds.
 
     python benchmarks/imdb.py train --root FOLDER    # FOLDER holds the Parquet files; runs that exist are left
-    python benchmarks/imdb.py                        # the table, and recipes/lstm_nlp/imdb.png
+    python benchmarks/imdb.py                        # the table, and docs/recipes/lstm_nlp/imdb.png
 
 Both spaces have the same options: batches of 40, word dropout 0.2; the LSTM Adam 0.001 for 8 epochs; the RNN, whose
 gradients explode now and then, Adam 0.0003 for 6 epochs, clipping, and 200 steps of reference. Test metrics after each
@@ -26,7 +26,7 @@ from ts_lightning.recipes import lstm_nlp
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "imdb.csv"
-FIGURE = ROOT / "recipes" / "lstm_nlp" / "imdb.png"
+FIGURE = ROOT / "docs" / "recipes" / "lstm_nlp" / "imdb.png"
 EPOCHS = {"lstm": 8, "rnn": 6}
 OPTIONS = ["--data.source=imdb", "--model.dropout=0.2", "--trainer.accelerator=cpu", "--threads=1"]
 CELLS = {

@@ -6,7 +6,7 @@
 Adam, batches of 100, in target space the first 100 training sequences over their full length as reference; accuracy on
 the 1,000 test sequences every 25 steps. Weight space starts from orthogonal recurrent weights, as the recipe does, or
 from the paper's truncated normal, and the transformer of ``attention.py`` from PyTorch's start. The tables of
-recipes/rnn_bits/README.md and docs/defaults.md.
+docs/recipes/rnn_bits.md and docs/defaults.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/two_spirals.py --seeds 3
 
 Full batch, Adam; target space with an absolute ridge of 0.001 and all training points in the reference batch, from the
-paper's projected start and from the recipe's normalised one. The table of recipes/two_spirals/README.md.
+paper's projected start and from the recipe's normalised one. The table of docs/recipes/two_spirals.md.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tests.support.runs import program
 from ts_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLLOWED = ROOT / "docs" / "convert.md"
 #: language, name of the file that it is, and text
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```', re.DOTALL | re.MULTILINE)
@@ -95,7 +95,7 @@ def test_a_command_of_another_page_is_taken(words, followed, monkeypatch):
 
 
 def test_links_between_documents_lead_somewhere():
-    for path in [*DOCUMENTS, ROOT / "configs" / "README.md", *ROOT.glob("recipes/*/README.md")]:
+    for path in [*DOCUMENTS, *(ROOT / folder / "README.md" for folder in ("configs", "recipes"))]:
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.relative_to(ROOT)}: {link}"
 

@@ -49,7 +49,7 @@ class TwoSpirals(Classifier):
     """A classifier of points in the plane.
 
     Its target space has the paper's small absolute ridge, as the turns are sharp, and every training point in the
-    reference batch, but the normalised start, which needs a third of the steps (recipes/two_spirals/README.md).
+    reference batch, but the normalised start, which needs a third of the steps (docs/recipes/two_spirals.md).
 
     Args:
         hidden: widths of the hidden layers; default [12, 12, 12], with shortcuts [5, 5, 5].
@@ -60,7 +60,7 @@ class TwoSpirals(Classifier):
     target_space = TargetSpaceConfig.paper(
         ridge=0.001, init="normalised", reference=ReferenceConfig(size=2 * POINTS, rows="all")
     )
-    #: from the table in recipes/two_spirals/README.md
+    #: from the table in docs/recipes/two_spirals.md
     lr_target, lr_weight = 0.01, 0.01
 
     def __init__(self, hidden: list[int] | None = None, shortcuts: bool = False, lr: float | None = None) -> None:
