@@ -34,7 +34,7 @@ def training(folder, shard=True, ckpt_path=None):
     flat("targets", state["target_space"]["targets"], found)
     flat("rows", state["target_space"]["rows"], found)
     flat("reference", list(state["target_space"]["reference"]), found)
-    flat("optimizer", [s["state"] for s in state["target_space"]["optimizer_states"]], found)
+    flat("optimizer", [s["target_space"]["moments"] for s in state["optimizer_states"]], found)
     return found
 
 

@@ -137,7 +137,8 @@ def test_weights_are_the_solved_ones_whenever_someone_looks():
             self.look()
 
         def on_validation_start(self):
-            self.look()
+            if not self.trainer.sanity_checking:  # before training, when there is nothing but the user's weights
+                self.look()
 
         def on_fit_end(self):
             self.look()

@@ -17,8 +17,9 @@ from ts_lightning.cli.files import loaded
 from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError
-from ts_lightning.lightning.checkpoint import KEY, SETTINGS
+from ts_lightning.lightning.checkpoint import SETTINGS
 from ts_lightning.lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.substitution import KEY
 from ts_lightning.optional import imported
 
 _INSTALL = "pip install 'ts-lightning[export]'"

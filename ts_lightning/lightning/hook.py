@@ -21,11 +21,11 @@ from ts_lightning.engine.space import TargetSpace
 
 
 class SolveHook:
-    """Puts a target space's solve and pull-back into a strategy's steps, until the strategy is torn down.
+    """Puts a target space's solve and pull-back into a strategy's steps, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step`` and ``teardown``, and where processes share the reference
-            batch the precision plugin's ``clip_grad_by_norm``, are covered on the instance.
+        strategy: the strategy in use; its ``optimizer_step``, and where processes share the reference batch the
+            precision plugin's ``clip_grad_by_norm``, are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -38,14 +38,8 @@ class SolveHook:
     def attach(self) -> None:
         """Cover the methods."""
         self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
-        self._teardown = self._cover(self.strategy, "teardown", self.teardown)
         if self._space.shards is not None:
             self._cover(self.strategy.precision_plugin, "clip_grad_by_norm", self.clip_grad_by_norm)
-
-    @property
-    def attached(self) -> bool:
-        """Whether the strategy is covered now."""
-        return bool(self._covered)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """The strategy's own step between two solves, with the pull-back behind its closure."""
@@ -79,13 +73,12 @@ class SolveHook:
         norm = self._space.gradient_norm(parameters)
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_val, norm)
 
-    def teardown(self) -> None:
-        """Uncover the methods, then tear the strategy down; also reached when training fails."""
+    def detach(self) -> None:
+        """Uncover the methods, and free the graph of the last solve."""
         for owner, name in self._covered:
             owner.__dict__.pop(name, None)
         self._covered = []
         self._space.release()
-        self._teardown()
 
     def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Let ``method`` stand for the owner's, which is returned."""

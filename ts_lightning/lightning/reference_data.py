@@ -1,21 +1,39 @@
 """Choosing the reference batch: samples of the training data, collated as training batches are.
 
-Nothing is drawn from the random state and no sampler is advanced: training sees its data in the same order with and
-without target space. The batch is a copy of its own, on the model's device, and no buffer of the module.
+Of a data set with an index they are among those that the loader's sampler may ask for, fetched as the loader does;
+nothing is drawn from the random state and no sampler is advanced. Data that can only be iterated is read ahead by way
+of the training loop's own iterator, see :mod:`ts_lightning.lightning.training_data`. Training sees its data in the same
+order with and without target space. The batch is a copy of its own, and no buffer of the module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from ts_lightning.config import Selection, Size
-from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.engine.batches import batch_size, joined, mapped, own, part, tensors_in
+from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
 
 _MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
@@ -29,14 +47,26 @@ def reference_size(model: nn.Module, size: Size) -> int:
     return _FEW if any(kind.many_rows for kind in kinds) else _MANY
 
 
-def reference_samples(loader: Any, size: int, selection: Selection, seed: int) -> Any:
-    """A reference batch of ``size`` samples out of ``loader``'s data set.
+def form_of(batch: Any) -> str:
+    """A batch in words: its types, and the shapes of its tensors."""
+    if isinstance(batch, Tensor):
+        return f"tensor {tuple(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return f"{type(batch).__name__} with keys {', '.join(map(repr, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"{type(batch).__name__} of ({', '.join(form_of(item) for item in batch)})"
+    return type(batch).__name__
+
+
+def reference_samples(loader: Any, size: int, selection: Selection, seed: int, batches: Iterator[Any]) -> Any:
+    """A reference batch of ``size`` samples out of the data that ``loader`` draws from.
 
     Args:
         loader: the training data: a DataLoader, or any iterable of batches.
         size: how many samples.
         selection: which samples.
         seed: for the random selections.
+        batches: what training is going to see, from the front; asked for where the data can only be iterated.
 
     Returns:
         One batch in the form that the loader yields. Fewer samples than asked for if the data set holds fewer.
@@ -44,75 +74,129 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int) -
     Raises:
         TargetSpaceError: the data is empty, or has no samples to choose from in the way that was asked.
     """
+    if isinstance(loader, (Mapping, list, tuple)) or not isinstance(loader, Iterable):
+        raise TargetSpaceError(
+            f"The training data is a {type(loader).__name__} of loaders; the reference batch needs to know which "
+            f"to take. Override reference_batch()."
+        )
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        if isinstance(loader, (Mapping, list, tuple)) or not isinstance(loader, Iterable):
+        if selection != "first":
             raise TargetSpaceError(
-                f"The training data is a {type(loader).__name__} of loaders; the reference batch needs to know which "
-                f"to take. Override reference_batch()."
+                f"reference.selection={selection!r} needs a data set with a length and an index; found "
+                f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
+                f"reference_batch()."
             )
-        return _leading(loader, size, selection)
-    dataset: Any = loader.dataset
-    total = len(dataset)
-    if total == 0:
+        return _gathered(batches, size)
+    keys = _keys(loader, size if selection == "first" else None)
+    if len(keys) == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data set is. Expected samples.")
     generator = torch.Generator().manual_seed(seed)
-    if loader.batch_sampler is None and _is_batch(dataset[0]):
-        return _whole_batches(loader, size, selection, generator)
-    if selection == "first":
-        indices = torch.arange(min(size, total))
-    elif selection == "random":
-        indices = torch.randperm(total, generator=generator)[:size].sort().values
+    whole_batches = loader.batch_sampler is None and not isinstance(loader.sampler, BatchSampler)
+    if whole_batches and _is_batch(loader.dataset[keys[0]]):
+        return _whole_batches(loader, keys, size, selection, generator)
+    if selection == "random":
+        chosen = torch.randperm(len(keys), generator=generator)[:size].sort().values.tolist()
+    elif selection == "balanced":
+        chosen = _balanced(_labels(loader.dataset, keys), min(size, len(keys)), generator).tolist()
     else:
-        indices = _balanced(_labels(dataset), min(size, total), generator)
-    if loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler):
-        return loader.collate_fn(dataset[indices.tolist()])
-    samples = [dataset[int(i)] for i in indices]
-    return loader.collate_fn(samples) if loader.batch_sampler is not None else default_collate(samples)
+        chosen = list(range(min(size, len(keys))))
+    return _fetched(loader, [keys[i] for i in chosen])
 
 
-def _leading(loader: Iterable[Any], size: int, selection: Selection) -> Any:
-    """The first samples of data that can only be iterated."""
-    if selection != "first":
-        raise TargetSpaceError(
-            f"reference.selection={selection!r} needs a data set with a length and an index; found "
-            f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
-            f"reference_batch()."
-        )
-    if type(loader) is DataLoader:
-        # no workers, and no draw from the loader's or the global random state
-        loader = DataLoader(
-            loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, generator=torch.Generator()
-        )
-    return _gathered(iter(loader), size)
+def _keys(loader: DataLoader[Any], enough: int | None) -> Sequence[Any]:
+    """What the loader's sampler may ask its data set for, in the data set's order where that is known.
+
+    Args:
+        loader: of a data set with an index.
+        enough: how many are needed at most; None for all.
+    """
+    batches = loader.batch_sampler
+    if batches is not None and type(batches) is not BatchSampler:
+        keys = (key for keys in _own_copy(batches) for key in keys)
+    else:
+        sampler: Any = loader.sampler
+        while hasattr(sampler, "dataset") and hasattr(sampler.dataset, "_sampler"):
+            sampler = sampler.dataset._sampler  # of Lightning's wrapper, which shares a sampler among processes
+        if type(sampler) in (SequentialSampler, RandomSampler, DistributedSampler):
+            return range(len(loader.dataset))  # type: ignore[arg-type]
+        if type(sampler) is SubsetRandomSampler:
+            return sampler.indices
+        if type(sampler) is WeightedRandomSampler:
+            indices: list[int] = sampler.weights.nonzero().squeeze(1).tolist()
+            return indices
+        found = iter(_own_copy(sampler))
+        keys = (key for keys in found for key in keys) if isinstance(sampler, BatchSampler) else found
+    with isolate_rng():
+        distinct: dict[Any, None] = {}
+        for key in keys:
+            if enough is not None and len(distinct) >= enough:
+                break
+            distinct[key] = None
+    return list(distinct)
 
 
-def _whole_batches(loader: DataLoader[Any], size: int, selection: Selection, generator: torch.Generator) -> Any:
+def _own_copy(sampler: Any) -> Any:
+    """A sampler that can be iterated without a trace on the loader's own, whose data it shares."""
+    made = copy.copy(sampler)
+    for name, value in getattr(made, "__dict__", {}).items():
+        if isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
+            made.__dict__[name] = copy.deepcopy(value)
+        elif isinstance(value, Sampler):
+            made.__dict__[name] = _own_copy(value)
+    return made
+
+
+def _fetched(loader: DataLoader[Any], keys: list[Any]) -> Any:
+    """The samples of these keys as one batch, fetched and collated as the loader does."""
+    given: dict[str, Any] = {"generator": torch.Generator()}  # no draw from the loader's or the global random state
+    if loader.num_workers and loader.worker_init_fn is not None:  # which may open what the data set reads from
+        context = {"multiprocessing_context": loader.multiprocessing_context}
+        given.update(num_workers=1, worker_init_fn=loader.worker_init_fn, **context)
+    if loader.batch_sampler is not None:
+        (batch,) = DataLoader(loader.dataset, batch_sampler=[keys], collate_fn=loader.collate_fn, **given)
+    elif isinstance(loader.sampler, BatchSampler):
+        (batch,) = DataLoader(loader.dataset, batch_size=None, sampler=[keys], collate_fn=loader.collate_fn, **given)
+    else:
+        (batch,) = DataLoader(loader.dataset, batch_sampler=[keys], **given)
+    return batch
+
+
+def _whole_batches(
+    loader: DataLoader[Any], keys: Sequence[Any], size: int, selection: Selection, generator: torch.Generator
+) -> Any:
     """Samples out of a data set whose items are batches already, as batch_size=None says."""
     if selection == "balanced":
         raise TargetSpaceError(
             "reference.selection='balanced' chooses among samples; found a data set of whole batches. Use "
             "selection='random', or override reference_batch()."
         )
-    total = len(loader.dataset)  # type: ignore[arg-type]
+    total = len(keys)
     order = torch.randperm(total, generator=generator) if selection == "random" else torch.arange(total)
-    return _gathered((loader.collate_fn(loader.dataset[int(i)]) for i in order), size)
+    return _gathered((loader.collate_fn(loader.dataset[keys[int(i)]]) for i in order), size)
 
 
 def _gathered(batches: Iterator[Any], size: int) -> Any:
-    """The first ``size`` samples of the batches, or all of the first batch where samples cannot be told apart."""
+    """A copy of the first ``size`` samples of the batches, or of the first batch where samples cannot be told apart."""
     kept: list[Any] = []
     held = 0
     for batch in batches:
         count = batch_size(batch)
-        if count is None:
-            return batch
+        if count is None or len({tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim() > 0}) > 1:
+            return mapped(batch, own)
         kept.append(batch)
         held += count
         if held >= size:
             break
     if held == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data is. Expected samples.")
-    return part(joined(kept), 0, size)
+    try:
+        return part(joined(kept), 0, size)
+    except (RuntimeError, LookupError, TypeError) as error:
+        raise TargetSpaceError(
+            f"The first {len(kept)} batches of the training data do not make one reference batch of {size} samples "
+            f"({first_line(error)}). Override reference_batch() to return one batch of your own, padded to one "
+            f"length; or ask for no more samples than a batch has, by reference.size."
+        ) from error
 
 
 def _is_batch(item: Any) -> bool:
@@ -122,23 +206,24 @@ def _is_batch(item: Any) -> bool:
     return len(lengths) == 1 and max(tensor.dim() for tensor in tensors) > 1
 
 
-def _labels(dataset: Any) -> Tensor:
-    """The class of every sample: the data set's own list of them where it has one, else the last of each sample."""
+def _labels(dataset: Any, keys: Sequence[Any]) -> Tensor:
+    """The class of each key's sample: out of the data set's own list where it has one, else the last of the sample."""
     if isinstance(dataset, Subset):
-        inner: Tensor = _labels(dataset.dataset)
-        return inner[torch.as_tensor(dataset.indices)]
+        return _labels(dataset.dataset, [dataset.indices[key] for key in keys])
     if isinstance(dataset, TensorDataset):
-        given: Any = dataset.tensors[-1]
+        given: Any = dataset.tensors[-1][torch.as_tensor(keys)]
     else:
-        given = getattr(dataset, "targets", None)
-        if given is None:
-            sample = dataset[0]
+        own_list = getattr(dataset, "targets", None)
+        if own_list is not None:
+            given = [own_list[key] for key in keys]
+        else:
+            sample = dataset[keys[0]]
             if not isinstance(sample, (tuple, list)):
                 raise TargetSpaceError(
                     f"reference.selection='balanced' needs labels; found samples of type {type(sample).__name__}, "
                     f"expected tuples with the class last. Use selection='random', or override reference_batch()."
                 )
-            given = [dataset[i][-1] for i in range(len(dataset))]
+            given = [dataset[key][-1] for key in keys]
     try:
         labels: Tensor = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):

@@ -1,0 +1,55 @@
+"""Fingerprints of solved weights: whether a checkpoint's weights are still those that its targets were solved to.
+
+Solved again from the targets, weights may differ by rounding on another device or with another number of processes. So
+the weights that are found are compared with what was written and not with a solution, and to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.engine.selection import plain_name
+from ts_lightning.engine.space import TargetSpace
+
+_DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+
+def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
+    """Fingerprints of each solved parameter by its name and precision: its own, and float32 below float64.
+
+    Parameters that something else wrote since the last solve have none.
+    """
+    foreign = set(space.overwritten())
+    names = {id(parameter): plain_name(name) for name, parameter in space.model.named_parameters()}
+    found: dict[str, dict[str, str]] = {}
+    for layer in space.layers:
+        for parameter in layer.parameters:
+            dtypes = {parameter.dtype, min(parameter.dtype, torch.float32, key=lambda dtype: dtype.itemsize)}
+            kept = layer.module_name not in foreign
+            found[names[id(parameter)]] = {str(d): fingerprint(parameter.to(d)) for d in dtypes if kept}
+    return found
+
+
+def differing(model: nn.Module, written: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The names of parameters that are not, to the last bit, those that the fingerprints were taken of."""
+    found = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    return [name for name, numbers in written.items() if name not in found or not _same(found[name], numbers)]
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """What changes with any bit of a tensor's values."""
+    values = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+    return hashlib.blake2b(values.cpu().numpy().data, digest_size=16).hexdigest()
+
+
+def _same(parameter: Tensor, written: Mapping[str, str]) -> bool:
+    """Whether one of the fingerprints is the parameter's, in a precision that holds its values exactly."""
+    for name, number in written.items():
+        rounded = parameter.to(_DTYPES[name])
+        if torch.equal(rounded.to(parameter.dtype), parameter.detach()) and fingerprint(rounded) == number:
+            return True
+    return False

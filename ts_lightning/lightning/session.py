@@ -1,0 +1,285 @@
+"""What target space does in a fit: begin, restore, refresh, end.
+
+A fit begins where Lightning's training loop starts, behind the sanity check: by then the loop has its data, and it is
+known that there is something to train. The session stands at places that no user overrides: the loop's start, the
+strategy's start of a batch and its tear-down, and the two checkpoint hooks, which the mixin lets it hear whoever
+overrides them. What is loaded waits until training starts or goes on, and then the targets are built from it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import move_data_to_device, rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.distributed import ProcessGroup
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.batches import batch_size, formed
+from ts_lightning.engine.selection import untrained_layers
+from ts_lightning.engine.space import TargetSpace
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
+from ts_lightning.lightning.fingerprint import differing, fingerprints
+from ts_lightning.lightning.hook import SolveHook
+from ts_lightning.lightning.reference_data import form_of
+from ts_lightning.lightning.strategy import process_group
+from ts_lightning.lightning.substitution import KEY, Substitution
+
+if TYPE_CHECKING:
+    from ts_lightning.lightning.mixin import TargetSpaceMixin
+
+
+def session_of(module: TargetSpaceMixin) -> Session:
+    """The session of a module; no attribute, since TorchScript reads these."""
+    found = module.__dict__.get("_target_space_session")
+    if found is None:
+        found = module.__dict__["_target_space_session"] = Session(module)
+    return found
+
+
+class Session:
+    """The target space of one module, from fit to fit.
+
+    Args:
+        module: the module.
+
+    Attributes:
+        epoch: in which the reference batch was taken.
+    """
+
+    def __init__(self, module: TargetSpaceMixin) -> None:
+        self.module = module
+        self.epoch = 0
+        self._restored: Restored | None = None
+        self._substitutions: list[Substitution] = []
+        self._hook: SolveHook | None = None
+        self._covered: list[tuple[Any, str]] = []
+        self._begun = False  # for as long as a fit goes on
+        self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
+
+    @property
+    def trainer(self) -> Trainer:
+        """The module's Trainer."""
+        return self.module.trainer
+
+    def attach(self, trainer: Trainer) -> None:
+        """Stand at the places of a fit that is about to start."""
+        self._uncover()
+        self._begun = False
+        if self._restored is not None and self._restored.resuming:
+            self._restored = None  # of a fit that could not load its checkpoint
+        self._cover(trainer.fit_loop, "on_run_start", self._on_run_start)
+        self._cover(trainer.strategy, "on_train_batch_start", self._on_train_batch_start)
+        self._cover(trainer.strategy, "teardown", self._end)
+
+    def saved(self, checkpoint: dict[str, Any]) -> None:
+        """Add what target space needs to go on to a checkpoint, under its own keys."""
+        module = self.module
+        if SETTINGS in checkpoint:
+            return  # heard already, in an override that calls another
+        settings = None if module.target_space is None else module.target_space.to_dict()
+        checkpoint[SETTINGS] = {"class": class_path(type(module)), "settings": settings}
+        space, restored = module.target_space_engine, self._restored
+        if restored is not None and restored.entry is not None:
+            checkpoint[KEY] = restored.entry  # what nothing has been trained from
+            if "optimizer_states" in checkpoint and restored.optimizer_states:
+                checkpoint["optimizer_states"] = list(restored.optimizer_states)
+        elif space is not None:
+            present = [substitution.optimizer for substitution in self._substitutions]
+            same = list(map(id, present)) == list(map(id, self.trainer.strategy.optimizers))
+            save(checkpoint, space, self._substitutions if same else [], epoch=self.epoch)
+
+    def loaded(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what of a checkpoint the next fit starts from, or the present one goes back to.
+
+        ``load_from_checkpoint`` restores the settings of the run, too, unless they are an argument of the module's.
+        """
+        module, fitting = self.module, self._fitting()
+        arguments = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if module._trainer is None and SETTINGS in checkpoint and "target_space" not in arguments:
+            settings = checkpoint[SETTINGS]["settings"]
+            module.target_space = None if settings is None else TargetSpaceConfig.from_dict(settings)
+        entry = checkpoint.get(KEY)
+        if module.target_space is None:
+            if entry is not None and fitting:
+                rank_zero_warn(
+                    "The checkpoint is of target space, and the module has target_space=None: it goes on in weight "
+                    "space from the checkpoint's weights, with fresh moments."
+                )
+            return
+        self._leave()
+        # of before a fit, as callbacks save that try something out, like the finders
+        untrained = entry is None and checkpoint.get(SETTINGS, {}).get("settings") and checkpoint["global_step"] == 0
+        states = checkpoint.get("optimizer_states", ()) if fitting else ()
+        self._restored = None if untrained else Restored(entry, states, fitting)
+
+    def _fitting(self) -> bool:
+        """Whether a Trainer is running a fit with the module."""
+        state = None if self.module._trainer is None else self.module._trainer.state
+        return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+
+    def _on_run_start(self) -> None:
+        """Begin, before any callback hears of the start of training."""
+        self._begin()
+        self._own(self.trainer.fit_loop, "on_run_start")()
+
+    def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Go on from what was loaded within the fit, or take another reference batch where the settings say so."""
+        self._begin()
+        self._refresh()
+        self._own(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
+
+    def _begin(self) -> None:
+        """Build the target space, once in a fit: from what was loaded, from the last fit, or anew."""
+        if self._begun:
+            return
+        self._begun = True
+        module, optimizers = self.module, self.trainer.strategy.optimizers
+        restored, self._restored = self._restored, None
+        last, module.target_space_engine = module.target_space_engine, None
+        states = self._give_back()
+        if module.target_space is None:
+            return
+        group = process_group(self.trainer.strategy)
+        settings = self._trained_only(module.target_space)
+        if restored is None and last is not None:
+            same = replace(last.config, cuda_graphs=settings.cuda_graphs) == settings
+            entry = {**last.state_dict(), "weights": self._left, "drawn": {}, "epoch": self.epoch} if same else None
+            restored = Restored(entry, [states.get(id(optimizer), {}) for optimizer in optimizers])
+        with isolate_rng(include_cuda=module.device.type == "cuda"):
+            space, goes_on = self._built(settings, restored, group)
+        self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
+        if restored is not None and goes_on:
+            for substitution, state in zip(self._substitutions, restored.optimizer_states, strict=False):
+                substitution.load_moments(state)
+        self._hook = SolveHook(self.trainer.strategy, space)
+        self._hook.attach()
+        module.target_space_engine = space
+
+    def _built(
+        self, settings: TargetSpaceConfig, restored: Restored | None, group: ProcessGroup | None
+    ) -> tuple[TargetSpace, bool]:
+        """A target space, and whether it goes on from the targets that were restored."""
+        self.epoch = 0
+        if restored is None:
+            return self._made(self._drawn(), settings, group), False
+        from_weights = replace(settings, init="weights")
+        entry = restored.entry
+        if entry is None:
+            return self._made(self._drawn(), from_weights, group), False
+        why = restored.mismatch(settings)
+        if why is not None and restored.resuming:
+            raise TargetSpaceError(
+                f"{why} Use the same, or start from the checkpoint's weights alone: load them, and fit without "
+                f"ckpt_path."
+            )
+        changed = differing(self.module, entry["weights"])
+        if why is None and changed:
+            why = f"The weights {', '.join(changed)} are not those that the targets were solved to."
+        if why is None:
+            self.epoch = entry["epoch"]
+            try:
+                return self._made(self._stored(entry), settings, group, entry), True
+            except TargetSpaceError as error:
+                if restored.resuming:
+                    raise
+                why = str(error)
+        rank_zero_warn(f"{why} Target space starts from the weights.")
+        return self._made(self._drawn(), from_weights, group), False
+
+    def _made(
+        self, batch: Any, config: TargetSpaceConfig, group: ProcessGroup | None, state: dict[str, Any] | None = None
+    ) -> TargetSpace:
+        """A target space on a reference batch."""
+        if batch_size(batch) == 0:
+            raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
+        return TargetSpace(self.module, batch, config, forward=self.module.reference_forward, state=state, group=group)
+
+    def _stored(self, entry: dict[str, Any]) -> Any:
+        """The reference batch of an entry, as the training loop would hand it on."""
+        batch = move_data_to_device(entry["reference"], self.module.device)
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        return batch if entry["plain"] else formed(batch, self._drawn(self.epoch))
+
+    def _drawn(self, epoch: int = 0) -> Any:
+        """A new reference batch, the same in all processes, as the training loop would hand it on."""
+        self.epoch = epoch
+        batch = self.trainer.strategy.broadcast(self.module.reference_batch())
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self.module._on_before_batch_transfer(batch)
+        return self.trainer.strategy.batch_to_device(batch)
+
+    def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig:
+        """The config with the layers excluded whose weights no optimizer trains; they stay as they are."""
+        trained = {id(p) for o in self.trainer.strategy.optimizers for g in o.param_groups for p in g["params"]}
+        idle = untrained_layers(self.module, trained) if trained else []
+        if idle:
+            warnings.warn(
+                f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4
+            )
+        return replace(config, exclude=[*config.exclude, *idle])
+
+    def _refresh(self) -> None:
+        """Take another reference batch before an epoch where ``target_space.reference.refresh`` says so."""
+        space, config = self.module.target_space_engine, self.module.target_space
+        if space is None or config is None or config.reference.refresh is None:
+            return
+        epoch = self.trainer.current_epoch
+        if epoch % config.reference.refresh or epoch == self.epoch:
+            return  # the latter where it resumes within this epoch
+        with isolate_rng(include_cuda=self.module.device.type == "cuda"):
+            change = space.refresh(self._drawn(epoch))
+        targets = set(space.targets.values())
+        for optimizer in self.trainer.strategy.optimizers:
+            for target in targets.intersection(optimizer.state):
+                del optimizer.state[target]
+        rank_zero_info(
+            f"Target space: a new reference batch in epoch {epoch}; largest change of any output on it {change:.3g}."
+        )
+
+    def _leave(self) -> None:
+        """Go back to weight space in mid-fit, until training goes on."""
+        if self._hook is None:
+            return
+        self._hook.detach()
+        self._hook, self._begun, self.module.target_space_engine = None, False, None
+        self._give_back()
+
+    def _give_back(self) -> dict[int, dict[str, Any]]:
+        """Put the weights back into optimizers; returns the states that these had with targets, by their id."""
+        states = {id(substitution.optimizer): substitution.state_dict() for substitution in self._substitutions}
+        for substitution in self._substitutions:
+            substitution.undo()
+        self._substitutions = []
+        return states
+
+    def _end(self) -> None:
+        """Leave the fit, also one that failed; the weights hold the solved values."""
+        teardown = self._own(self.trainer.strategy, "teardown")
+        if self._hook is not None and self.module.target_space_engine is not None:
+            self._left = fingerprints(self.module.target_space_engine)
+            self._hook.detach()
+        self._hook, self._begun = None, False
+        self._uncover()
+        teardown()
+
+    def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
+        """Let ``method`` stand for an object's own."""
+        owner.__dict__[name] = method
+        self._covered.append((owner, name))
+
+    def _own(self, owner: Any, name: str) -> Callable[..., Any]:
+        """The method of an object that is covered."""
+        method: Callable[..., Any] = getattr(type(owner), name).__get__(owner)
+        return method
+
+    def _uncover(self) -> None:
+        for owner, name in self._covered:
+            owner.__dict__.pop(name, None)
+        self._covered = []

@@ -1,0 +1,186 @@
+"""How a target space's targets stand in one optimizer in the place of weights, and how its states are written and read.
+
+A state is written in the numbering of weight space, so that the class without the mixin loads it: the options of the
+groups, and what the optimizer's constructor made. Under the key ``target_space`` stand the moments by the names of what
+is trained, whole however many processes wrote them. Whoever loads such a state into the optimizer (Lightning when it
+resumes, a callback that goes back to an earlier checkpoint) gets the moments; a state of weight space gives its options
+and the moments of what is trained in both spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adagrad, Optimizer
+
+from ts_lightning.engine.space import TargetSpace
+from ts_lightning.errors import TargetSpaceError
+
+#: of target space's own entries in a checkpoint and in an optimizer's state
+KEY = "target_space"
+
+
+class Substitution:
+    """Targets in the place of weights in one optimizer, until :meth:`undo`.
+
+    Args:
+        space: the targets.
+        optimizer: the optimizer; moments that it holds of the weights are dropped, since they say nothing of targets.
+    """
+
+    def __init__(self, space: TargetSpace, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._space = space
+        self._weights: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
+        solved = {id(p): space.targets[layer.name] for layer in space.layers for p in layer.parameters}
+        self._made: dict[nn.Parameter, dict[str, Any]] = {}
+        made: dict[nn.Parameter, dict[str, Any]] = {}
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if id(weight) in solved and (state := optimizer.state.pop(weight, None)):
+                    target = solved[id(weight)]
+                    for new, parameter in ((self._made, weight), (made, target)):
+                        constructed = _constructed(optimizer, group, state, parameter)
+                        if constructed:
+                            new[parameter] = constructed
+        space.substitute(optimizer)
+        trained = set(self._trained())
+        optimizer.state.update({target: state for target, state in made.items() if target in trained})
+        self._handle = optimizer.register_load_state_dict_pre_hook(self._before_load)
+
+    def undo(self) -> None:
+        """Put the weights back, with fresh moments."""
+        targets = set(self._space.targets.values())
+        for i, group in enumerate(self.optimizer.param_groups):
+            weights = self._weights[i] if i < len(self._weights) else []
+            group["params"][:] = [*weights, *(p for p in group["params"] if p not in {*weights, *targets})]
+        for target in targets:
+            self.optimizer.state.pop(target, None)
+        self.optimizer.state.update({weight: _copied(state) for weight, state in self._made.items()})
+        self._handle.remove()
+        self.optimizer.__dict__.pop("zero_grad", None)
+
+    def names(self) -> list[str]:
+        """The names of what the optimizer trains, in its order."""
+        names = {id(parameter): name for name, parameter in self._space.model.named_parameters()}
+        names.update({id(target): f"targets of {name}" for name, target in self._space.targets.items()})
+        return [names.get(id(p), "?") for p in self._trained()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state as a checkpoint holds it; called in all processes."""
+        own = self.optimizer.state_dict()
+        whole = self._changed(own["state"], self._space.whole)
+        names = self.names()
+        moments = {names[number]: state for number, state in whole.items()}
+        sizes = [*map(len, self._weights), *(len(g["params"]) for g in own["param_groups"][len(self._weights) :])]
+        weights = [weight for group in self._weights for weight in group]
+        made = {place: _copied(self._made[w]) for place, w in enumerate(weights) if w in self._made}
+        groups = _numbered(own["param_groups"], sizes)
+        return {"state": made, "param_groups": groups, KEY: {"optimized": names, "moments": moments}}
+
+    def load_moments(self, state: Mapping[str, Any]) -> None:
+        """Take the moments of a written state, and leave the groups' options as they are.
+
+        Raises:
+            TargetSpaceError: the state is of other parameters than the optimizer trains.
+        """
+        if KEY in state:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": self._read(state[KEY]), "param_groups": groups})
+
+    def _before_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        """Turn a state into one in the optimizer's own numbering, with this process's share of the moments."""
+        own = [len(group["params"]) for group in optimizer.param_groups]
+        given = [len(group["params"]) for group in state["param_groups"]]
+        if KEY in state:
+            moments = self._read(state[KEY])
+        elif given == own:
+            moments = _matched(state, self._trained(), self._trained())
+        elif given[: len(self._weights)] == list(map(len, self._weights)):
+            weights = [weight for group in self._weights for weight in group]
+            moments = _matched(state, weights, self._trained())
+        else:
+            return state  # which torch refuses
+        return {**state, "state": moments, "param_groups": _numbered(state["param_groups"], own)}
+
+    def _read(self, entry: Mapping[str, Any]) -> dict[int, Any]:
+        """The moments of an entry by the optimizer's own numbers."""
+        names = self.names()
+        if entry["optimized"] != names:
+            raise TargetSpaceError(
+                f"The checkpoint's optimizers train {', '.join(entry['optimized'])}; found {', '.join(names)}. Give "
+                f"configure_optimizers() the same parameters in the same order, or start from the weights alone."
+            )
+        moments = entry["moments"]
+        return self._changed({n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.share)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _changed(self, moments: Mapping[int, Any], change: Callable[[str, Tensor], Tensor]) -> dict[int, Any]:
+        """Moments by the optimizer's own numbers, with ``change`` applied to those of targets."""
+        names = {id(target): name for name, target in self._space.targets.items()}
+        changed = dict(moments)
+        for number, parameter in enumerate(self._trained()):
+            name = names.get(id(parameter))
+            if name is not None and number in changed:
+                changed[number] = {
+                    key: change(name, value) if isinstance(value, Tensor) and value.dim() == parameter.dim() else value
+                    for key, value in changed[number].items()
+                }
+        return changed
+
+
+def _constructed(
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter
+) -> dict[str, Any] | None:
+    """The state that an optimizer's constructor makes for a parameter, out of a weight's; None for moments."""
+    if isinstance(optimizer, Adagrad):
+        start = group["initial_accumulator_value"]
+        return {"step": torch.zeros_like(state["step"]), "sum": torch.full_like(parameter.detach(), start)}
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    if not all(bool((tensor == tensor.reshape(-1)[0]).all()) for tensor in tensors if tensor.numel()):
+        return None
+    return {
+        key: torch.full_like(parameter.detach(), float(value.reshape(-1)[0]), dtype=value.dtype)
+        if isinstance(value, Tensor) and value.dim() and value.numel()
+        else value
+        for key, value in _copied(state).items()
+    }
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def _numbered(groups: Iterable[Mapping[str, Any]], sizes: Iterable[int]) -> list[dict[str, Any]]:
+    """The options of groups, for so many parameters in each of them."""
+    numbered: list[dict[str, Any]] = []
+    start = 0
+    for group, size in zip(groups, sizes, strict=True):
+        numbered.append({**group, "params": list(range(start, start + size))})
+        start += size
+    return numbered
+
+
+def _matched(
+    state: Mapping[str, Any], given: Iterable[nn.Parameter], trained: Iterable[nn.Parameter]
+) -> dict[int, Any]:
+    """The moments of a state of the ``given`` parameters, by the numbers of those that are ``trained``, too.
+
+    Those of another shape than the parameter's are of a weight where its targets stand now.
+    """
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    by_parameter = dict(zip(given, numbers, strict=False))
+    found: dict[int, Any] = {}
+    for number, parameter in enumerate(trained):
+        moments = state["state"].get(by_parameter.get(parameter))
+        if moments is not None and not any(
+            isinstance(value, Tensor) and value.dim() == parameter.dim() and value.shape != parameter.shape
+            for value in moments.values()
+        ):
+            found[number] = moments
+    return found
