@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
     from ts_lightning.engine.space import TargetSpace
     from ts_lightning.errors import TargetSpaceError
+    from ts_lightning.lightning.convert import convert
     from ts_lightning.lightning.mixin import TargetSpaceMixin
     from ts_lightning.lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
     from ts_lightning.ridge.api import ridge_solve
@@ -30,6 +31,7 @@ _HOMES = {
     "TargetSpaceMixin": "lightning.mixin",
     "TargetSpaceMonitor": "callbacks.monitor",
     "TargetSpaceStrategy": "lightning.strategy",
+    "convert": "lightning.convert",
     "ridge_solve": "ridge.api",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "TargetSpaceMixin",
     "TargetSpaceMonitor",
     "TargetSpaceStrategy",
+    "convert",
     "ridge_solve",
 ]
 

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import ts_lightning
-from ts_lightning.cli.convert import space_of
 from ts_lightning.errors import SettingError, first_line
+from ts_lightning.lightning.convert import space_of
 from ts_lightning.report.run import CONFIG
 
 #: settings of one run that another should not repeat

@@ -21,7 +21,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli.clock import StepClock
-from ts_lightning.cli.convert import set_target_space, space_of
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.parser import Parser
@@ -29,6 +28,7 @@ from ts_lightning.cli.predictions import PredictionFile
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import SettingError
+from ts_lightning.lightning.convert import convert, space_of
 from ts_lightning.report import History
 from ts_lightning.report.run import CHECKPOINT, METRICS
 
@@ -176,7 +176,7 @@ class TargetSpaceCLI(LightningCLI):
         super().instantiate_classes()
         settings = self._get(self.config_init, "target_space")
         if settings != getattr(type(self.model), "target_space", None):  # else those of its constructor stay
-            set_target_space(self.model, settings)
+            convert(self.model, settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, whose files go to the run's folder."""

@@ -10,15 +10,13 @@ from tests.cli.plain import Net, Points
 from tests.cli.solved import OWN, Solved
 from tests.support import processes
 from tests.support.fits import assert_equal, trainer
-from ts_lightning import TargetSpaceMixin
-from ts_lightning.cli.convert import set_target_space
+from ts_lightning import TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin, convert
 
 
 def converted():
     torch.manual_seed(0)
     model = Net(width=6)
-    set_target_space(model, OWN)
-    return model
+    return convert(model, OWN)
 
 
 def fitted(model):
@@ -33,7 +31,7 @@ def test_it_is_the_same_object_with_the_same_parameters():
     torch.manual_seed(0)
     model = Net(width=6)
     before, parameters = copy.deepcopy(model.state_dict()), list(model.parameters())
-    set_target_space(model, OWN)
+    convert(model, OWN)
     assert isinstance(model, Net)
     assert isinstance(model, TargetSpaceMixin)
     assert (type(model).__name__, type(model).__module__) == ("Net", "tests.cli.plain")
@@ -45,9 +43,9 @@ def test_it_is_the_same_object_with_the_same_parameters():
 
 def test_none_converts_nothing_and_a_module_with_the_mixin_keeps_its_class():
     model, solved = Net(), Solved()
-    set_target_space(model, None)
+    convert(model, None)
     assert type(model) is Net
-    set_target_space(solved, None)
+    convert(solved, None)
     assert type(solved) is Solved
     assert solved.target_space is None
     assert Solved.target_space == OWN
@@ -90,3 +88,53 @@ def test_its_checkpoint_is_the_plain_modules(tmp_path):
     assert type(plain) is Net
     assert plain.hparams.width == 6
     assert_equal(plain, model)
+
+
+def test_what_it_loads_from_a_checkpoint_goes_on_in_target_space(tmp_path):
+    run = trainer(max_epochs=1)
+    run.fit(converted(), Points())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again = convert(Net.load_from_checkpoint(tmp_path / "last.ckpt"), OWN)
+    further = trainer(max_epochs=2)
+    further.fit(again, Points(), ckpt_path=tmp_path / "last.ckpt")
+    whole = converted()
+    trainer(max_epochs=2).fit(whole, Points())
+    assert_equal(again, whole)
+
+
+def test_defaults_and_weight_space():
+    assert convert(Net()).target_space == TargetSpaceConfig()
+    model = convert(convert(Net(), OWN), None)
+    assert model.target_space is None
+    fitted(model)
+    assert model.target_space_engine is None
+
+
+class Own(Net):
+    """A class that says how its reference batch is made and used, and does not have the mixin."""
+
+    def reference_batch(self):
+        return torch.ones(30, 3)
+
+    def reference_forward(self, batch):
+        return self.net(2 * batch)
+
+
+def test_a_class_says_what_its_reference_batch_is_without_the_mixin():
+    model = convert(Own(), OWN)
+    fitted(model)
+    assert torch.equal(model.target_space_engine.state_dict()["reference"], torch.ones(30, 3))
+    seen = []
+    model.net[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.target_space_engine.solve()
+    assert torch.equal(seen[0], 2 * torch.ones(30, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "hint"),
+    [(torch.nn.Linear(2, 2), "there is ts_lightning.TargetSpace"), (torch.compile(Net()), "before torch.compile")],
+    ids=["a plain module", "a compiled one"],
+)
+def test_another_kind_of_module_is_refused_with_what_to_do(module, hint):
+    with pytest.raises(TargetSpaceError, match=f"expected a LightningModule: .*{hint}"):
+        convert(module)
