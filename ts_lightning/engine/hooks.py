@@ -1,0 +1,94 @@
+"""Which hooks of others run in the reference pass: those that take part in what the module computes.
+
+A forward hook or pre-hook takes part if it returns something, or writes to its module or to the tensors that it is
+given, as those of spectral norm, pruning, quantisation and adapters do. One that only looks does not run: it would
+collect activations of samples that are none of the training batch's, and keep the graph of the pass. Which one does
+what is found when it runs for the first time, and what that wrote elsewhere is undone, see
+:meth:`~ts_lightning.engine.undo.Undo.reach`. Backward hooks do not run: the pull-back is no backward of the module.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ts_lightning.engine.batches import tensors_in
+
+_FORWARD = ("_forward_pre_hooks", "_forward_hooks")
+_BACKWARD = ("_backward_pre_hooks", "_backward_hooks")
+
+
+class Hooks:
+    """What is known of the hooks of a model."""
+
+    def __init__(self) -> None:
+        self._acts: dict[int, tuple[Any, bool]] = {}  # by id of the hook, which this keeps
+
+    def of(self, modules: Sequence[nn.Module]) -> Iterator[Callable[..., Any]]:
+        """The hooks that may run."""
+        for module in modules:
+            for name in _FORWARD:
+                yield from (hook for hook in module.__dict__.get(name, {}).values() if self._takes_part(hook) is not False)
+
+    @contextmanager
+    def chosen(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """Let those alone run that take part, or of which nothing is known yet."""
+        changed: list[tuple[dict[str, Any], str, Any]] = []
+
+        def put(holder: dict[str, Any], name: str, value: Any) -> None:
+            changed.append((holder, name, holder[name]))
+            holder[name] = value
+
+        for holder, prefix in [(vars(torch_module), "_global"), *((module.__dict__, "") for module in modules)]:
+            for name in _FORWARD:
+                if holder.get(prefix + name):
+                    put(holder, prefix + name, self._filtered(holder[prefix + name]))
+            for name in _BACKWARD:
+                if holder.get(prefix + name):
+                    put(holder, prefix + name, OrderedDict())
+        try:
+            yield
+        finally:
+            for holder, name, value in reversed(changed):
+                holder[name] = value
+
+    def _filtered(self, hooks: dict[int, Any]) -> OrderedDict[int, Any]:
+        found: OrderedDict[int, Any] = OrderedDict()
+        for key, hook in hooks.items():
+            acts = self._takes_part(hook)
+            if acts is None:
+                found[key] = self._observed(hook)
+            elif acts:
+                found[key] = hook
+        return found
+
+    def _takes_part(self, hook: Callable[..., Any]) -> bool | None:
+        """Whether a hook takes part in what its module computes; None where it has not run yet."""
+        return self._acts.get(id(hook), (None, None))[1]
+
+    def _observed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook, and what it turns out to do written down."""
+
+        def observed(module: nn.Module, *args: Any) -> Any:
+            before, versions = _held(module), _versions(args)
+            result = hook(module, *args)
+            same = _held(module) == before and _versions(args) == versions
+            self._acts[id(hook)] = (hook, bool(self._takes_part(hook)) or result is not None or not same)
+            return result
+
+        return observed
+
+
+def _held(module: nn.Module) -> list[tuple[int, int]]:
+    """The tensors that a module holds, by id, with their versions."""
+    holders = (vars(module), module._parameters, module._buffers)
+    return [(id(t), t._version) for holder in holders for t in holder.values() if isinstance(t, Tensor)]
+
+
+def _versions(args: Any) -> list[int]:
+    return [tensor._version for tensor in tensors_in(args)]

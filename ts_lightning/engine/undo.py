@@ -1,0 +1,271 @@
+"""What a forward writes beside its result is undone: attributes, buffers, entries of lists and dictionaries, counters.
+
+The forward runs on copies of the buffers and of other tensors that modules hold. What it writes to these in place is
+gone with the copies, and a graph of autograd that outlives the forward holds tensors to which nobody else writes.
+
+Long lists and dictionaries get their entries back without a look into these, as those to which every training step
+appends. Objects of installed libraries, modules aside, and arrays of NumPy are left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.engine.batches import own
+
+_FEW = 64  # entries of a container, up to which these are looked into
+_LARGE = 2**24  # bytes, from which on a tensor is copied only if it is seen to be written to
+_ATOMIC = frozenset(
+    (bool, int, float, complex, str, bytes, type, type(None), FunctionType, BuiltinFunctionType, MethodType)
+    + (ModuleType, torch.Size, torch.dtype, torch.device, nn.Parameter)
+)
+#: what every nn.Module keeps for itself
+_INTERNAL = frozenset(vars(nn.Module()))
+_DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
+_MISSING = object()
+_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class Kept:
+    """What one run of a model learns for the next.
+
+    Attributes:
+        starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
+        large: large tensors that a run left as they were, by id, each with its version.
+    """
+
+    def __init__(self) -> None:
+        self.starts: dict[nn.Module, dict[str, Any]] = {}
+        self.large: dict[int, tuple[Tensor, int]] = {}
+
+
+class Undo:
+    """A record of a model and all that it holds, to put it back.
+
+    An attribute that forward itself writes, as the state that a recurrent model hands from batch to batch or a bank of
+    earlier outputs, begins every run with the value that it had before the first; a plain number goes on.
+
+    Args:
+        model: what will be run.
+        kept: what earlier runs learned.
+        seed: of every ``torch.Generator`` that modules hold, for as long as the record stands.
+
+    Attributes:
+        modules: the model's, with those that modules hold without registering them.
+    """
+
+    def __init__(self, model: nn.Module, kept: Kept, seed: int) -> None:
+        self.modules: list[nn.Module] = []
+        self._kept, self._seed = kept, seed
+        self._seen: dict[int, Any] = {}
+        self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the modules, in their order
+        self._dictionaries: list[tuple[Any, dict[Any, Any]]] = []
+        self._sequences: list[tuple[Any, Any]] = []
+        self._cells: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
+        self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
+        self._module(model)
+
+    def reach(self, function: Any) -> None:
+        """Record what a function can write to: what it is bound to, its closure, and the globals that it names."""
+        while hasattr(function, "func"):  # a functools.partial
+            self._record(function.args)
+            self._record(function.keywords)
+            function = function.func
+        self._record(getattr(function, "__self__", None))
+        function = getattr(function, "__func__", function)
+        if not isinstance(function, FunctionType):
+            self._record(function)
+            return
+        for cell in function.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self._cells.append((cell, value))
+            self._record(value)
+        space = function.__globals__
+        for name in function.__code__.co_names:
+            if name in space and type(space[name]) not in _ATOMIC:
+                self._record(space[name])
+
+    def copy(self) -> None:
+        """Put copies in the place of the tensors that modules hold, and attributes that forward writes at their start.
+
+        Apart from the record, because it belongs into the recording of a CUDA graph.
+        """
+        for container, key, value in self._tensors:
+            container[key] = self._copied(value)
+        for module, starts in self._kept.starts.items():
+            for name, value in starts.items():
+                if value is _MISSING:
+                    module.__dict__.pop(name, None)
+                else:
+                    module.__dict__[name] = self._copied(value)
+
+    def learn(self) -> None:
+        """Keep for later runs what this one wrote to."""
+        for module, (holder, before) in zip(self.modules, self._holders, strict=True):
+            for name, now in holder.items():
+                was = before.get(name, _MISSING)
+                if was is now or name in _INTERNAL or (type(was) in _ATOMIC and type(now) in _ATOMIC):
+                    continue
+                if name not in self._kept.starts.get(module, ()) and self._written(was, now):
+                    self._kept.starts.setdefault(module, {})[name] = _detached(was)
+        for copy, given, version in self._copies.values():
+            if _bytes(given) > _LARGE:
+                if copy is given and _version(copy) != version:
+                    warnings.warn(
+                        f"The forward on the reference batch wrote to a tensor {tuple(given.shape)} that a module "
+                        f"holds, for the first time now, and so changed it. Later ones leave it as it is.",
+                        stacklevel=2,
+                    )
+                if _version(copy) == version:
+                    self._kept.large[id(given)] = (given, _version(given))
+                else:
+                    self._kept.large.pop(id(given), None)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for holder, before in self._holders:
+            _put_back(holder, before)
+        for dictionary, entries in self._dictionaries:
+            _put_back(dictionary, entries)
+        for sequence, kept in self._sequences:
+            if isinstance(sequence, set):
+                sequence.symmetric_difference_update(sequence ^ kept)
+            elif len(sequence) != len(kept) or any(a is not b for a, b in zip(sequence, kept, strict=True)):
+                sequence.clear()
+                sequence.extend(kept)
+        for cell, value in self._cells:
+            cell.cell_contents = value
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    def _module(self, module: nn.Module) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen[id(module)] = module
+        holder = module.__dict__
+        before = holder.copy()
+        self.modules.append(module)
+        self._holders.append((holder, before))
+        for name in _DICTIONARIES:
+            entries = before.get(name)
+            if entries and isinstance(entries, dict):
+                self._dictionaries.append((entries, entries.copy()))
+        buffers = before.get("_buffers")
+        if buffers and isinstance(buffers, dict):
+            self._tensors.extend((buffers, name, value) for name, value in buffers.items() if value is not None)
+        for name, value in before.items():
+            if type(value) not in _ATOMIC and name not in _INTERNAL:
+                self._entry(holder, name, value)
+        for child in module.children():
+            self._module(child)
+
+    def _entry(self, container: Any, key: Any, value: Any) -> None:
+        """Record what stands in a container."""
+        if type(value) in _ATOMIC:
+            return
+        if isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
+            self._tensors.append((container, key, value))
+        else:
+            self._record(value)
+
+    def _record(self, value: Any) -> None:
+        """Record an object that can be changed."""
+        if type(value) in _ATOMIC or id(value) in self._seen or isinstance(value, Tensor):
+            return
+        if isinstance(value, nn.Module):
+            self._module(value)
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, dict):
+            self._dictionaries.append((value, dict(value)))
+            if len(value) <= _FEW:
+                for key, entry in value.items():
+                    self._entry(value, key, entry)
+        elif isinstance(value, (list, deque)):
+            self._sequences.append((value, list(value)))
+            if len(value) <= _FEW:
+                for index, entry in enumerate(value):
+                    self._entry(value, index, entry)
+        elif isinstance(value, tuple):
+            for entry in value[:_FEW]:
+                self._record(entry)
+        elif isinstance(value, set):
+            self._sequences.append((value, value.copy()))
+        elif isinstance(value, torch.Generator):
+            self._generators.append((value, value.get_state()))
+            value.manual_seed(self._seed)
+        elif hasattr(value, "__dict__") and _of_user(type(value)):
+            self._record(value.__dict__)
+
+    def _copied(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            items = [self._copied(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
+            return value
+        known = self._copies.get(id(value))
+        if known is None:
+            clean = _bytes(value) > _LARGE and self._kept.large.get(id(value)) == (value, _version(value))
+            copy = value if clean else own(value)
+            known = self._copies[id(value)] = (copy, value, _version(copy))
+        return known[0]
+
+    def _written(self, was: Any, now: Any) -> bool:
+        """Whether an attribute was written to: set to another value, or a tensor changed in place."""
+        if isinstance(was, tuple) and isinstance(now, tuple) and len(was) == len(now):
+            return any(self._written(a, b) for a, b in zip(was, now, strict=True))
+        if isinstance(was, Tensor) and id(was) in self._copies:
+            copy, _, version = self._copies[id(was)]
+            return now is not copy or _version(copy) != version
+        return was is not now
+
+
+def _put_back(holder: dict[Any, Any], entries: dict[Any, Any]) -> None:
+    if len(holder) == len(entries) and all(map(_same, holder, entries)):
+        for key, value in entries.items():
+            if holder[key] is not value:
+                holder[key] = value
+    else:  # with their order, in which state_dict() goes
+        holder.clear()
+        for key, value in entries.items():
+            holder[key] = value
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or one == other
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_detached, value)) if not hasattr(value, "_fields") else type(value)(*map(_detached, value))
+    return own(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@lru_cache(maxsize=None)
+def _of_user(kind: type) -> bool:
+    """Whether a class is of a user's own code, and not of an installed library."""
+    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ == "__main__" or (path is not None and not path.startswith(_LIBRARIES))

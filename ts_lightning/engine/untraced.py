@@ -1,0 +1,119 @@
+"""Running a model without a trace: it is found as it was, and draws the same random numbers every time."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import checkpoint
+
+from ts_lightning.engine.hooks import Hooks
+from ts_lightning.engine.undo import Kept, Undo
+
+
+class Untraced:
+    """The guard around runs of a model that are none of the training's.
+
+    Inside of it
+
+    - what ``forward`` writes is undone afterwards: buffers, attributes, entries of lists and dictionaries, metrics
+      (:mod:`ts_lightning.engine.undo`);
+    - the random numbers are the same in every run, and afterwards the generators of PyTorch, NumPy and Python are as
+      they were;
+    - hooks of others run only if they take part in what the module computes (:mod:`ts_lightning.engine.hooks`);
+    - gradient checkpointing is off, whose second run would come when all this is over;
+    - compiled modules run as they were written.
+
+    The modules' modes stay as they are. ``with Untraced(model)() as modules:`` is enough for one run.
+
+    Args:
+        model: what will be run.
+        seed: where every run's random numbers start.
+    """
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        self.model, self.seed = model, seed
+        self._kept, self._hooks = Kept(), Hooks()
+
+    @contextmanager
+    def __call__(self, *, copied: bool = True) -> Iterator[Undo]:
+        """Guard a run.
+
+        Args:
+            copied: put copies in the place of the tensors that modules hold. ``False`` leaves the call of
+                :meth:`Undo.copy` to the caller.
+
+        Returns:
+            The record of the model, with all its modules.
+        """
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        with ExitStack() as stack:
+            undo = Undo(self.model, self._kept, self.seed)
+            stack.callback(undo.restore)
+            modules = list(undo.modules)
+            for hook in self._hooks.of(modules):
+                undo.reach(hook)
+            stack.enter_context(self._hooks.chosen(modules))
+            stack.enter_context(_same_random_numbers(self.seed, device))
+            stack.enter_context(_no_checkpointing())
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if copied:
+                undo.copy()
+            yield undo
+            undo.learn()
+
+
+@contextmanager
+def _same_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Start all generators at ``seed``, and leave them as they were found."""
+    states = random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    of_numpy = None if numpy is None else numpy.random.get_state()
+    cuda = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        random.seed(seed)
+        if numpy is not None:
+            numpy.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states)
+            if numpy is not None:
+                numpy.random.set_state(of_numpy)
+
+
+class _RunPlainly:
+    """Stands for the reentrant variant's function of autograd."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _nothing_around(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Stands for what the other variant has around its function."""
+    yield
+
+
+@contextmanager
+def _no_checkpointing() -> Iterator[None]:
+    """Let ``torch.utils.checkpoint.checkpoint``, by whatever name it was imported, run its function alone."""
+    names: dict[str, Any] = {"CheckpointFunction": _RunPlainly}
+    for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl"):
+        names[name] = _nothing_around
+    space = vars(checkpoint)
+    found = {name: space[name] for name in names if name in space}
+    space.update({name: names[name] for name in found})
+    try:
+        yield
+    finally:
+        space.update(found)
