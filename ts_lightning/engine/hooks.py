@@ -3,8 +3,9 @@
 A forward hook or pre-hook takes part if it returns something, or writes to its module or to the tensors that it is
 given, as those of spectral norm, pruning, quantisation and adapters do. One that only looks does not run: it would
 collect activations of samples that are none of the training batch's, and keep the graph of the pass. Which one does
-what is found when it runs for the first time, and what that wrote elsewhere is undone, see
-:meth:`~ts_lightning.engine.undo.Undo.reach`. Backward hooks do not run: the pull-back is no backward of the module.
+what is found when it runs for the first time. What a forward hook wrote elsewhere then is undone, see
+:meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook sees the inputs of that one pass. Backward hooks do not run:
+the pull-back is no backward of the module.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ class Hooks:
     def __init__(self) -> None:
         self._acts: dict[int, tuple[Any, bool]] = {}  # by id of the hook, which this keeps
 
-    def of(self, modules: Sequence[nn.Module]) -> Iterator[Callable[..., Any]]:
-        """The hooks that may run."""
-        for module in modules:
-            for name in _FORWARD:
-                yield from (hook for hook in module.__dict__.get(name, {}).values() if self._takes_part(hook) is not False)
+    def undone(self, modules: Sequence[nn.Module]) -> Iterator[Callable[..., Any]]:
+        """The hooks that may run in the next pass, and of which all is undone."""
+        for holder, prefix in _holders(modules):
+            for hook in holder.get(f"{prefix}_forward_hooks", {}).values():
+                if self._takes_part(hook) is not False:
+                    yield hook
+            for hook in holder.get(f"{prefix}_forward_pre_hooks", {}).values():
+                if self._takes_part(hook):
+                    yield hook
 
     @contextmanager
     def chosen(self, modules: Sequence[nn.Module]) -> Iterator[None]:
@@ -44,7 +49,7 @@ class Hooks:
             changed.append((holder, name, holder[name]))
             holder[name] = value
 
-        for holder, prefix in [(vars(torch_module), "_global"), *((module.__dict__, "") for module in modules)]:
+        for holder, prefix in _holders(modules):
             for name in _FORWARD:
                 if holder.get(prefix + name):
                     put(holder, prefix + name, self._filtered(holder[prefix + name]))
@@ -82,6 +87,13 @@ class Hooks:
             return result
 
         return observed
+
+
+def _holders(modules: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
+    """What holds hooks, those of all modules first, and what their names begin with."""
+    yield vars(torch_module), "_global"
+    for module in modules:
+        yield module.__dict__, ""
 
 
 def _held(module: nn.Module) -> list[tuple[int, int]]:

@@ -30,17 +30,21 @@ class ReferenceBatch:
         forward: runs the model on a batch; ``None`` calls it with the batch's items.
         shards: the processes that share the samples, of which ``data`` holds this process's; ``None`` where it holds
             all of them.
+        seed: where the random numbers that a forward draws start, the same in every run.
     """
 
     model: nn.Module
     data: Any
     forward: Callable[[Any], Any] | None = None
     shards: Shards | None = None
+    seed: int = 0
 
     @classmethod
-    def of(cls, model: nn.Module, given: Reference, forward: Callable[[Any], Any] | None = None) -> ReferenceBatch:
+    def of(
+        cls, model: nn.Module, given: Reference, forward: Callable[[Any], Any] | None = None, seed: int = 0
+    ) -> ReferenceBatch:
         """The whole of what a user gives, in memory of its own, since users may write to theirs."""
-        return cls(model, given if callable(given) else mapped(given, own), forward)
+        return cls(model, given if callable(given) else mapped(given, own), forward, seed=seed)
 
     def run(self) -> Any:
         """Run the model on a fresh copy of the samples, since a forward may change its input in place.
@@ -93,7 +97,7 @@ class ReferenceBatch:
         return None if same else replace(self, data=data)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole batch in built-in types, None for a function; and whether it is made of such types itself.
+        """The whole batch in built-in types, None for a function; whether it is of such types itself; and the seed.
 
         Where processes share the batch, all of them have to call this, and each is given the whole.
         """
@@ -103,4 +107,4 @@ class ReferenceBatch:
             whole = plain(self.data)
         else:
             whole = joined(self.shards.objects(mapped(plain(self.data), lambda tensor: tensor.cpu())))
-        return {"reference": whole, "plain": is_plain(self.data)}
+        return {"reference": whole, "plain": is_plain(self.data), "seed": self.seed}

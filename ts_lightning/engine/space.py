@@ -369,14 +369,14 @@ class TargetSpace:
             for solver in layer.solvers:
                 solver.shared = None
         self.release()
-        batch = ReferenceBatch.of(self.model, reference, self._forward)
-        self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
-        seed = torch.tensor(torch.initial_seed() % 2**63, device=self._device)
+        seed = torch.tensor((state or {}).get("seed", torch.initial_seed() % 2**63), device=self._device)
         if self._group is not None:
             broadcast([seed], self._group)
         generator = torch.Generator().manual_seed(int(seed))
+        batch = ReferenceBatch.of(self.model, reference, self._forward, int(seed))
+        self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         before = run.outputs() if init == "weights" and state is None else []
         started = start(run, self.layers, self.config, init, state, generator)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}

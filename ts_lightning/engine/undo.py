@@ -13,8 +13,8 @@ import sys
 import sysconfig
 import warnings
 from collections import deque
-from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,15 +25,15 @@ from ts_lightning.engine.batches import own
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _LARGE = 2**24  # bytes, from which on a tensor is copied only if it is seen to be written to
-_ATOMIC = frozenset(
-    (bool, int, float, complex, str, bytes, type, type(None), FunctionType, BuiltinFunctionType, MethodType)
-    + (ModuleType, torch.Size, torch.dtype, torch.device, nn.Parameter)
-)
+_VALUES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+_ATOMIC = frozenset((*_VALUES, *_CODE, nn.Parameter))
 #: what every nn.Module keeps for itself
 _INTERNAL = frozenset(vars(nn.Module()))
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
 _MISSING = object()
-_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PATHS = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_LIBRARIES = (*_PATHS, str(Path(__file__).parents[1]))  # this package too, wherever it is
 
 
 class Kept:
@@ -106,7 +106,8 @@ class Undo:
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
         for container, key, value in self._tensors:
-            container[key] = self._copied(value)
+            if container[key] is value:  # and not what the mode has put there
+                container[key] = self._copied(value)
         for module, starts in self._kept.starts.items():
             for name, value in starts.items():
                 if value is _MISSING:
@@ -209,7 +210,7 @@ class Undo:
         elif isinstance(value, torch.Generator):
             self._generators.append((value, value.get_state()))
             value.manual_seed(self._seed)
-        elif hasattr(value, "__dict__") and _of_user(type(value)):
+        elif hasattr(value, "__dict__") and _of_user(type(value).__module__):
             self._record(value.__dict__)
 
     def _copied(self, value: Any) -> Any:
@@ -264,8 +265,8 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-@lru_cache(maxsize=None)
-def _of_user(kind: type) -> bool:
-    """Whether a class is of a user's own code, and not of an installed library."""
-    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind.__module__ == "__main__" or (path is not None and not path.startswith(_LIBRARIES))
+@cache
+def _of_user(module: str) -> bool:
+    """Whether a Python module is a user's own, and none of an installed library's."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return module == "__main__" or (path is not None and not path.startswith(_LIBRARIES))

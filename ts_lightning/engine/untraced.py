@@ -56,7 +56,7 @@ class Untraced:
             undo = Undo(self.model, self._kept, self.seed)
             stack.callback(undo.restore)
             modules = list(undo.modules)
-            for hook in self._hooks.of(modules):
+            for hook in self._hooks.undone(modules):
                 undo.reach(hook)
             stack.enter_context(self._hooks.chosen(modules))
             stack.enter_context(_same_random_numbers(self.seed, device))
