@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
     from ts_lightning.engine.space import TargetSpace
     from ts_lightning.errors import TargetSpaceError
+    from ts_lightning.layers.registry import register_layer
     from ts_lightning.lightning.convert import convert
     from ts_lightning.lightning.mixin import TargetSpaceMixin
     from ts_lightning.lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
     from ts_lightning.ridge.api import ridge_solve
+    from ts_lightning.ridge.scales import RidgeScale, register_ridge_scale
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "ReferenceConfig": "config",
+    "RidgeScale": "ridge.scales",
     "TargetSpace": "engine.space",
     "TargetSpaceConfig": "config",
     "TargetSpaceDDPStrategy": "lightning.strategy",
@@ -32,11 +35,14 @@ _HOMES = {
     "TargetSpaceMonitor": "callbacks.monitor",
     "TargetSpaceStrategy": "lightning.strategy",
     "convert": "lightning.convert",
+    "register_layer": "layers.registry",
+    "register_ridge_scale": "ridge.scales",
     "ridge_solve": "ridge.api",
 }
 
 __all__ = [
     "ReferenceConfig",
+    "RidgeScale",
     "TargetSpace",
     "TargetSpaceConfig",
     "TargetSpaceDDPStrategy",
@@ -45,6 +51,8 @@ __all__ = [
     "TargetSpaceMonitor",
     "TargetSpaceStrategy",
     "convert",
+    "register_layer",
+    "register_ridge_scale",
     "ridge_solve",
 ]
 

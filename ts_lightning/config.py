@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-RidgeScale = Literal["absolute", "variance", "mean", "feature"]
+RidgeScaleName = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
 Init = Literal["projected", "normalised", "weights"]
 Selection = Literal["first", "random", "balanced"]
@@ -17,11 +17,23 @@ Rows = int | Literal["auto", "all"]
 StepScale = float | Literal["auto"]
 Ridge = float | Literal["auto"]
 
+#: names of all ridge scales; ``register_ridge_scale`` adds to them
+ridge_scales: list[str] = list(get_args(RidgeScaleName))
+
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
     """Raise ValueError if ``value`` is not one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_ridge_scale(name: str, value: object) -> None:
+    """Raise ValueError if ``value`` is not the name of a ridge scale."""
+    if value not in ridge_scales:
+        raise ValueError(
+            f"{name}={value!r}: expected one of {', '.join(map(repr, ridge_scales))}, or a name that was given to "
+            f"ts_lightning.register_ridge_scale before."
+        )
 
 
 def check_finite(name: str, value: float) -> None:
@@ -125,7 +137,8 @@ class TargetSpaceConfig:
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
             total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
             about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times
-            the mean of diag(A'A). ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input.
+            the mean of diag(A'A). ``"feature"``: ``ridge`` times diag(A'A), a ridge of its own for every input. Or a
+            name that was given to :func:`register_ridge_scale`.
         method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
@@ -175,7 +188,7 @@ class TargetSpaceConfig:
     layers: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     ridge: Ridge = "auto"
-    ridge_scale: RidgeScale = "variance"
+    ridge_scale: RidgeScaleName | str = "variance"
     method: Method = "scu"
     init: Init = "normalised"
     init_std: float | None = None
@@ -195,7 +208,7 @@ class TargetSpaceConfig:
                 object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
         if self.ridge != "auto":
             check_positive("ridge ('auto' or a number)", self.ridge)
-        check_choice("ridge_scale", self.ridge_scale, get_args(RidgeScale))
+        check_ridge_scale("ridge_scale", self.ridge_scale)
         check_choice("method", self.method, get_args(Method))
         check_choice("init", self.init, get_args(Init))
         if self.init_std is not None:

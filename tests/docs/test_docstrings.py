@@ -27,7 +27,7 @@ PUBLIC = {
     for module in (ts_lightning, ts_lightning.pictures)
     for value in (getattr(module, name) for name in module.__all__)
     if not (isinstance(value, type) and issubclass(value, Exception))
-} - {"ts_lightning.ridge.api.ridge_solve"}
+}
 
 
 @pytest.mark.parametrize("test", EXAMPLES)

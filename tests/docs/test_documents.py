@@ -17,13 +17,14 @@ from ts_lightning.cli.main import main
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLLOWED = ROOT / "docs" / "convert.md"
+EXTENDING = ROOT / "docs" / "extending.md"  # whose blocks build on each other: tests/extension runs them
 #: language, name of the file that it is, and text
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```', re.DOTALL | re.MULTILINE)
 BLOCKS = [
     pytest.param(text, id=f"{path.name}-{number}")
     for path in DOCUMENTS
     for number, (language, _, text) in enumerate(BLOCK.findall(path.read_text()))
-    if language == "python" and path != FOLLOWED
+    if language == "python" and path not in (FOLLOWED, EXTENDING)
 ]
 
 

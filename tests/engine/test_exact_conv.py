@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.support.exactness import check_exact
 from tests.support.nets import Conv, loss_on
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
 
 QUIET = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-SCALES = get_args(RidgeScale)
+SCALES = get_args(RidgeScaleName)
 
 
 def check(model, images, size, config, seed=0):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.support.exactness import check_exact, gradients, random_targets
 from tests.support.nets import Dense, loss_on
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
 
 QUIET = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-SCALES = get_args(RidgeScale)
+SCALES = get_args(RidgeScaleName)
 
 
 def data(rows, inputs, classes, seed):

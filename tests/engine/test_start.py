@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from benchmarks.literal import Literal, matrix
 from tests.support.exactness import close
 from tests.support.nets import Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
 from ts_lightning.layers.linear import LinearTargets
 
-SCALES = RidgeScale.__args__
+SCALES = get_args(RidgeScaleName)
 
 
 def dense(**options):

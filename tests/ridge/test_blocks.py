@@ -1,15 +1,18 @@
 """Systems that share their rows: each block is solved for itself, whatever the others are."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from benchmarks import literal
 from tests.support.exactness import close
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
+from ts_lightning.ridge.moments import matrix_moments
 from ts_lightning.ridge.solve import solve
-from ts_lightning.ridge.system import RidgeSolver, matrix_moments
+from ts_lightning.ridge.system import RidgeSolver
 
-SCALES = RidgeScale.__args__
+SCALES = get_args(RidgeScaleName)
 
 
 def gates(inputs, hidden):

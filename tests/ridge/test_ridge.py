@@ -8,11 +8,12 @@ import torch
 
 from benchmarks import literal
 from ts_lightning import TargetSpaceError, ridge_solve
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
+from ts_lightning.ridge.moments import gram_matrix, matrix_moments
 from ts_lightning.ridge.solve import solve, solve_apply
-from ts_lightning.ridge.system import RidgeSolver, gram_matrix, matrix_moments
+from ts_lightning.ridge.system import RidgeSolver
 
-SCALES = get_args(RidgeScale)
+SCALES = get_args(RidgeScaleName)
 FORMS = {"primal": (40, 7), "square": (9, 9), "dual": (6, 30), "one row": (1, 5), "one column": (8, 1)}
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 

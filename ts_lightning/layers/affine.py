@@ -33,7 +33,7 @@ class AffineLayer(TargetLayer):
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
         """One layer, of the module's ``weight`` and ``bias``."""
-        return [cls(name, module, config, module.weight, module.bias)]
+        return [cls(name, module, config, module.weight, getattr(module, "bias", None))]
 
     @staticmethod
     def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor) -> Any:

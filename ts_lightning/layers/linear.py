@@ -54,23 +54,28 @@ class LinearTargets(AffineLayer):
             x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
         return x.reshape(-1, x.shape[-1])
 
-    def _split(self, w: Tensor) -> list[Tensor]:
+    def pack(self, w: Tensor) -> list[Tensor]:
+        """The values of the parameters for W (d, out)."""
         if self.bias is None:
             return [w.mT]
         # split and not indexed, so that the gradients are put together in one go
         weight, bias = torch.split(w.mT, [len(w) - 1, 1], 1)
         return [weight, bias.squeeze(1)]
 
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W for values of the parameters."""
+        return torch.cat([values[0].mT, *(bias.unsqueeze(0) for bias in values[1:])])
+
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in) and bias (out,), and what is passed on (..., out)."""
         a, wanted = self._matrix(x), targets * self.unit
         if self.ocu:
             # a copy, since the next layer may change its input in place
-            return self._split(solve(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)), wanted.clone()
+            return self.pack(solve(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)), wanted.clone()
         if self.rows is None:
             w, z = solve_apply(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)
-            return self._split(w), z.view(*x.shape[:-1], z.shape[-1])
-        values = self._split(solve(a, wanted, self.solver))
+            return self.pack(w), z.view(*x.shape[:-1], z.shape[-1])
+        values = self.pack(solve(a, wanted, self.solver))
         return values, self.apply(x, *values)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -84,8 +89,7 @@ class LinearTargets(AffineLayer):
     def reproduce(self, x: Tensor, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
         """Targets for a weight and bias."""
         a = self._matrix(x)
-        w0 = torch.cat([values[0].mT, *(bias.unsqueeze(0) for bias in values[1:])])
-        targets, rank = reproduce_matrix(a, w0, self.solver, damping)
+        targets, rank = reproduce_matrix(a, self.unpack(values), self.solver, damping)
         shape = (*x.shape[:-1], targets.shape[-1]) if self.rows is None else targets.shape
         return targets.reshape(shape), rank, a.shape[-1]
 

@@ -51,6 +51,48 @@ def moves_weights(module: nn.Module) -> bool:
     return found is not None and found[1].moves_weights
 
 
+def register_layer(module: type[nn.Module], family: type[TargetLayer]) -> None:
+    """Let modules of a class be solved from targets, as layers of ``family``.
+
+    Subclasses of ``module`` that keep its ``forward`` are solved too. A class that is registered already, nn.Linear for
+    one, has the new family from then on.
+
+    Args:
+        module: the class. For :class:`~ts_lightning.layers.linear.LinearTargets` its ``forward(x)`` has to compute
+            ``x @ weight.T + bias`` for parameters ``weight`` (out, in) and ``bias`` (out,) or None.
+        family: :class:`~ts_lightning.layers.linear.LinearTargets`, or a subclass of it or of
+            :class:`~ts_lightning.layers.base.TargetLayer`.
+
+    Raises:
+        TypeError: one of them is not such a class.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from ts_lightning import TargetSpace, register_layer
+        >>> from ts_lightning.layers.linear import LinearTargets
+        >>> class Dense(nn.Module):
+        ...     def __init__(self, inputs, outputs):
+        ...         super().__init__()
+        ...         self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        ...         self.bias = nn.Parameter(torch.zeros(outputs))
+        ...     def forward(self, x):
+        ...         return x @ self.weight.T + self.bias
+        >>> register_layer(Dense, LinearTargets)
+        >>> space = TargetSpace(nn.Sequential(Dense(3, 4), nn.Tanh(), Dense(4, 2)), torch.randn(10, 3))
+        >>> {name: tuple(target.shape) for name, target in space.targets.items()}
+        {'0': (10, 4), '2': (10, 2)}
+    """
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise TypeError(f"register_layer: found {module!r}; expected a subclass of nn.Module.")
+    if not (isinstance(family, type) and issubclass(family, TargetLayer)):
+        raise TypeError(
+            f"register_layer: found the family {family!r}; expected LinearTargets of ts_lightning.layers.linear, or "
+            f"another subclass of TargetLayer of ts_lightning.layers.base."
+        )
+    _FAMILIES[module] = family
+
+
 def refusal(module: nn.Module) -> str | None:
     """Why a module of this class cannot be solved, and what to use in its place; None where nothing is known."""
     text = next((text for base, text in _REFUSED.items() if isinstance(module, base)), None)

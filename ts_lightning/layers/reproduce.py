@@ -37,7 +37,7 @@ def reproduce_correction(
 ) -> tuple[Tensor, int]:
     """(A'A + damping R)^-1 R W0 for a full symmetric ``gram`` (..., d, d) in float64, and the rank of A."""
     factor = solver.primal(lambda dtype: (gram.to(dtype, copy=True), sums.to(dtype)), rows, torch.float64)
-    s2 = factor.scale.s2
+    s2 = factor.measured.s2
     scale = (torch.ones_like(sums) if s2 is None else s2.sqrt()).unsqueeze(-1)
     c = factor.c.unsqueeze(-1)
     inverse, rank = _inverse(gram / (scale * scale.mT), scale * w0, damping * c, rows)

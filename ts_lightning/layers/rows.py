@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ts_lightning.config import RidgeScale, Rows
+from ts_lightning.config import Rows
 from ts_lightning.ridge.processes import Cut, ShardedRows, Shards
+from ts_lightning.ridge.scales import RidgeScale
 
 _LEAST_ROWS = 2048
 _ROWS_PER_COLUMN = 32
@@ -26,10 +27,9 @@ def sequence_rows(columns: int) -> int:
 def sequence_ridge(share: float, scale: RidgeScale) -> float:
     """The "auto" ridge of a layer that is solved from a ``share`` of the steps of its sequences.
 
-    The ridge of "absolute" and "variance" does not grow with the number of rows, so that it falls with them here; the
-    others are in proportion to them.
+    R is then in proportion to the number of rows, either by this number or by its scale.
     """
-    return share if scale in ("absolute", "variance") else 1.0
+    return 1.0 if scale.grows_with_rows else share
 
 
 def sample_rows(

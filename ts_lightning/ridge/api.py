@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch.distributed as dist
 from torch import Tensor
 
-from ts_lightning.config import RidgeScale, check_choice, check_positive
+from ts_lightning.config import RidgeScaleName, check_positive, check_ridge_scale
 from ts_lightning.ridge.precision import full_precision
 from ts_lightning.ridge.processes import ShardedRows, Shards
 from ts_lightning.ridge.solve import solve
@@ -19,7 +17,7 @@ def ridge_solve(
     t: Tensor,
     ridge: float,
     *,
-    scale: RidgeScale = "absolute",
+    scale: RidgeScaleName | str = "absolute",
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Solve W = (A'A + R)^-1 A'T, differentiably; primal for N >= d and dual otherwise.
@@ -34,7 +32,8 @@ def ridge_solve(
         t: targets T, shape (..., N, m).
         ridge: the ridge constant, above 0, in the unit that ``scale`` says.
         scale: the unit of ``ridge``: "absolute": R = ridge I; "variance": R = ridge trace(B'B) / N I, where B is A
-            without its columns' means; "mean": R = ridge trace(A'A) / d I; "feature": R = ridge diag(A'A).
+            without its columns' means; "mean": R = ridge trace(A'A) / d I; "feature": R = ridge diag(A'A). Or a name
+            that was given to :func:`register_ridge_scale`.
         group: the processes that hold rows; ``None`` where all rows are here.
 
     Returns:
@@ -45,13 +44,26 @@ def ridge_solve(
         ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
 
     Source: Fairbank et al. (2022), equation 5; the scales are this package's.
+
+    Example:
+        >>> import torch
+        >>> from ts_lightning import ridge_solve
+        >>> a = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> t = torch.tensor([[3.0], [5.0], [1.0]], requires_grad=True)
+        >>> w = ridge_solve(a, t, 1.0)  # 3 / (1 + 1) and 2 * 5 / (4 + 1)
+        >>> w.detach()
+        tensor([[1.5000],
+                [2.0000]])
+        >>> w.sum().backward()
+        >>> t.grad.T
+        tensor([[0.5000, 0.4000, 0.0000]])
     """
     if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
         raise ValueError(
             f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
         )
     check_positive("ridge", ridge)
-    check_choice("scale", scale, get_args(RidgeScale))
+    check_ridge_scale("scale", scale)
     solver = RidgeSolver(ridge, scale)
     if group is not None:
         shards = Shards(group, 0)

@@ -6,8 +6,8 @@ With K = A S^-2 A', r = (K + c I)^-1 T, so that W = S^-2 A' r and A W = T - c r,
 
     dL/dA = r (c V)' - P W' + A diag(k) + 1 h' = (r dW' - (r P' + P r') A) S^-2 + A diag(k) + 1 h'
 
-where k and h are those of ``ridge.py``. Every process that shares the rows has all of A, T and dZ, and keeps its own of
-what comes out.
+where k and h are those of ``system.py``. Every process that shares the rows has all of A, T and dZ, and keeps its own
+rows of the gradients.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DualApply(torch.autograd.Function):
         dt = p if dz is None else p + dz
         da = None
         if ctx.needs_input_grad[0]:
-            if factor.scale.s2 is None and r.shape[-2] <= 2 * r.shape[-1]:
+            if factor.measured.s2 is None and r.shape[-2] <= 2 * r.shape[-1]:
                 cvw = factor.c * (dt * r).sum((-2, -1)).unsqueeze(-1)  # its sum is all that is needed
                 mixed = add_product(r[..., own, :] @ p.mT, p[..., own, :], r.mT)
                 da = -mixed @ a if dw is None else add_product(r[..., own, :] @ dw.mT, -mixed, a)
@@ -72,5 +72,5 @@ class DualApply(torch.autograd.Function):
                 cv = cv if dw is None else cv.add_(dw)
                 cvw = (cv * w).sum(-1)
                 da = add_product(r[..., own, :] @ cv.mT, -p[..., own, :], w.to(r.dtype).mT)
-            da = add_scale_gradient(da, a[..., own, :], ctx.solver, factor, cvw).to(whole.dtype)
+            da = add_scale_gradient(da, a[..., own, :], factor, cvw).to(whole.dtype)
         return da, dt[..., own, :].to(ctx.output), None

@@ -32,12 +32,11 @@ def add_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return to.addmm_(left, right) if to.dim() == 2 else to.add_(left @ right)
 
 
-def add_scale_gradient(da: Tensor, a: Tensor, solver: RidgeSolver, factor: Factor, cvw: Tensor) -> Tensor:
-    """``da`` with what comes through R added, in place, see :meth:`RidgeSolver.scale_gradient`."""
-    gradient = solver.scale_gradient(factor, cvw)
-    if gradient is not None:
-        gain, offset = gradient
+def add_scale_gradient(da: Tensor, a: Tensor, factor: Factor, cvw: Tensor) -> Tensor:
+    """``da`` with what comes through R added, in place, see :meth:`Measured.gradient`."""
+    gain, offset = factor.measured.gradient(cvw)
+    if gain is not None:
         da.addcmul_(a, gain.unsqueeze(-2))
-        if offset is not None:
-            da.add_(offset.unsqueeze(-2))
+    if offset is not None:
+        da.add_(offset.unsqueeze(-2))
     return da

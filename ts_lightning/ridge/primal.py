@@ -1,4 +1,4 @@
-"""The primal solves, of as many rows as columns or more, and their gradients, which are those of ``ridge.py``."""
+"""The primal solves, of as many rows as columns or more, and their gradients, which are those of ``system.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
-from ts_lightning.ridge.system import Factor, RidgeSolver, matrix_moments, sum_moments
+from ts_lightning.ridge.moments import matrix_moments, sum_moments
+from ts_lightning.ridge.system import Factor, RidgeSolver
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
 Block = tuple[slice, slice]
@@ -66,7 +67,7 @@ class PrimalApply(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             da = add_product(residual @ v.mT, -dt if dz is None else dz - dt, wx.mT)
             cvw = factor.c * (v * wx).sum(-1)
-            da = add_scale_gradient(da, ax, ctx.solver, factor, cvw).to(a.dtype)
+            da = add_scale_gradient(da, ax, factor, cvw).to(a.dtype)
         return da, dt.to(ctx.output), None
 
 
@@ -123,12 +124,12 @@ class PrimalBlocks(torch.autograd.Function):
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
             v[..., inputs, outputs] = factor.solve(g[..., inputs, outputs])
             cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
-            gradient = ctx.solver.scale_gradient(factor, cvw)
-            if gradient is not None:
-                gain[..., inputs] += gradient[0]
-                if gradient[1] is not None:
-                    offset = torch.zeros_like(gain) if offset is None else offset
-                    offset[..., inputs] += gradient[1]
+            k, h = factor.measured.gradient(cvw)
+            if k is not None:
+                gain[..., inputs] += k
+            if h is not None:
+                offset = torch.zeros_like(gain) if offset is None else offset
+                offset[..., inputs] += h
         da = None
         if ctx.needs_input_grad[0]:
             vw = v @ wx.mT

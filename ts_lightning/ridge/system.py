@@ -4,24 +4,8 @@ Shapes: ``A`` (..., N, d), one row per place where a layer is applied and one co
 them where the layer has a bias); ``T`` (..., N, m), the targets; ``W`` (..., d, m). Leading dimensions are separate
 problems (the groups of a convolution).
 
-R = c S^2 with a number c and a diagonal S^2, which is how one piece of code serves the four scales, where B is A with
-every column's mean taken off:
-
-=========== ============================ =======================
-scale       c                            S^2
-=========== ============================ =======================
-"absolute"  ridge                        1
-"variance"  ridge trace(B'B) / N         1
-"mean"      ridge trace(A'A) / d         1
-"feature"   ridge                        diag A'A
-=========== ============================ =======================
-
-("variance" takes trace(B'B) + 1e-6 trace(A'A), and "feature" adds 1e-6 of the diagonal's mean, so that inputs that
-never change have a ridge too.)
-
-trace(B'B) / N is the inputs' total variance. Beside the mean eigenvalue of B'B that ridge is ridge d / N: weak where
-many rows determine few weights, strong where they hardly do. It is the one of the Bayes estimate for weights drawn
-independently when the targets hold ``ridge`` times as much noise as signal.
+R = ridge diag(u), where u measures A (``scales.py``): one number c = ridge u for all inputs, or one for each. Both are
+written R = c S^2, with a number c and a diagonal S^2 that is the identity in the former case.
 
 Primal (N >= d): M = A'A + R is factorised. Dual (N < d): K = A S^-2 A' + c I is, and d x d is never built. The Cholesky
 factor of the forward pass serves the backward pass (Fairbank et al. 2022, section 3.2 and appendix A): with G = dL/dW,
@@ -42,53 +26,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ts_lightning.config import RidgeScale, SolveDtype
+from ts_lightning.config import SolveDtype
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.ridge.moments import Moments, gram_matrix
 from ts_lightning.ridge.processes import Rows
-
-_FLOOR = 1e-6  # of diag(A'A)'s trace or mean: what inputs that never change still get
-_BLOCK = 128  # columns; a Gram matrix wider than two blocks is computed by its lower blocks only
-_SENT = 64  # rows; the same for what is sent of one
-
-
-def gram_matrix(a: Tensor) -> Tensor:
-    """A'A for ``a`` (..., N, d); of a large one only the lower triangle is meaningful, which is all Cholesky reads."""
-    d = a.shape[-1]
-    if a.dim() > 2 or d <= 2 * _BLOCK:
-        return a.mT @ a
-    out = a.new_empty(d, d)
-    for start in range(0, d, _BLOCK):
-        stop = min(start + _BLOCK, d)
-        torch.mm(a[:, start:stop].mT, a[:, :stop], out=out[start:stop, :stop])
-    return out
-
-
-def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
-    """A'A as :func:`gram_matrix` has it, and the sums of A's columns (..., d)."""
-    return gram_matrix(a), a.sum(-2)
-
-
-def sum_moments(rows: Rows, gram: Tensor, *others: Tensor) -> None:
-    """Add up a Gram matrix (its lower triangle) and other sums over the processes that hold rows, in place."""
-    if rows.ranks == 1:
-        return
-    starts = range(0, gram.shape[-1], _SENT)
-    rows.sum(*(gram[..., start : start + _SENT, : start + _SENT] for start in starts), *others)
-
-
-#: function of a precision that returns A'A (..., d, d), lower triangle at least and free to be written to, and the sums
-#: of A's columns (..., d)
-Moments = Callable[[torch.dtype], tuple[Tensor, Tensor]]
+from ts_lightning.ridge.scales import RidgeScale, ridge_scale
 
 
 @dataclass
-class Scale:
-    """What R is made of, for one A."""
+class Measured:
+    """What R is made of, for one A.
 
-    unit: Tensor  # (..., 1), c for a ridge of 1
-    share: float  # d unit / d trace: 1 / d, 1 / N, or 0
-    s2: Tensor | None  # (..., d), None for ones
-    means: Tensor  # (..., d), of A's columns
+    Attributes:
+        scale: how it was measured.
+        u: the diagonal of R for a ridge of 1, (..., 1) or (..., d).
+        squares: the sums of squares of A's columns, (..., d).
+        means: of A's columns, (..., d).
+        rows: the number of rows of A.
+    """
+
+    scale: RidgeScale
+    u: Tensor
+    squares: Tensor
+    means: Tensor
+    rows: int
+
+    @property
+    def s2(self) -> Tensor | None:
+        """S^2, (..., d); None for the identity."""
+        return None if self.u.shape[-1] == 1 else self.u
+
+    def c(self, ridge: float) -> Tensor:
+        """The number c for a ridge constant, (..., 1)."""
+        return ridge * self.u if self.s2 is None else torch.full_like(self.u[..., :1], ridge)
+
+    def gradient(self, cvw: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """How R depends on A: the k and h of dL/dA += A diag(k) + 1 h', each (..., d); None for zero.
+
+        Args:
+            cvw: c (V * W) summed over outputs, (..., d), or summed over inputs too where R is the same for all.
+        """
+        # dL/dR_j = -(V * W)_j summed over outputs
+        du = -cvw.sum(-1, keepdim=True) / self.u if self.s2 is None else -cvw
+        dsquares, dmeans = self.scale.gradient(du, self.u, self.squares, self.means, self.rows)
+        k = None if dsquares is None else (2 * dsquares).expand_as(self.squares)
+        return k, None if dmeans is None else (dmeans / self.rows).expand_as(self.means)
 
 
 @dataclass
@@ -97,7 +79,7 @@ class Factor:
 
     cholesky: Tensor
     c: Tensor  # (..., 1)
-    scale: Scale
+    measured: Measured
     dual: bool
 
     def solve(self, b: Tensor) -> Tensor:
@@ -109,11 +91,12 @@ class Factor:
 
     def diagonal(self) -> Tensor:
         """The diagonal of R, (..., d), of the primal form."""
-        return self.c.expand_as(self.scale.means) if self.scale.s2 is None else self.c * self.scale.s2
+        s2 = self.measured.s2
+        return self.c.expand_as(self.measured.means) if s2 is None else self.c * s2
 
     def unscale(self, b: Tensor) -> Tensor:
         """S^-2 ``b`` for ``b`` (..., d, m)."""
-        return b if self.scale.s2 is None else b / self.scale.s2.unsqueeze(-1)
+        return b if self.measured.s2 is None else b / self.measured.s2.unsqueeze(-1)
 
 
 #: function that is told of a solve: its systems' factors, T, and a function that returns T - A W, both at this
@@ -133,7 +116,7 @@ class RidgeSolver:
 
     Args:
         ridge: the ridge constant, above 0.
-        scale: the unit of ``ridge``, see the table above.
+        scale: the name of the unit of ``ridge``, see ``scales.py``.
         dtype: "auto" computes in at least float32, and in float64 where float32 cannot hold the Gram matrix.
         label: how errors and warnings name this solve.
 
@@ -146,9 +129,9 @@ class RidgeSolver:
             go on; None where a solve acts on its checks at once.
     """
 
-    def __init__(self, ridge: float, scale: RidgeScale, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
+    def __init__(self, ridge: float, scale: str, dtype: SolveDtype = "auto", label: str = "ridge_solve") -> None:
         self.ridge = ridge
-        self.scale: RidgeScale = scale
+        self.scale = ridge_scale(scale)
         self.dtype: SolveDtype = dtype
         self.label = label
         self.shared: Rows | None = None
@@ -167,18 +150,8 @@ class RidgeSolver:
             return [getattr(torch, self.dtype)]
         return [torch.float64] if given == torch.float64 else [torch.float32, torch.float64]
 
-    def _measure(self, diagonal: Tensor, means: Tensor, rows: int) -> Scale:
-        """R's scale for diag(A'A) and the means of A's columns, each (..., d)."""
-        trace = diagonal.sum(-1, keepdim=True).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
-        d = diagonal.shape[-1]
-        if self.scale == "absolute":
-            return Scale(torch.ones_like(trace), 0.0, None, means)
-        if self.scale == "feature":
-            return Scale(torch.ones_like(trace), 0.0, diagonal + _FLOOR * trace / d, means)
-        if self.scale == "mean":
-            return Scale(trace / d, 1 / d, None, means)
-        centred = (trace - rows * means.square().sum(-1, keepdim=True)).clamp_min(0)
-        return Scale((centred + _FLOOR * trace) / rows, 1 / rows, None, means)
+    def _measure(self, squares: Tensor, means: Tensor, rows: int) -> Measured:
+        return Measured(self.scale, self.scale.measure(squares, means, rows), squares, means, rows)
 
     def primal(self, moments: Moments, rows: int, given: torch.dtype) -> Factor:
         """Factorise A'A + R.
@@ -192,42 +165,49 @@ class RidgeSolver:
             TargetSpaceError: A'A is not finite in any precision.
         """
 
-        def system(dtype: torch.dtype) -> tuple[Tensor, Scale]:
+        def system(dtype: torch.dtype) -> tuple[Tensor, Tensor, Measured]:
             gram, sums = moments(dtype)
-            return gram, self._measure(gram.diagonal(dim1=-2, dim2=-1), sums / rows, rows)
+            squares = gram.diagonal(dim1=-2, dim2=-1).clone()
+            return gram, squares, self._measure(squares, sums / rows, rows)
 
         return self._factorise(system, given, dual=False)
 
     def dual(self, a: Tensor) -> Factor:
         """Factorise A S^-2 A' + c I for ``a`` (..., N, d)."""
 
-        def system(dtype: torch.dtype) -> tuple[Tensor, Scale]:
+        def system(dtype: torch.dtype) -> tuple[Tensor, Tensor, Measured]:
             x = a.to(dtype)
-            scale = self._measure(x.square().sum(-2), x.mean(-2), x.shape[-2])
-            kernel = gram_matrix(x.mT) if scale.s2 is None else (x / scale.s2.unsqueeze(-2)) @ x.mT
-            return kernel, scale
+            measured = self._measure(x.square().sum(-2), x.mean(-2), x.shape[-2])
+            s2 = measured.s2
+            kernel = gram_matrix(x.mT) if s2 is None else (x / s2.unsqueeze(-2)) @ x.mT
+            return kernel, kernel.diagonal(dim1=-2, dim2=-1).clone(), measured
 
         return self._factorise(system, a.dtype, dual=True)
 
     def _factorise(
-        self, system: Callable[[torch.dtype], tuple[Tensor, Scale]], given: torch.dtype, *, dual: bool
+        self, system: Callable[[torch.dtype], tuple[Tensor, Tensor, Measured]], given: torch.dtype, *, dual: bool
     ) -> Factor:
-        """Try each precision; in the last one, raise the ridge until Cholesky succeeds."""
+        """Try each precision; in the last one, raise the ridge until Cholesky succeeds.
+
+        Args:
+            system: function of a precision that returns the matrix without R, a copy of its diagonal, and R's measure.
+            given: the precision of A.
+            dual: whether the system is the dual one.
+        """
         for dtype in self.precisions(given):
-            matrix, scale = system(dtype)
-            diagonal = matrix.diagonal(dim1=-2, dim2=-1).clone()
-            s2 = None if dual else scale.s2
+            matrix, diagonal, measured = system(dtype)
+            s2 = None if dual else measured.s2
             trace = (diagonal if s2 is None else diagonal / s2).sum(-1, keepdim=True)
-            c = self.ridge * scale.unit
+            c = measured.c(self.ridge)
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
             held = ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
             if self.deferred_checks is not None:
                 alone = len(self.precisions(given)) == 1  # so that there is nothing else to try
                 self.deferred_checks.append((info == 0).all() & cholesky.isfinite().all() if alone else held)
-                return Factor(cholesky, c, scale, dual)
+                return Factor(cholesky, c, measured, dual)
             if held:
-                return Factor(cholesky, c, scale, dual)
+                return Factor(cholesky, c, measured, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(
                 f"{self.label}: the layer's inputs on the reference batch hold a NaN or an infinity, or values too "
@@ -239,7 +219,7 @@ class RidgeSolver:
             ridge *= 10
             if ridge > 1e30:
                 raise TargetSpaceError(f"{self.label}: A'A + R is not positive definite for any ridge up to {ridge:g}.")
-            c = ridge * scale.unit
+            c = measured.c(ridge)
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
         if ridge != self.ridge and not self._warned_of_larger_ridge:
             self._warned_of_larger_ridge = True
@@ -248,7 +228,7 @@ class RidgeSolver:
                 f"where that happens. Choose a larger ridge, or ridge_scale='variance'.",
                 stacklevel=2,
             )
-        return Factor(cholesky, c, scale, dual)
+        return Factor(cholesky, c, measured, dual)
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
@@ -260,17 +240,3 @@ class RidgeSolver:
                 f"{self.label}: {what} a NaN or an infinity. Expected finite numbers: lower the learning rate, clip "
                 f"the gradients, or look for a NaN in the loss."
             )
-
-    def scale_gradient(self, factor: Factor, cvw: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """How R depends on A: the k and h of dL/dA += A diag(k) + 1 h', each (..., d); None where it does not.
-
-        Args:
-            factor: the system's factor.
-            cvw: c (V * W) summed over outputs, (..., d).
-        """
-        if self.scale == "absolute":
-            return None
-        if self.scale == "feature":
-            return -2 * (cvw + _FLOOR * cvw.mean(-1, keepdim=True)), None
-        k = (-2 * factor.scale.share * cvw.sum(-1, keepdim=True) / factor.scale.unit).expand_as(cvw)
-        return (k, None) if self.scale == "mean" else ((1 + _FLOOR) * k, -k * factor.scale.means)

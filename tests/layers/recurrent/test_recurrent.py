@@ -12,9 +12,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmarks.literal import Literal
 from tests.support.exactness import check_exact, close, random_targets
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
-from ts_lightning.config import RidgeScale
+from ts_lightning.config import RidgeScaleName
 
-SCALES = get_args(RidgeScale)
+SCALES = get_args(RidgeScaleName)
 CELLS = {
     "tanh": (nn.RNN, {}),
     "relu": (nn.RNN, {"nonlinearity": "relu"}),

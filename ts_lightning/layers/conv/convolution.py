@@ -24,9 +24,10 @@ from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
 from ts_lightning.layers.rows import sample_rows
 from ts_lightning.ridge.gradients import sum_gradients
+from ts_lightning.ridge.moments import sum_moments
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
-from ts_lightning.ridge.system import RidgeSolver, sum_moments
+from ts_lightning.ridge.system import RidgeSolver
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
@@ -221,13 +222,12 @@ class _ConvSolve(torch.autograd.Function):
             dx = geometry.backward(residual.to(dtype), xs, vw, geometry.groups, [True, False])[0]
             dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
             w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
-            gradient = ctx.solver.scale_gradient(factor, factor.c * (v * w).sum(-1))
-            if gradient is not None:
-                gain, offset = gradient
-                channels = slice(None, -1 if ctx.bias else None)
+            gain, offset = factor.measured.gradient(factor.c * (v * w).sum(-1))
+            channels = slice(None, -1 if ctx.bias else None)
+            if gain is not None:
                 dx.addcmul_(xs, geometry.spread(gain[:, channels], x))
-                if offset is not None:
-                    dx += geometry.spread(offset[:, channels], x)
+            if offset is not None:
+                dx += geometry.spread(offset[:, channels], x)
             dx = dx.to(x.dtype)
         return dx, av.to(residual.dtype), None, None, None
 

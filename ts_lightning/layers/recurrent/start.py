@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ts_lightning.layers.recurrent.sequences import Sequences
 from ts_lightning.layers.reproduce import pseudo_inverse, reproduce_correction
-from ts_lightning.ridge.system import matrix_moments
+from ts_lightning.ridge.moments import matrix_moments
 
 if TYPE_CHECKING:
     from ts_lightning.layers.recurrent.layer import RecurrentLayer
