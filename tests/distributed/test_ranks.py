@@ -116,7 +116,7 @@ def synchronised(shard, synchronise):
     space = TargetSpace(model, x, config, group=dist.group.WORLD if dist.is_initialized() else None)
     model.eval()(x).square().mean().backward()  # in training, a synchronised norm needs a GPU
     space.pullback()
-    gradients = [space.whole(name, target.grad) for name, target in space.targets.items()]
+    gradients = [space.partition.whole(name, target.grad) for name, target in space.targets.items()]
     return [*(p.detach() for p in model.parameters()), *gradients, *(p.grad for p in model[1].parameters())]
 
 

@@ -88,7 +88,8 @@ def train(space, model, x, steps=12):
 
 
 def recorded(space):
-    return space._graphs is not None and space._graphs.replayed and len(space._graphs._pulls) > 0
+    graphs = space._solution.graphs
+    return graphs is not None and graphs.replayed and len(graphs._pulls) > 0
 
 
 def close(found, expected, start):
@@ -192,7 +193,7 @@ def test_gradients_of_some_layers_alone(name, device):
             for target in space.targets.values():
                 target.grad = None
             space.pullback()
-        assert not graphs or len(space._graphs._pulls) == 2
+        assert not graphs or len(space._solution.graphs._pulls) == 2
         found.append([p.grad for p in space.parameters()])
     for value, expected in zip(found[1], found[0], strict=True):
         assert (value is None) == (expected is None)

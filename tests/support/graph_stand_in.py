@@ -82,8 +82,8 @@ def install(monkeypatch):
         self.graph.again = again
 
     def begun(self, *args):
-        if self.config.cuda_graphs and self._graphs is None:
-            self._graphs = graphs.SolveGraphs(self.model, self.layers, self._device)
+        if self.config.cuda_graphs and self._solution.graphs is None:
+            self._solution.graphs = graphs.SolveGraphs(self.model, self.layers, self._device)
         return begin(self, *args)
 
     monkeypatch.setattr(graphs.SolveGraphs, "_record", solve_recorded)

@@ -128,7 +128,7 @@ class Observation:
         self._numbers["rank", name] = _flat(ranks).min()
         self._numbers["ridge", name] = _flat(map(ridge, factors)).max()
 
-    def _pullback(self) -> bool:
+    def _pullback(self, *, keep: bool = False) -> bool:
         self._clock.switch("observation")
         scale = self._loss_scale()
         for layer in self.space.layers:
@@ -136,7 +136,7 @@ class Observation:
             if gradients:
                 self._numbers["weight_gradient_norm", layer.name] = _square(gradients).sqrt() / scale
         self._clock.switch("pullback")
-        found = self._own_pullback()
+        found = self._own_pullback(keep=keep)
         self._clock.switch("observation")
         for name, target in self.space.targets.items():
             if target.grad is not None:

@@ -220,9 +220,7 @@ class _Pull:
 
 
 @contextmanager
-def aliases(
-    model: nn.Module, trained: Sequence[nn.Parameter], targets: dict[str, nn.Parameter]
-) -> Iterator[dict[int, Tensor]]:
+def aliases(model: nn.Module, trained: Sequence[nn.Parameter], targets: dict[str, Any]) -> Iterator[dict[int, Tensor]]:
     """Put aliases, in the same memory, in the place of what is trained; gives them by the id of what they are for.
 
     Args:
@@ -233,8 +231,10 @@ def aliases(
     Raises:
         RuntimeError: one of them would not stay where it is.
     """
-    # .data has a version of its own, so that optimizers may step between the recordings of a solve and of its way back
-    found = {id(parameter): nn.Parameter(parameter.data) for parameter in trained}
+    # Tensor's data has a version of its own, which a Target's has not, so that optimizers may step between the
+    # recordings of a solve and of its way back
+    data: Any = torch.Tensor.data
+    found = {id(parameter): nn.Parameter(data.__get__(parameter)) for parameter in trained}
     for parameter in trained:
         found[id(parameter)].__dict__.update(parameter.__dict__)
     places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if id(p) in found]

@@ -16,7 +16,11 @@ _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
 
 
 def substitute(
-    optimizer: Optimizer, layers: Sequence[TargetLayer], targets: Mapping[str, nn.Parameter], ranks: int
+    optimizer: Optimizer,
+    layers: Sequence[TargetLayer],
+    targets: Mapping[str, nn.Parameter],
+    ranks: int,
+    clear: Callable[[Sequence[nn.Parameter]], None],
 ) -> None:
     """Make the substitution, see :meth:`TargetSpace.substitute`.
 
@@ -25,6 +29,7 @@ def substitute(
         layers: what is solved.
         targets: by layer name.
         ranks: the processes that share the targets.
+        clear: clears the gradients on weights.
 
     Raises:
         TargetSpaceError: the optimizer has made a step, or needs all targets in one process.
@@ -51,10 +56,9 @@ def substitute(
         kept = [p for p in group["params"] if id(p) in replacement or id(p) not in targeted]
         group["params"][:] = [replacement.get(id(p), p) for p in kept]
     # so that it clears what it would have cleared
-    optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, solved)
+    optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved))
 
 
-def _zero_grad(original: Callable[..., None], solved: Sequence[nn.Parameter], set_to_none: bool = True) -> None:
+def _zero_grad(original: Callable[..., None], clear: Callable[[], None], set_to_none: bool = True) -> None:
+    clear()  # first, so that nothing is left to pull back where the targets' gradients are looked at
     original(set_to_none)
-    for parameter in solved:
-        parameter.grad = None

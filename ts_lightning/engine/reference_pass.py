@@ -6,7 +6,7 @@ It leaves no trace (``untraced.py``), sets a mode of its own (``mode.py``), and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -62,17 +62,21 @@ class ReferencePass:
         ):
             return [t.detach().clone() for t in tensors_in(self.batch.run()) if t.is_floating_point()]
 
-    def walk(self, visit: Visit, around: AbstractContextManager[Any] | None = None) -> list[str]:
+    def walk(
+        self, visit: Visit, around: AbstractContextManager[Any] | None = None, held: Collection[str] = ()
+    ) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
 
         Args:
             visit: stands for each layer's forward.
             around: entered around the model's forward alone.
+            held: the names of layers that run as they are, with the weights that they have.
 
         Raises:
             TargetSpaceError: a layer was not reached, or reached twice, or depends on derivatives.
         """
         visited: list[str] = []
+        layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
 
         def once(layer: TargetLayer, x: Any) -> Any:
             if layer.name in visited:
@@ -93,7 +97,7 @@ class ReferencePass:
                 ) from error
 
         parts: dict[nn.Module, list[TargetLayer]] = {}
-        for layer in self._layers:
+        for layer in layers:
             parts.setdefault(layer.module, []).append(layer)
         stand_ins = {module: partial(inside[0].forward, inside, once) for module, inside in parts.items()}
         patched = patched_forwards(parts, stand_ins)
@@ -108,7 +112,7 @@ class ReferencePass:
             undo.copy()
             with calls:
                 self.batch.run()
-        missing = dict.fromkeys(layer.module_name for layer in self._layers if layer.name not in visited)
+        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in visited)
         if missing:
             raise TargetSpaceError(
                 f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "

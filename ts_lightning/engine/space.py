@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import compress
 from typing import Any
 
 import torch
@@ -20,14 +19,18 @@ from torch import Tensor, nn
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
 from ts_lightning.engine.optimizers import substitute
+from ts_lightning.engine.partition import Partition
+from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import select_layers
-from ts_lightning.engine.start import keep_share, project, start
+from ts_lightning.engine.solution import Solution, held_layers
+from ts_lightning.engine.start import project, reproduce_weights, start
+from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
-from ts_lightning.ridge.processes import Cut, Shards, broadcast, let_messages_end, relative_difference
+from ts_lightning.ridge.processes import Shards, relative_difference
 
 _TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that were solved
 
@@ -97,27 +100,39 @@ class TargetSpace:
     ) -> None:
         self.config = TargetSpaceConfig() if config is None else config
         self.model = model
-        self.targets: dict[str, nn.Parameter] = {}
+        self.targets: dict[str, Target] = {}
         self.layers = select_layers(model, self.config)
         self._forward = forward
-        self._group = group if group is not None and dist.get_world_size(group) > 1 else None
-        if self._group is not None and dist.get_backend(self._group) == "gloo":
-            let_messages_end()
-        self._solved: Solved = []
-        self._versions: list[int] = []
-        self._written: list[int] = []
-        self._targeted = {id(p) for layer in self.layers for p in layer.parameters}
-        self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targeted]
+        self.partition = Partition(group, self.config.reference.shard)
+        solved = {id(p) for layer in self.layers for p in layer.parameters}
+        others = [p for p in model.parameters() if id(p) not in solved]
+        self._others = [p for p in others if p.requires_grad]
+        self._frozen = [p for p in others if not p.requires_grad]
+        self._held: set[str] = set()  # layers that the user froze
+        self._toggled: set[str] = set()  # layers that are frozen with their targets
         self._device = self.layers[0].parameters[0].device
-        alone = self._group is None and all(p.device == self._device for p in model.parameters())
+        alone = self.partition.group is None and all(p.device == self._device for p in model.parameters())
         graphs = self.config.cuda_graphs and self._device.type == "cuda" and alone
-        self._graphs = SolveGraphs(model, self.layers, self._device) if graphs else None
+        recorder = SolveGraphs(model, self.layers, self._device) if graphs else None
+        self._solution = Solution(self._run, self.parameters, recorder)
+        self.pulled = Pulled(self.layers, lambda: self.pullback(keep=True))
+        self._said_adopted = False
+        self._steppers = 0  # optimizers that train the targets by their own steps
+        self._checked = False  # whether weights written from outside were looked for since the last step
         self._begin(reference, self.config.init, state)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: every target, then every parameter of the model that is not solved."""
         yield from self.targets.values()
+        if self._frozen:  # some may have thawed
+            self._others += [p for p in self._frozen if p.requires_grad]
+            self._frozen = [p for p in self._frozen if not p.requires_grad]
         yield from self._others
+
+    @property
+    def shards(self) -> Shards | None:
+        """Which samples of the reference batch each process has; None where each has all."""
+        return self.partition.shards
 
     @property
     def units(self) -> dict[str, float]:
@@ -127,81 +142,122 @@ class TargetSpace:
     @property
     def stale(self) -> bool:
         """Whether something changed since the last solve, or its graph was used."""
-        return not self._solved or self._versions != [p._version for p in self.parameters()]
+        solution = self._solution
+        return not solution.differentiable or bool(solution.changed())
 
     def solve(self) -> None:
         """Solve all weights from the targets over the reference batch, and write them to the model.
 
         Keeps the graph from the targets to the weights for one :meth:`pullback`, until which the targets stay as they
-        are.
+        are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce them.
 
         Raises:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
         """
-        self._solved = []
-        replayed = None if self._graphs is None else self._graphs.solve(self._read(), self._run, self._aliased)
-        self._solved = self._run() if replayed is None else replayed
-        with torch.no_grad():
-            for parameter, value in self._solved:
-                parameter.copy_(value)
-            if self._group is not None and self.shards is None:
-                broadcast([parameter for parameter, _ in self._solved], self._group)  # since replicas drift
-        self._versions = [p._version for p in self.parameters()]
-        self._written = [parameter._version for parameter, _ in self._solved]
+        self._hold()
+        self._solution.make(self._replayed)
+        self.partition.same_weights(self._solution.write(changed_only=self._steppers > 1))
+
+    def prepare(self) -> None:
+        """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
+        solution = self._solution
+        if not solution.exists or (solution.changed() and not solution.overwritten()):
+            self.solve()
+
+    def stepped(self) -> None:
+        """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned."""
+        checked, self._checked = self._checked, False
+        if checked or not self._solution.overwritten():
+            self.solve()
+
+    def follow_steps(self, optimizers: int) -> None:
+        """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
+
+        Not where processes share the reference batch: all of them have to pull back at the same time.
+        """
+        self._steppers += optimizers
+        before = self.pulled.pull_pending if self._steppers and self.shards is None else None
+        for target in self.targets.values():
+            target.before_reading = before
 
     def overwritten(self) -> list[str]:
         """The modules whose weights were given other values since the last solve, of which the targets know nothing."""
-        if not self._solved:
-            return []
-        pairs = zip(self._solved, self._written, strict=True)
-        foreign = {id(p) for (p, value), version in pairs if p._version != version and not torch.equal(p, value)}
+        foreign = self._solution.overwritten()
         found = [layer.module_name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
         return list(dict.fromkeys(found))
 
-    def pullback(self) -> bool:
+    def adopt_weights(self) -> float:
+        """Make the targets reproduce the weights that the model has now, as far as the reference rows allow it.
+
+        Returns:
+            The largest change of any of the model's outputs on the reference batch.
+        """
+        return self._reproduce([layer for layer in self.layers if layer.name not in self._held])
+
+    def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
 
         Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient
         is exact, because the map from weights' to targets' gradients is linear: gradients accumulated over several
         backward passes are pulled back at once.
 
+        Args:
+            keep: leave the gradients on the weights until they are cleared, for whoever looks at them, and set the
+                targets' gradients to what these give in the place of adding to them. Weights that were written since
+                the solve are adopted first.
+
         Returns:
             Whether there were any gradients on the weights.
 
         Raises:
-            TargetSpaceError: there has been no solve since the last pull-back.
+            TargetSpaceError: there has been no solve since the last pull-back, the targets have changed since, or
+                the gradients have a graph of their own.
         """
-        if not self._solved:
+        solution = self._solution
+        if not keep and not solution.differentiable:
             raise TargetSpaceError(
                 "pullback() was called twice after one solve(). Call solve() after each optimizer step."
             )
-        # a value that depends on no target: the redundant bias of a recurrent layer, kept at zero
-        solved, self._solved = self._solved, []
-        pulled = [p.grad is not None and value.requires_grad for p, value in solved]
-        arriving = [p.grad.to(value.dtype) for p, value in compress(solved, pulled) if p.grad is not None]
-        self.clear()
+        found = self.pulled.found()
+        if found:
+            self._pull(keep)
+        elif keep:
+            self.pulled.withdraw(self.parameters())
+        if not keep:
+            solution.differentiable = False  # used once, also where there was nothing to pull back
+            self.pulled.clear()
+        return found
+
+    def _pull(self, keep: bool) -> None:
+        self.pulled.check()
+        solution = self._solution
+        if keep:
+            self._checked = True
+            if foreign := self.overwritten():
+                self._say_adopted(foreign)
+                self.adopt_weights()
+        changed = solution.changed()
+        moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
+        if moved:
+            raise TargetSpaceError(
+                f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
+                f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
+            )
+        if changed or not solution.differentiable:
+            solution.make(self._replayed)  # the same weights, with a graph to all that is trained now
+            solution.accept()
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
-        if not arriving or not trained:
-            return False
-        if self.shards is not None:
-            # every solve adds up what its processes give
-            arriving = [gradient / self.shards.ranks for gradient in arriving]
+        if not trained:
+            return
         with full_precision(self._device):
-            found = self._gradients(solved, pulled, trained, arriving)
+            # every solve adds up what its processes give
+            gradients = solution.gradients(trained, 1 / self.partition.ranks)
         if self.shards is not None:
-            targets = {id(target) for target in self.targets.values()}
-            shared = [g for p, g in zip(trained, found, strict=True) if g is not None and id(p) not in targets]
+            mine = zip(trained, gradients, strict=True)
+            shared = [g for p, g in mine if g is not None and not isinstance(p, Target)]
             if shared:
                 self.shards.sum(*shared)
-        taken: set[int] = set()
-        for parameter, gradient in zip(trained, found, strict=True):
-            if gradient is not None:
-                # as autograd lays it out; a copy too of one that it gives to two parameters
-                if gradient.stride() != parameter.stride() or gradient.data_ptr() in taken:
-                    gradient = torch.empty_like(parameter).copy_(gradient)
-                taken.add(gradient.data_ptr())
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return True
+        self.pulled.give(trained, gradients, keep)
 
     def _run(self, around: AbstractContextManager[Any] | None = None) -> Solved:
         """The solved parameters and their values, without a CUDA graph; see :meth:`ReferencePass.walk`."""
@@ -213,8 +269,12 @@ class TargetSpace:
             return passed
 
         with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
-            self._pass.walk(visit, around)
+            self._pass.walk(visit, around, self._held)
         return solved
+
+    def _replayed(self) -> Solved | None:
+        assert self._solution.graphs is not None
+        return self._solution.graphs.solve(self._read(), self._run, self._aliased)
 
     def _aliased(self) -> AbstractContextManager[dict[int, Tensor]]:
         return aliases(self.model, list(self.parameters()), self.targets)
@@ -225,31 +285,32 @@ class TargetSpace:
         yield from self.model.parameters()
         yield from self.model.buffers()
 
-    def _gradients(
-        self, solved: Solved, pulled: Sequence[bool], trained: Sequence[Tensor], arriving: Sequence[Tensor]
-    ) -> Sequence[Tensor | None]:
-        """The gradients on ``trained`` for those ``arriving`` on the solved values that are ``pulled`` back."""
-        if self._graphs is not None and self._graphs.replayed:
-            return self._graphs.pull(pulled, trained, arriving, self._run)
-        values = [value for _, value in compress(solved, pulled)]
-        return torch.autograd.grad(values, trained, arriving, allow_unused=True)
+    def lose(self) -> None:
+        """Let the weights be NaN, as those of weight space are behind a loss that is, since targets are not finite."""
+        self._solution.drop()
+        with torch.no_grad():
+            for layer in self.layers:
+                for parameter in layer.parameters:
+                    parameter.fill_(torch.nan)
 
-    def clear(self) -> None:
-        """Clear the gradients on the solved weights, which no optimizer's ``zero_grad`` reaches any more."""
-        for layer in self.layers:
-            for parameter in layer.parameters:
-                parameter.grad = None
+    def _clear(self, weights: Sequence[nn.Parameter]) -> None:
+        """Clear gradients as an optimizer's ``zero_grad`` does, which was given targets in the place of these weights.
+
+        A gradient on any weight contributes to the targets of all layers before it. So where optimizers pull back by
+        themselves, all weights are cleared, and what has arrived for the targets of the others is pulled back before.
+        """
+        if self._steppers > 1:
+            self.pulled.pull_pending()
+        self.pulled.clear(None if self._steppers else weights)
 
     def release(self) -> None:
         """Free the graph of the last solve; the next :meth:`solve` makes a new one."""
-        self._solved = []
-        if self._graphs is not None:
-            self._graphs.forget()
+        self._solution.release()
 
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
         with torch.no_grad():
-            self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]))
+            self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self._held)
         self.solve()
 
     def residuals(self) -> dict[str, float]:
@@ -263,7 +324,7 @@ class TargetSpace:
             return passed
 
         with torch.no_grad():
-            self._pass.walk(visit)
+            self._pass.walk(visit, None, self._held)
         return found
 
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:
@@ -276,24 +337,19 @@ class TargetSpace:
         Raises:
             TargetSpaceError: the optimizer has already made a step.
         """
-        substitute(optimizer, self.layers, self.targets, 1 if self.shards is None else self.shards.ranks)
+        substitute(optimizer, self.layers, self.targets, self.partition.ranks, self._clear)
 
     def follow(self) -> None:
-        """Freeze the weights whose targets are frozen, and no others, as Lightning's toggling of an optimizer asks."""
+        """Freeze the weights whose targets are frozen, as Lightning's toggling of an optimizer asks, and thaw these."""
         for layer in self.layers:
-            for parameter in layer.parameters:
-                parameter.requires_grad_(self.targets[layer.name].requires_grad)
-
-    def gradient_norm(self, parameters: Sequence[Tensor]) -> Tensor:
-        """The 2-norm of the parameters' gradients; where processes share the targets, over those of all of them."""
-        targets = {id(target) for target in self.targets.values()}
-        squares = torch.zeros(2, dtype=next(iter(self.targets.values())).dtype, device=self._device)
-        for parameter in parameters:
-            if parameter.grad is not None:
-                squares[int(id(parameter) in targets)] += parameter.grad.square().sum()
-        if self.shards is not None:
-            self.shards.sum(squares[1:])
-        return squares.sum().sqrt()
+            trained, weights = self.targets[layer.name].requires_grad, layer.parameters
+            if not trained and all(p.requires_grad for p in weights):
+                self._toggled.add(layer.name)
+            if layer.name in self._toggled:
+                for parameter in weights:
+                    parameter.requires_grad_(trained)
+                if trained:
+                    self._toggled.discard(layer.name)
 
     def keeps(self, weights: Mapping[nn.Parameter, Tensor]) -> bool:
         """Whether every layer's weights are, but for rounding, those given by parameter."""
@@ -307,7 +363,7 @@ class TargetSpace:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on, in tensors and built-in types; where processes share it, the whole, in each."""
         return {
-            "targets": {name: self.whole(name, target.detach()) for name, target in self.targets.items()},
+            "targets": {name: self.partition.whole(name, target.detach()) for name, target in self.targets.items()},
             "rows": dict(self._rows),
             "places": {name: list(places) for name, places in self._places.items()},
             "units": self.units,
@@ -318,8 +374,8 @@ class TargetSpace:
         """Go back to the targets of an earlier :meth:`state_dict` of this space; the weights follow with a solve."""
         with torch.no_grad():
             for name, target in self.targets.items():
-                target.copy_(self.share(name, state["targets"][name]))
-        self._solved = []
+                target.copy_(self.partition.share(name, state["targets"][name]))
+        self._solution.drop()
 
     def refresh(self, reference: Reference) -> float:
         """Take another reference batch, and targets that reproduce the present weights on it as far as they can.
@@ -337,14 +393,6 @@ class TargetSpace:
         self.solve()
         return change
 
-    def whole(self, name: str, share: Tensor) -> Tensor:
-        """A layer's targets, or a tensor like them, of all processes out of this process's share."""
-        return self._cuts[name].join(share) if name in self._cuts else share
-
-    def share(self, name: str, whole: Tensor) -> Tensor:
-        """This process's share of a layer's targets, or of a tensor like them."""
-        return self._cuts[name].take(whole) if name in self._cuts else whole
-
     @contextmanager
     def _all_trained(self) -> Iterator[None]:
         """Build the graph from all that is trained, also from what a toggled-off optimizer has frozen for a while."""
@@ -357,51 +405,77 @@ class TargetSpace:
             for parameter in frozen:
                 parameter.requires_grad_(False)
 
+    def _hold(self) -> None:
+        """Note which layers the user froze; the targets of those that thawed take their weights over."""
+        held = held_layers(self.layers, self.targets)
+        if held != self._held:
+            self._solution.release()
+            thawed, self._held = self._held - held, held
+            self._reproduce([layer for layer in self.layers if layer.name in thawed])
+
+    def _reproduce(self, layers: Sequence[TargetLayer]) -> float:
+        if not layers:
+            return 0.0
+        before = self._pass.outputs()
+        deficient = reproduce_weights(self._pass, layers, self.layers, self.targets, self._held)
+        self._solution.make(self._replayed)
+        self.partition.same_weights(self._solution.write(changed_only=False))
+        change = _change(self._pass.outputs(), before)
+        self._warn_of_deficient(deficient, change)
+        return change
+
+    def _say_adopted(self, modules: Sequence[str]) -> None:
+        if not self._said_adopted:
+            self._said_adopted = True
+            warnings.warn(
+                f"The weights of {', '.join(modules)} were changed between two optimizer steps. Their targets take the "
+                f"new weights over, as far as the reference rows allow it, here and whenever that happens again. Add "
+                f"the layers to exclude if it happens at every step: in weight space it costs nothing.",
+                stacklevel=6,
+            )
+
+    def _warn_of_deficient(self, deficient: Sequence[tuple[str, int, int]], change: float) -> None:
+        if deficient:
+            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in deficient)
+            warnings.warn(
+                f"init='weights': the reference rows do not span the inputs of {layers}, so the nearest weights were "
+                f"taken there. The largest change of any output on the reference batch is {change:.3g}. A larger "
+                f"reference batch, or more reference.rows, keeps the function exactly.",
+                stacklevel=4,
+            )
+
     def _begin(self, reference: Reference, init: Init, state: Mapping[str, Any] | None) -> float:
         """Make or take the targets on a reference batch, and keep this process's share of both.
 
         Returns:
             With ``init="weights"`` the largest change of any of the model's outputs on the batch, otherwise 0.
         """
-        self.shards: Shards | None = None
-        self._cuts: dict[str, Cut] = {}
-        for layer in self.layers:
-            for solver in layer.solvers:
-                solver.shared = None
+        self.partition.reset(self.layers)
         self.release()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
-        seed = torch.tensor((state or {}).get("seed", torch.initial_seed() % 2**63), device=self._device)
-        if self._group is not None:
-            broadcast([seed], self._group)
-        generator = torch.Generator().manual_seed(int(seed))
-        batch = ReferenceBatch.of(self.model, reference, self._forward, int(seed))
+        seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), self._device)
+        generator = torch.Generator().manual_seed(seed)
+        batch = ReferenceBatch.of(self.model, reference, self._forward, seed)
         self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         before = run.outputs() if init == "weights" and state is None else []
         started = start(run, self.layers, self.config, init, state, generator)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
         self._places = started.places
         self.targets = started.targets
-        if self._group is not None:
-            with torch.no_grad():
-                broadcast(list(self.targets.values()), self._group)
+        self.partition.same(list(self.targets.values()))
         self.solve()
-        after = run.outputs() if before else []
-        change = max((float((new - old).abs().max()) for new, old in zip(after, before, strict=True)), default=0.0)
-        if started.deficient:
-            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
-            warnings.warn(
-                f"init='weights': the reference rows do not span the inputs of {layers}, so the nearest weights were "
-                f"taken there. The largest change of any output on the reference batch is {change:.3g}. A larger "
-                f"reference batch, or more reference.rows, keeps the function exactly.",
-                stacklevel=3,
-            )
-        if self._group is not None and self.config.reference.shard:
-            self.shards = Shards(self._group, run.batch.samples)
-            self._pass = ReferencePass(run.batch.share(self.shards), self.layers)
-            self.targets, self._cuts = keep_share(self._pass, self.layers, started, self.shards)
+        change = _change(run.outputs(), before) if before else 0.0
+        self._warn_of_deficient(started.deficient, change)
+        self._pass, self.targets = self.partition.cut(run, self.layers, started)
+        if self.shards is not None:
             self.solve()
         return change
+
+
+def _change(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """The largest change of any number."""
+    return max((float((new - old).abs().max()) for new, old in zip(after, before, strict=True)), default=0.0)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ would, and keeps its share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import StepUnit, TargetLayer
 from ts_lightning.ridge.processes import Cut, Shards, relative_difference
@@ -32,7 +33,7 @@ class Start(NamedTuple):
         deficient: layers whose rows do not span their inputs: name, rank, inputs; looked for with ``init="weights"``.
     """
 
-    targets: dict[str, nn.Parameter]
+    targets: dict[str, Target]
     places: dict[str, torch.Size]
     deficient: list[tuple[str, int, int]]
 
@@ -107,7 +108,7 @@ def start(
         like = layer.parameters[0]
         dtype = torch.promote_types(like.dtype, torch.float32)
         target = (values / unit).to(device=like.device, dtype=dtype, copy=True)
-        found.targets[layer.name] = nn.Parameter(target)
+        found.targets[layer.name] = Target(target)
         if state is None and init == "projected":
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])[1]
@@ -121,7 +122,7 @@ def start(
 @torch.no_grad()
 def keep_share(
     run: ReferencePass, layers: Sequence[TargetLayer], whole: Start, shards: Shards
-) -> tuple[dict[str, nn.Parameter], dict[str, Cut]]:
+) -> tuple[dict[str, Target], dict[str, Cut]]:
     """Keep this process's rows and targets, from which all processes together solve what the whole batch gave.
 
     Args:
@@ -137,13 +138,13 @@ def keep_share(
         TargetSpaceError: a layer's rows do not follow the samples, or something mixes these.
     """
     cuts: dict[str, Cut] = {}
-    targets: dict[str, nn.Parameter] = {}
+    targets: dict[str, Target] = {}
 
     def visit(layer: TargetLayer, x: Any) -> Any:
         binding, cuts[layer.name] = layer.shard(x, shards)
         layer.adopt(binding)
         cut = cuts[layer.name]
-        targets[layer.name] = target = nn.Parameter(cut.take(whole.targets[layer.name].detach()).contiguous())
+        targets[layer.name] = target = Target(cut.take(whole.targets[layer.name].detach()).contiguous())
         values, passed = layer.solve(x, target)
         difference = relative_difference(layer.achieved(x, values), layer.achieved(x, layer.parameters), shards)
         if difference > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps):
@@ -156,6 +157,41 @@ def keep_share(
 
     run.walk(visit)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
+
+
+@torch.no_grad()
+def reproduce_weights(
+    run: ReferencePass,
+    chosen: Sequence[TargetLayer],
+    layers: Sequence[TargetLayer],
+    targets: Mapping[str, nn.Parameter],
+    held: Collection[str],
+) -> list[tuple[str, int, int]]:
+    """Let the targets of the layers that are ``chosen`` reproduce the weights that these have; the others are solved.
+
+    Args:
+        run: the reference pass.
+        chosen: some of the layers.
+        layers: all of them.
+        targets: theirs; written to.
+        held: the names of layers that keep their weights.
+
+    Returns:
+        The layers whose rows do not span their inputs: name, rank, inputs.
+    """
+    deficient: list[tuple[str, int, int]] = []
+    names = {layer.name for layer in chosen}
+
+    def visit(layer: TargetLayer, x: Any) -> Any:
+        if layer.name in names:
+            values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
+            targets[layer.name].copy_(values / layer.unit)
+            if rank < columns:
+                deficient.append((layer.name, rank, columns))
+        return layer.solve(x, targets[layer.name])[1]
+
+    run.walk(visit, None, held)
+    return deficient
 
 
 def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""The hook at ``Strategy.optimizer_step``, the one place that sees every optimizer step.
+"""The hook into a fit: a target space's part in every step of the strategy's optimizers.
 
-Around the closure: solve if the targets changed since the last solve, then the ordinary forward and backward, then pull
-the weights' gradients back to the targets; that is before unscaling and clipping, which the precision plugin does after
-the closure. After the step: solve again, so that the weights hold the solved values at every moment outside a step.
+The optimizers' own steps pull back and solve, see :class:`~ts_lightning.engine.steps.OptimizerSteps`. What Lightning
+does around them is heard here: a training step and a closure begin with weights that are solved from what is trained
+now; gradients are clipped by the norm over all processes, and unscaled on the weights as on the targets; and a loss
+that is not finite is seen by callbacks before it ends the fit.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.steps import OptimizerSteps
+from ts_lightning.errors import TargetSpaceError
 
 
 class SolveHook:
-    """Puts a target space's solve and pull-back into a strategy's steps, from :meth:`attach` to :meth:`detach`.
+    """Puts a target space into a strategy's steps, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step``, and where processes share the reference batch the
-            precision plugin's ``clip_grad_by_norm``, are covered on the instance.
+        strategy: the strategy in use; its ``optimizer_step`` and ``training_step``, the precision plugin's
+            ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -33,52 +36,110 @@ class SolveHook:
         self.strategy = strategy
         self._space = space
         self._covered: list[tuple[Any, str]] = []
-        self._said_overwritten = False
+        self._steps = {
+            id(optimizer): OptimizerSteps(space, optimizer, self._agree, self._stepped)
+            for optimizer in strategy.optimizers
+        }
+        self._failure: tuple[TargetSpaceError, int] | None = None
 
     def attach(self) -> None:
-        """Cover the methods."""
+        """Cover the methods, and take part in the optimizers' steps."""
+        precision = self.strategy.precision_plugin
         self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
+        self._training_step = self._cover(self.strategy, "training_step", self.training_step)
+        self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
         if self._space.shards is not None:
-            self._cover(self.strategy.precision_plugin, "clip_grad_by_norm", self.clip_grad_by_norm)
+            self._cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
+        if isinstance(precision, MixedPrecision) and precision.scaler is not None:
+            self._unscale = self._cover(precision.scaler, "unscale_", self.unscale_)
+        for steps in self._steps.values():
+            steps.attach()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The strategy's own, with weights that are solved from what is trained now."""
+        self._prepare()
+        return self._training_step(*args, **kwargs)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
-        """The strategy's own step between two solves, with the pull-back behind its closure."""
-        overwritten = self._space.overwritten()
-        kept = bool(overwritten)  # the weights, for as long as there is nothing to learn
+        """The strategy's own step, whose closure begins with weights that are solved from what is trained now."""
 
-        def pulled() -> Any:
-            nonlocal kept
-            if self._space.stale and not kept:
-                self._space.solve()
-            result = closure()
-            kept = not self._space.pullback() and kept
-            self._agree()
-            return result
+        def prepared() -> Any:
+            self._prepare()
+            return closure()
 
-        result = self._step(optimizer, pulled, *args, **kwargs)
-        if kept:
-            return result  # they are of another's making, as averages at the end of training
-        self._space.solve()
-        if overwritten and not self._said_overwritten:
-            self._said_overwritten = True
-            rank_zero_warn(
-                f"The weights of {', '.join(overwritten)} were changed between two optimizer steps. They are solved "
-                f"from targets, which undoes the change; add the layers to exclude if it is meant to last."
-            )
-        return result
+        return self._step(optimizer, prepared, *args, **kwargs)
+
+    def clip_gradients(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradients of what is trained, which are pulled back."""
+        if id(optimizer) in self._steps:
+            self._steps[id(optimizer)].pull()
+        self._clip_gradients(optimizer, *args, **kwargs)
 
     def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
         """Clip by the norm over all processes' targets, which no process has alone."""
         parameters = list(self.strategy.precision_plugin.main_params(optimizer))
-        norm = self._space.gradient_norm(parameters)
+        norm = self._space.partition.gradient_norm(parameters, self._space.targets)
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_val, norm)
 
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Unscale the targets' gradients, and the weights' with them, which may still be looked at and changed."""
+        precision = self.strategy.precision_plugin
+        assert isinstance(precision, MixedPrecision)
+        scaler: Any = precision.scaler
+        steps = self._steps.get(id(optimizer))
+        if steps is not None:
+            steps.pull()
+        self._unscale(optimizer)
+        if steps is not None:
+            self._space.pulled.multiply(1 / scaler.get_scale(), self._weights(optimizer))
+
     def detach(self) -> None:
-        """Uncover the methods, and free the graph of the last solve."""
+        """Uncover the methods, leave the optimizers, and free the graph of the last solve."""
         for owner, name in self._covered:
             owner.__dict__.pop(name, None)
         self._covered = []
+        self._detach()
         self._space.release()
+
+    def unseen_failure(self) -> TargetSpaceError | None:
+        """The error that became of a solve, unless a callback saw what it led to and stopped the fit."""
+        module = self.strategy.lightning_module
+        stopped = module is not None and module.trainer.should_stop
+        return None if self._failure is None or stopped else self._failure[0]
+
+    def _prepare(self) -> None:
+        if self._failure is None:
+            self._space.prepare()
+        elif self._failure[1] != self._epoch():
+            failure, self._failure = self._failure, None
+            raise failure[0]
+
+    def _stepped(self) -> None:
+        """Solve after a step; where that fails, let callbacks see what became of the weights until the epoch ends."""
+        if self._failure is not None:
+            return
+        try:
+            self._space.stepped()
+        except TargetSpaceError as error:
+            self._failure = (error, self._epoch())
+            self._detach()
+            self._space.lose()
+            rank_zero_warn(f"{error} The weights are NaN to the end of the epoch, where the fit ends with this error.")
+
+    def _detach(self) -> None:
+        for steps in self._steps.values():
+            steps.detach()
+        self._steps = {}
+
+    def _weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """The solved weights whose targets the optimizer trains."""
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        layers = [layer for layer in self._space.layers if id(self._space.targets[layer.name]) in trained]
+        return [parameter for layer in layers for parameter in layer.parameters]
+
+    def _epoch(self) -> int:
+        module = self.strategy.lightning_module
+        return 0 if module is None else module.current_epoch
 
     def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Let ``method`` stand for the owner's, which is returned."""

@@ -265,9 +265,12 @@ class Session:
         if self._hook is not None and self.module.target_space_engine is not None:
             self._left = fingerprints(self.module.target_space_engine)
             self._hook.detach()
+        failure = None if self._hook is None else self._hook.unseen_failure()
         self._hook, self._begun = None, False
         self._uncover()
         teardown()
+        if failure is not None:
+            raise failure
 
     def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         """Let ``method`` stand for an object's own."""

@@ -72,7 +72,7 @@ class Substitution:
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as a checkpoint holds it; called in all processes."""
         own = self.optimizer.state_dict()
-        whole = self._changed(own["state"], self._space.whole)
+        whole = self._changed(own["state"], self._space.partition.whole)
         names = self.names()
         moments = {names[number]: state for number, state in whole.items()}
         sizes = [*map(len, self._weights), *(len(g["params"]) for g in own["param_groups"][len(self._weights) :])]
@@ -115,7 +115,7 @@ class Substitution:
                 f"configure_optimizers() the same parameters in the same order, or start from the weights alone."
             )
         moments = entry["moments"]
-        return self._changed({n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.share)
+        return self._changed({n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.partition.share)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,102 @@
+"""What each of several processes has of a target space: its samples of the reference batch, and the targets of these.
+
+Every process makes the start from the whole reference batch, as one process would, and keeps its share. With
+``reference.shard=False`` each keeps all of it, and the first process's weights are sent to all, because replicas drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.start import Start, keep_share
+from ts_lightning.engine.target import Target
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.ridge.processes import Cut, Shards, broadcast, let_messages_end
+
+
+class Partition:
+    """The processes of a target space.
+
+    Args:
+        group: the processes that train together; None for one.
+        shard: whether they share the reference batch.
+
+    Attributes:
+        group: the processes, None for one.
+        shards: which samples each of them has; None where each has all.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, shard: bool) -> None:
+        self.group = group if group is not None and dist.get_world_size(group) > 1 else None
+        self.shards: Shards | None = None
+        self._shard = shard
+        self._cuts: dict[str, Cut] = {}
+        if self.group is not None and dist.get_backend(self.group) == "gloo":
+            let_messages_end()
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes that share the reference batch."""
+        return 1 if self.shards is None else self.shards.ranks
+
+    def reset(self, layers: Iterable[TargetLayer]) -> None:
+        """Let every process have the whole again."""
+        self.shards, self._cuts = None, {}
+        for layer in layers:
+            for solver in layer.solvers:
+                solver.shared = None
+
+    def seed(self, seed: int, device: torch.device) -> int:
+        """The first process's seed."""
+        sent = torch.tensor(seed, device=device)
+        if self.group is not None:
+            broadcast([sent], self.group)
+        return int(sent)
+
+    def same(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the first one's values."""
+        if self.group is not None:
+            with torch.no_grad():
+                broadcast(tensors, self.group)
+
+    def same_weights(self, weights: Sequence[Tensor]) -> None:
+        """Give all processes the first one's weights, where each solves them from the whole."""
+        if self.shards is None:
+            self.same(weights)
+
+    def cut(
+        self, run: ReferencePass, layers: Sequence[TargetLayer], start: Start
+    ) -> tuple[ReferencePass, dict[str, Target]]:
+        """Keep this process's share of the reference batch and of the targets, which are returned."""
+        if self.group is None or not self._shard:
+            return run, start.targets
+        self.shards = Shards(self.group, run.batch.samples)
+        run = ReferencePass(run.batch.share(self.shards), layers)
+        targets, self._cuts = keep_share(run, layers, start, self.shards)
+        return run, targets
+
+    def whole(self, name: str, share: Tensor) -> Tensor:
+        """A layer's targets, or a tensor like them, of all processes out of this process's share."""
+        return self._cuts[name].join(share) if name in self._cuts else share
+
+    def share(self, name: str, whole: Tensor) -> Tensor:
+        """This process's share of a layer's targets, or of a tensor like them."""
+        return self._cuts[name].take(whole) if name in self._cuts else whole
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter], targets: Mapping[str, nn.Parameter]) -> Tensor:
+        """The 2-norm of the parameters' gradients, over the targets of all processes."""
+        shared = {id(target) for target in targets.values()}
+        first = next(iter(targets.values()))
+        squares = torch.zeros(2, dtype=first.dtype, device=first.device)
+        for parameter in parameters:
+            gradient = parameter.grad
+            if gradient is not None:
+                squares[int(id(parameter) in shared)] += gradient.square().sum()
+        if self.shards is not None:
+            self.shards.sum(squares[1:])
+        return squares.sum().sqrt()

@@ -1,0 +1,150 @@
+"""What of the weights' gradients has been pulled back to the targets, and what arrived or changed since.
+
+The state is kept on the gradients themselves, as attributes of these tensors, so that it goes when they are cleared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.engine.target import Target
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
+_PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
+_SHARE = "_ts_lightning_share"  # on a trained parameter's gradient: what a pull-back added to it
+_OF = "_ts_lightning_of"  # beside it: since which clearing of the weights' gradients
+
+
+class Pulled:
+    """The state of the pull-back.
+
+    Args:
+        layers: whose weights are solved.
+        pull: pulls back what is on the weights.
+
+    Attributes:
+        settled: whether an optimizer is at work with the gradients as they are, so that reading one pulls nothing.
+    """
+
+    def __init__(self, layers: Sequence[TargetLayer], pull: Callable[[], object]) -> None:
+        self.settled = False
+        self._weights = [p for layer in layers for p in layer.parameters]
+        self._pull = pull
+        self._count = 0  # gradients on weights at the last pull-back
+        self._round = 0  # clearings of the weights' gradients
+
+    def pull_pending(self) -> bool:
+        """Pull back if a gradient arrived, changed or went; whether it did."""
+        if self.settled or not self.pending():
+            return False
+        self.settled = True  # while the pull-back itself reads gradients
+        try:
+            self._pull()
+        finally:
+            self.settled = False
+        return True
+
+    def found(self) -> bool:
+        """Whether there is a gradient on any weight."""
+        return any(p.grad is not None for p in self._weights)
+
+    def pending(self) -> bool:
+        """Whether a weight's gradient arrived, changed or went since the last pull-back."""
+        count = 0
+        for parameter in self._weights:
+            gradient = parameter.grad
+            if gradient is not None:
+                count += 1
+                if getattr(gradient, _PULLED, None) != gradient._version:
+                    return True
+        return count != self._count
+
+    def check(self) -> None:
+        """Raise TargetSpaceError if a gradient has a graph of its own, through which second derivatives would go."""
+        if any(p.grad is not None and p.grad.requires_grad for p in self._weights):
+            raise TargetSpaceError(
+                "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
+                "available through the solve. Call backward() without it, or train in weight space: target_space=None."
+            )
+
+    def settle(self) -> None:
+        """Take the weights' gradients, as they are, for those that were pulled back."""
+        self._count = 0
+        for parameter in self._weights:
+            if parameter.grad is not None:
+                setattr(parameter.grad, _PULLED, parameter.grad._version)
+                self._count += 1
+
+    @torch.no_grad()
+    def multiply(self, factor: float, weights: Sequence[nn.Parameter]) -> None:
+        """Multiply the gradients of weights, which stay pulled back: those of their targets were multiplied, too."""
+        for parameter in weights:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+                setattr(parameter.grad, _PULLED, parameter.grad._version)
+
+    def clear(self, weights: Sequence[nn.Parameter] | None = None) -> None:
+        """Clear the gradients on these weights, or on all; what was pulled back of them stays where it is."""
+        for parameter in self._weights if weights is None else weights:
+            parameter.grad = None
+        if weights is None:
+            self._count = 0
+            self._round += 1
+
+    @torch.no_grad()
+    def withdraw(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take back what was pulled back since the last clearing, of gradients that have changed or gone since."""
+        for parameter in parameters:
+            gradient: Any = _stored(parameter)
+            share = getattr(gradient, _SHARE, None)
+            if share is None or getattr(gradient, _OF, None) != self._round:
+                continue
+            if share is gradient:
+                parameter.grad = None
+            else:
+                delattr(gradient, _SHARE)
+                parameter.grad = gradient.sub_(share) if gradient.layout == torch.strided else gradient - share
+
+    @torch.no_grad()
+    def give(self, trained: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], keep: bool) -> None:
+        """Add gradients where they belong.
+
+        Args:
+            trained: the parameters.
+            gradients: theirs.
+            keep: the weights' gradients stay on them; in the place of what was pulled back of these before.
+        """
+        if keep:
+            self.withdraw(trained)
+        taken: set[int] = set()
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            if gradient is None:
+                continue
+            dense = gradient.layout == torch.strided
+            # as autograd lays it out; a copy too of one that it gives to two parameters
+            if dense and (gradient.stride() != parameter.stride() or gradient.data_ptr() in taken):
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            if dense:
+                taken.add(gradient.data_ptr())
+            present = _stored(parameter)
+            if present is None:
+                parameter.grad = found = gradient
+            elif dense and present.layout == torch.strided:
+                found = present.add_(gradient)
+            else:
+                parameter.grad = found = present + gradient
+            if keep:
+                setattr(found, _SHARE, gradient)
+                setattr(found, _OF, self._round)
+        if keep:
+            self.settle()
+
+
+def _stored(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient as it stands; that of a target without pulling back."""
+    return parameter.stored_grad if isinstance(parameter, Target) else parameter.grad

@@ -1,0 +1,137 @@
+"""The weights solved last: their values, the graph that they hang on, and what has changed since.
+
+A solution is made by a pass over the reference batch (or by the replay of a CUDA graph), written to the Parameters, and
+used for pull-backs. It is out of date once something that it was made from has changed, and its graph is used up by one
+pull-back; the next one makes the graph anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import compress
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
+from ts_lightning.engine.target import version
+from ts_lightning.layers.base import TargetLayer
+
+#: makes a solve in full, with a context manager around the model's forward alone
+Run = Callable[[AbstractContextManager[None] | None], Solved]
+
+
+class Solution:
+    """The pairs of Parameters and solved values, and their state.
+
+    Args:
+        run: makes a solve.
+        read: all trained parameters, targets among them, that a solve depends on.
+        graphs: replays solves on a GPU; None where they are run.
+
+    Attributes:
+        differentiable: whether there is a graph for one pull-back.
+        graphs: see above.
+    """
+
+    def __init__(self, run: Run, read: Callable[[], Iterable[nn.Parameter]], graphs: SolveGraphs | None) -> None:
+        self.differentiable = False
+        self.graphs = graphs
+        self._run, self._read = run, read
+        self._pairs: Solved = []
+        self._versions: dict[int, tuple[int, int]] = {}
+        self._written: list[tuple[int, int]] = []
+
+    def drop(self) -> None:
+        """Free the graph, and the values where no Parameter holds them."""
+        self.differentiable = False
+        self._pairs = []
+
+    def release(self) -> None:
+        """Free CUDA graphs, too; they can be recorded anew."""
+        self.drop()
+        if self.graphs is not None:
+            self.graphs.forget()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there has been a solve since the last :meth:`drop`."""
+        return bool(self._pairs)
+
+    def make(self, replay: Callable[[], Solved | None]) -> None:
+        """Solve anew, without writing to the Parameters."""
+        self.drop()
+        replayed = None if self.graphs is None else replay()
+        self._pairs = self._run(None) if replayed is None else replayed
+        self._versions = {id(p): version(p) for p in self._read()}
+        self.differentiable = True
+
+    @torch.no_grad()
+    def write(self, changed_only: bool) -> list[nn.Parameter]:
+        """Copy the values to the Parameters, which are returned.
+
+        Args:
+            changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
+                has yet to go backward through them stays valid.
+        """
+        for parameter, value in self._pairs:
+            if not (changed_only and torch.equal(parameter, value.to(parameter.dtype))):
+                parameter.copy_(value)
+        self.accept()
+        return [parameter for parameter, _ in self._pairs]
+
+    def accept(self) -> None:
+        """Take the Parameters' present values for those that were written."""
+        self._written = [version(parameter) for parameter, _ in self._pairs]
+
+    def changed(self) -> list[nn.Parameter]:
+        """The trained parameters that have changed or joined since the solve, as far as their versions tell.
+
+        A fused optimizer and a write through ``.data`` of a parameter that is no target move no version.
+        """
+        return [p for p in self._read() if self._versions.get(id(p)) != version(p)]
+
+    def overwritten(self) -> set[int]:
+        """The ids of solved Parameters that hold other values than were written, of which the targets know nothing."""
+        return {
+            id(parameter)
+            for (parameter, value), written in zip(self._pairs, self._written, strict=True)
+            if (parameter.device.type == "cpu" or version(parameter) != written)
+            and not torch.equal(parameter, value.to(parameter.dtype))
+        }
+
+    def gradients(self, trained: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
+        """The gradients on ``trained`` for the weights' gradients times ``scale``; uses the graph up.
+
+        The map from the weights' gradients is linear, so that gradients accumulated over several backward passes are
+        pulled back at once.
+        """
+        # a value may depend on no target: the redundant bias of a recurrent layer, kept at zero
+        pulled = [p.grad is not None and value.requires_grad for p, value in self._pairs]
+        chosen = list(compress(self._pairs, pulled))
+        if not chosen:
+            return [None] * len(trained)
+        self.differentiable = False
+        arriving = [p.grad.to(value.dtype) for p, value in chosen if p.grad is not None]
+        if scale != 1.0:
+            arriving = [gradient * scale for gradient in arriving]
+        if self.graphs is not None and self.graphs.replayed:
+            found = self.graphs.pull(pulled, trained, arriving, self._run)
+        else:
+            found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
+        self._pairs = [(parameter, value.detach()) for parameter, value in self._pairs]  # frees what the graph held
+        return found
+
+
+def held_layers(layers: Sequence[TargetLayer], targets: Mapping[str, nn.Parameter]) -> set[str]:
+    """The names of layers whose weights the user froze, all layers of a module together.
+
+    Where an optimizer is toggled off its targets are frozen with the weights, and the layer is solved as before.
+    """
+    frozen = {
+        layer.module_name
+        for layer in layers
+        if targets[layer.name].requires_grad and not all(p.requires_grad for p in layer.parameters)
+    }
+    return {layer.name for layer in layers if layer.module_name in frozen}

@@ -1,0 +1,99 @@
+"""An optimizer's steps on targets, each with the pull-back before it and the solve behind it.
+
+The step itself is the one place that every way of training reaches: a Trainer, a gradient scaler, a scheduler's
+wrapper, a user who calls ``optimizer.step()``. A closure given to it is prepared for and pulled back in the same way,
+each time that the optimizer calls it. Gradients on weights stay where they are until ``zero_grad``; whoever reads a
+target's gradient, or changes a weight's, at any moment before the step, finds or has them pulled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ts_lightning.engine.space import TargetSpace
+
+
+class OptimizerSteps:
+    """Lets an optimizer train the targets of a space by its own steps.
+
+    Args:
+        space: the target space.
+        optimizer: that trains it; :meth:`TargetSpace.substitute` has been called with it.
+        after_pull: called after each pull-back before a step, as to agree with other processes on an overflow.
+        after_step: called after each step; :meth:`TargetSpace.stepped` where none is given.
+    """
+
+    def __init__(
+        self,
+        space: TargetSpace,
+        optimizer: Optimizer,
+        after_pull: Callable[[], None] | None = None,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        self._space, self._optimizer = space, optimizer
+        self._after_pull = after_pull
+        self._after_step = space.stepped if after_step is None else after_step
+        self._hooks: list[Any] = []
+        self._own_step: Callable[..., Any] | None = None
+
+    def attach(self) -> None:
+        """Take part in the optimizer's steps from here on."""
+        self._space.follow_steps(1)
+        try:
+            self._hooks = [
+                self._optimizer.register_step_pre_hook(self._before),
+                self._optimizer.register_step_post_hook(self._after),
+            ]
+        except AttributeError:  # a wrapper that does not initialise its base class
+            self._own_step = self._optimizer.step
+            self._optimizer.__dict__["step"] = self._step
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._own_step is not None:
+            self._optimizer.__dict__.pop("step", None)
+        self._hooks, self._own_step = [], None
+        self._space.follow_steps(-1)
+
+    def pull(self) -> None:
+        """Pull back what has arrived on the weights or changed there."""
+        if self._space.pulled.pull_pending() and self._after_pull is not None:
+            self._after_pull()
+
+    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self.pull()
+        self._space.pulled.settled = True
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._around(kwargs["closure"])}
+        # the first of them is the optimizer itself
+        at = next((n for n, value in enumerate(args) if n > 0 and callable(value)), None)
+        return None if at is None else ((*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs)
+
+    def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._space.pulled.settled = False
+        self._after_step()
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def prepared() -> Any:
+            self._space.pulled.settled = False
+            self._space.prepare()
+            result = closure()
+            self.pull()
+            self._space.pulled.settled = True
+            return result
+
+        return prepared
+
+    def _step(self, *args: Any, **kwargs: Any) -> Any:
+        """The step of an optimizer without hooks."""
+        assert self._own_step is not None
+        given = (self._optimizer, *args)
+        changed, kwargs = self._before(self._optimizer, given, kwargs) or (given, kwargs)
+        result = self._own_step(*changed[1:], **kwargs)
+        self._after(self._optimizer, changed, kwargs)
+        return result

@@ -1,0 +1,70 @@
+"""The parameter that stands for a layer's weights in an optimizer: its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_GRAD: Any = torch.Tensor.grad
+_DATA: Any = torch.Tensor.data
+
+
+class Target(nn.Parameter):
+    """The targets of one layer.
+
+    An ordinary Parameter but for two things. Reading ``grad`` first calls :attr:`before_reading`, where one is set, so
+    that whoever asks for a gradient (clipping, a scaler, an optimizer, a user) finds that of the weights pulled back.
+    And a change through ``data`` counts as a change: ``target.data.add_(1)`` moves ``target._version``.
+
+    Attributes:
+        before_reading: called before a gradient is read; None where gradients are pulled back explicitly.
+        replacements: how many times ``data`` was given another tensor, which moves no version.
+    """
+
+    before_reading: Callable[[], object] | None = None
+    replacements = 0
+
+    @property
+    def grad(self) -> Tensor | None:  # type: ignore[override]
+        """The gradient, pulled back if need be."""
+        if self.before_reading is not None:
+            self.before_reading()
+        found: Tensor | None = _GRAD.__get__(self)
+        return found
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        _GRAD.__set__(self, value)
+
+    @grad.deleter
+    def grad(self) -> None:
+        _GRAD.__delete__(self)
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The values, in the same memory and with the same version counter."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.replacements += 1
+        _DATA.__set__(self, value)
+
+    @property
+    def stored_grad(self) -> Tensor | None:
+        """The gradient as it stands, without pulling back."""
+        found: Tensor | None = _GRAD.__get__(self)
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle as a plain Parameter."""
+        plain: Any = nn.Parameter(self.detach(), self.requires_grad)
+        return plain.__reduce_ex__(protocol)
+
+
+def version(parameter: nn.Parameter) -> tuple[int, int]:
+    """Moves whenever the parameter's values may have changed in place."""
+    return parameter._version, getattr(parameter, "replacements", 0)
