@@ -115,7 +115,9 @@ class Substitution:
                 f"configure_optimizers() the same parameters in the same order, or start from the weights alone."
             )
         moments = entry["moments"]
-        return self._changed({n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.partition.share)
+        return self._changed(
+            {n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.partition.share
+        )
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
