@@ -46,7 +46,7 @@ class Solution:
     def drop(self) -> None:
         """Free the graph, and the values where no Parameter holds them."""
         self.differentiable = False
-        self._pairs = []
+        self._pairs, self._written = [], []
 
     def release(self) -> None:
         """Free CUDA graphs, too; they can be recorded anew."""
