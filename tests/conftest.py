@@ -30,6 +30,18 @@ def _process_groups_end_with_their_test():
 
 
 @pytest.fixture
+def own_registries(monkeypatch):
+    """Layer types and ridge scales that a test registers are forgotten when it ends."""
+    from ts_lightning import config
+    from ts_lightning.layers import registry
+    from ts_lightning.ridge import scales
+
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    monkeypatch.setattr(scales, "_SCALES", dict(scales._SCALES))
+    monkeypatch.setattr(config, "ridge_scales", list(config.ridge_scales))
+
+
+@pytest.fixture
 def offline(tmp_path, monkeypatch):
     """W&B without network, all of its files below the folder."""
     wandb = pytest.importorskip("wandb")

@@ -31,7 +31,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("test", EXAMPLES)
-def test_an_example_gives_what_it_shows(test, tmp_path, monkeypatch):
+def test_an_example_gives_what_it_shows(test, own_registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = []
     doctest.DocTestRunner(verbose=False).run(test, out=said.append, clear_globs=False)

@@ -96,7 +96,7 @@ def test_a_command_of_another_page_is_taken(words, followed, monkeypatch):
 
 
 def test_links_between_documents_lead_somewhere():
-    for path in [*DOCUMENTS, *(ROOT / folder / "README.md" for folder in ("configs", "recipes"))]:
+    for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "configs" / "README.md", ROOT / "recipes" / "README.md"]:
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.relative_to(ROOT)}: {link}"
 

@@ -66,7 +66,7 @@ def register_layer(module: type[nn.Module], family: type[TargetLayer]) -> None:
     Raises:
         TypeError: one of them is not such a class.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ts_lightning import TargetSpace, register_layer

@@ -45,7 +45,7 @@ def ridge_solve(
 
     Source: Fairbank et al. (2022), equation 5; the scales are this package's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ts_lightning import ridge_solve
         >>> a = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])

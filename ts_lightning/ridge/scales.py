@@ -37,7 +37,7 @@ class RidgeScale(ABC):
 
     A scale has no state, so that one object serves all layers; see :func:`register_ridge_scale`.
 
-    Example:
+    Examples:
         The inputs' total mean square, whose gradient is the same for all of them:
 
         >>> import torch
@@ -180,7 +180,7 @@ def register_ridge_scale(name: str, scale: RidgeScale) -> None:
         TypeError: ``scale`` is not an instance of :class:`RidgeScale`.
         ValueError: the name is one of the package's own.
 
-    Example:
+    Examples:
         The ridge in units of the largest input's mean square:
 
         >>> import torch
