@@ -5,7 +5,8 @@ The states in A follow from the targets T, so that what gives W0 back, T = A (W0
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,8 @@ from torch import Tensor, nn
 from ts_lightning.layers.recurrent.sequences import Sequences
 from ts_lightning.layers.reproduce import pseudo_inverse, reproduce_correction
 from ts_lightning.ridge.moments import matrix_moments
-
-if TYPE_CHECKING:
-    from ts_lightning.layers.recurrent.layer import RecurrentLayer
+from ts_lightning.ridge.primal import Block
+from ts_lightning.ridge.system import RidgeSolver
 
 _ROUNDS = 100  # of the fixed point, in either way
 _KEPT = 8  # rounds that the next one is chosen by
@@ -24,7 +24,39 @@ _NEW = 1e-20  # squared share of a change that is none of the others'
 _DIVERGED = 1e100  # norm of A
 
 
-def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping: float) -> tuple[Tensor, int, int]:
+class Recurrence(Protocol):
+    """What a start needs to know of a recurrent layer (``layer.py``).
+
+    Attributes:
+        hidden: the size of the state.
+        inputs: the size of the input at a step.
+        parameters: the module's parameters that W stands for.
+        solver: the ridge solver.
+    """
+
+    hidden: int
+    inputs: int
+    parameters: list[nn.Parameter]
+    solver: RidgeSolver
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The (rows, columns) of W that are solved for."""
+
+    def pack(self, w: Tensor) -> list[Tensor]:
+        """The values of the parameters for W (inputs + 1 + hidden, gates x hidden)."""
+
+    def unpack(self, values: Sequence[Tensor]) -> Tensor:
+        """W for values of the parameters."""
+
+    def run(self, x: Sequences, values: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs and final states of the layer with these values of its parameters."""
+
+    def matrix(self, x: Sequences, h: Tensor) -> Tensor:
+        """A, for the outputs h of a run."""
+
+
+def reproduce(layer: Recurrence, x: Sequences, values: list[Tensor], damping: float) -> tuple[Tensor, int, int]:
     """Targets whose solution is ``values``: exactly where every block's A has full column rank.
 
     They are the pre-activations of a real run of weights that are larger by as much as the ridge shrinks them, which
@@ -50,7 +82,7 @@ def reproduce(layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping
 
 
 def _repeated(
-    layer: RecurrentLayer, x: Sequences, values: list[Tensor], damping: float, sought: _FixedPoint | None
+    layer: Recurrence, x: Sequences, values: list[Tensor], damping: float, sought: _FixedPoint | None
 ) -> tuple[Tensor, int, int] | None:
     """What :func:`reproduce` returns, by repetition, plain or accelerated; None where that does not settle."""
     larger = w0 = layer.unpack(values)
@@ -92,7 +124,7 @@ class _FixedPoint:
         return there
 
 
-def _correction(layer: RecurrentLayer, a: Tensor, w0: Tensor, damping: float) -> tuple[Tensor, int, int]:
+def _correction(layer: Recurrence, a: Tensor, w0: Tensor, damping: float) -> tuple[Tensor, int, int]:
     """(A'A + damping R)^-1 R W0 for the rows ``a``, and rank and columns of the block that lacks most."""
     out, found = torch.zeros_like(w0), []
     for inputs, outputs in layer.blocks:
@@ -102,7 +134,7 @@ def _correction(layer: RecurrentLayer, a: Tensor, w0: Tensor, damping: float) ->
     return out, *_least(found)
 
 
-def _at_the_end(layer: RecurrentLayer, x: Sequences, values: list[Tensor]) -> tuple[Tensor, int, int]:
+def _at_the_end(layer: Recurrence, x: Sequences, values: list[Tensor]) -> tuple[Tensor, int, int]:
     """T = A W0 of the real run of ``values``, and at the last steps E with A'E = R W0."""
     w0 = layer.unpack(values)
     a = layer.matrix(x, layer.run(x, values)[0])
@@ -117,7 +149,7 @@ def _at_the_end(layer: RecurrentLayer, x: Sequences, values: list[Tensor]) -> tu
     return _targets(x, targets), *_least(found)
 
 
-def _ridge(layer: RecurrentLayer, a: Tensor) -> Tensor:
+def _ridge(layer: Recurrence, a: Tensor) -> Tensor:
     """The diagonal of R for ``a`` (N, d)."""
     return layer.solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
 
@@ -132,7 +164,7 @@ def _least(found: list[tuple[int, int]]) -> tuple[int, int]:
     return min(found, key=lambda pair: pair[0] - pair[1])
 
 
-def orthogonal(layer: RecurrentLayer, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
+def orthogonal(layer: Recurrence, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
     """Weights and biases: every gate's input and recurrent weight orthogonal, the former rescaled to ``std``.
 
     Args:
