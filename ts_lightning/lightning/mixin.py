@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace  # noqa: F401 (for the type of an attribute)
-from ts_lightning.errors import TargetSpaceError
-from ts_lightning.lightning.reference_data import form_of, reference_samples, reference_size
+from ts_lightning.lightning.reference_data import reference_samples, reference_size
 from ts_lightning.lightning.session import Session, session_of
 from ts_lightning.lightning.training_data import read_ahead, training_loader
 
@@ -59,6 +56,9 @@ class TargetSpaceMixin(LightningModule):
             A batch in the form of the training batches; it goes through the module's transfer hooks as they do. By
             default the samples that ``target_space.reference`` asks for, out of the training data.
         """
+        own = getattr(super(), "reference_batch", None)  # of a class that was written without the mixin
+        if own is not None:
+            return own()
         config = self.target_space
         assert config is not None
         size = reference_size(self, config.reference.size)
@@ -68,32 +68,18 @@ class TargetSpaceMixin(LightningModule):
             return reference_samples(loader, size, config.reference.selection, seed, batches)
 
     def reference_forward(self, batch: Any) -> Any:
-        """Run the model on the reference batch; override where ``self(x)`` is not how the model is called.
+        """Run the model on the reference batch; override to call it in a way of your own.
+
+        By default as ``training_step`` calls it, see :mod:`ts_lightning.lightning.reference_call`.
 
         Args:
             batch: what :meth:`reference_batch` gave, on the model's device.
 
         Raises:
-            TargetSpaceError: the batch does not fit the signature of ``forward``.
+            TargetSpaceError: neither ``forward`` nor ``training_step`` can be run on the batch.
         """
-        if type(self).forward is LightningModule.forward:
-            raise TargetSpaceError(
-                f"{type(self).__name__} has no forward(); the reference batch is run through it. Define forward(), or "
-                f"override reference_forward(batch)."
-            )
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = inspect.signature(self.forward).parameters.values()
-        needed = [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
-        if isinstance(batch, Tensor) and len(needed) <= 1:
-            return self(batch)
-        if isinstance(batch, Mapping) and needed and all(name in batch for name in needed):
-            return self(**{name: batch[name] for name in needed})
-        if isinstance(batch, (tuple, list)) and len(batch) >= max(len(needed), 1):
-            return self(*batch[: max(len(needed), 1)])
-        raise TargetSpaceError(
-            f"The reference batch is a {form_of(batch)}, and forward() needs ({', '.join(needed)}). Override "
-            f"reference_forward(batch) to call the model with it."
-        )
+        own = getattr(super(), "reference_forward", None)
+        return session_of(self).call(batch) if own is None else own(batch)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizers, for manual optimisation; their ``zero_grad`` clears the solved weights' gradients, too."""

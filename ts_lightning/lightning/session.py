@@ -27,6 +27,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.fingerprint import differing, fingerprints
 from ts_lightning.lightning.hook import SolveHook
+from ts_lightning.lightning.reference_call import by_position, by_signature, needs, quiet, reference_call
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.strategy import process_group
 from ts_lightning.lightning.substitution import KEY, Substitution
@@ -59,6 +60,7 @@ class Session:
         self._restored: Restored | None = None
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
+        self._call: Callable[[Any], Any] | None = None  # of a batch
         self._covered: list[tuple[Any, str]] = []
         self._begun = False  # for as long as a fit goes on
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
@@ -199,7 +201,22 @@ class Session:
         """A target space on a reference batch."""
         if batch_size(batch) == 0:
             raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
-        return TargetSpace(self.module, batch, config, forward=self.module.reference_forward, state=state, group=group)
+        givers = [holder for holder in (self.module, *type(self.module).__mro__) if "reference_forward" in vars(holder)]
+        self._call = reference_call(self.module, batch) if len(givers) == 1 else None  # the mixin's alone
+        return TargetSpace(self.module, batch, config, forward=self._forward, state=state, group=group)
+
+    def call(self, batch: Any) -> Any:
+        """Run the module on a batch where it has no ``reference_forward`` of its own."""
+        call = self._call or by_signature(self.module, batch) or by_position(self.module, batch)
+        if call is None:  # reached by an override that calls this
+            raise TargetSpaceError(
+                f"{needs(self.module, batch)} Override reference_forward(batch) to call the model with it."
+            )
+        return call(batch)
+
+    def _forward(self, batch: Any) -> Any:
+        with quiet(self.module):
+            return self.module.reference_forward(batch)
 
     def _stored(self, entry: dict[str, Any]) -> Any:
         """The reference batch of an entry, as the training loop would hand it on."""
