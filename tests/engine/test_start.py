@@ -1,5 +1,6 @@
 """Where training starts: projected targets, normalised targets, and the model's own weights."""
 
+import copy
 import re
 import warnings
 from typing import get_args
@@ -150,31 +151,59 @@ def test_given_weights_are_kept_where_the_inputs_span_them(make, method, bias, s
         assert close(value, before[name], 1e-9), name
 
 
-@pytest.mark.parametrize(("rows", "images"), [(12, 6), ("all", 1)])
-def test_given_weights_and_too_few_rows(rows, images):
-    # conv of 19 unknowns per group, from 12 sampled rows or from 20 rows that padding makes dependent
+def too_few(rows, images):
+    """A convolution of 19 unknowns per group, from 12 sampled rows or from 20 rows that padding makes dependent."""
     torch.manual_seed(0)
     model = Conv(2, 2, 4, 3, kernel_size=(3, 3), padding=1).double()
     x = torch.zeros(images, 2, 5, 4, dtype=torch.float64)
     x[:, :, 1:3] = torch.randn(images, 2, 2, 4, dtype=torch.float64)
+    return model, x, ReferenceConfig(rows=rows)
+
+
+@pytest.mark.parametrize(("rows", "images"), [(12, 6), ("all", 1)])
+def test_given_weights_are_kept_whatever_the_rows_span(rows, images):
+    model, x, reference = too_few(rows, images)
+    before = copy.deepcopy(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TargetSpace(model, x, TargetSpaceConfig(ridge=0.1, init="weights", reference=reference))
+    for name, value in model.state_dict().items():
+        assert close(value, before[name], 1e-12), name
+
+
+@pytest.mark.parametrize(("rows", "images"), [(12, 6), ("all", 1)])
+def test_a_refresh_says_what_its_rows_do_not_span(rows, images):
+    model, x, reference = too_few(rows, images)
+    space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.1, reference=reference))
     with torch.no_grad():
+        x = x.roll(1, 0) * 0.5
         before = model(x)
-    config = TargetSpaceConfig(ridge=0.1, init="weights", reference=ReferenceConfig(rows=rows))
     with pytest.warns(UserWarning, match=r"do not span the inputs of 'first' \(\d+ of 19\)") as caught:
-        TargetSpace(model, x, config)
+        space.refresh(x)
     assert len(caught) == 1
     with torch.no_grad():
         change = float((model(x) - before).abs().max())
-    said = re.search(r"largest change of any output on the reference batch is (\S+)\.", str(caught[0].message))
+    said = re.search(r"largest change of any output on it is (\S+)\.", str(caught[0].message))
     assert float(said[1]) == pytest.approx(change, rel=1e-2, abs=1e-12)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_fewer_samples_than_inputs_keep_the_function_on_the_samples(scale):
+def test_fewer_samples_than_inputs_keep_the_function_everywhere(scale):
+    torch.manual_seed(0)
+    model = Dense(9, 12, 2, 3).double()
+    x, others = torch.randn(7, 9, dtype=torch.float64), torch.randn(30, 9, dtype=torch.float64)
+    before = model(others).detach()
+    TargetSpace(model, x, TargetSpaceConfig(ridge=0.1, ridge_scale=scale, init="weights"))
+    assert close(model(others).detach(), before, 1e-9)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_refresh_with_fewer_samples_than_inputs_keeps_the_function_on_the_samples(scale):
     torch.manual_seed(0)
     model = Dense(9, 12, 2, 3).double()
     x = torch.randn(7, 9, dtype=torch.float64)
+    space = TargetSpace(model, torch.randn(50, 9, dtype=torch.float64), TargetSpaceConfig(ridge=0.1, ridge_scale=scale))
     before = model(x).detach()
     with pytest.warns(UserWarning, match=r"'hidden.0' \(7 of 10\), 'hidden.1' \(7 of 13\), 'readout' \(7 of 13\)"):
-        TargetSpace(model, x, TargetSpaceConfig(ridge=0.1, ridge_scale=scale, init="weights"))
+        space.refresh(x)
     assert close(model(x).detach(), before, 1e-9)

@@ -8,9 +8,9 @@ of the loss, and ``pullback`` (the weights' gradients to the targets). Source: F
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import select_layers
 from ts_lightning.engine.solution import Solution, held_layers
-from ts_lightning.engine.start import project, reproduce_weights, start
+from ts_lightning.engine.start import anchor_weights, project, start
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -186,13 +186,18 @@ class TargetSpace:
         found = [layer.module_name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
         return list(dict.fromkeys(found))
 
-    def adopt_weights(self) -> float:
-        """Make the targets reproduce the weights that the model has now, as far as the reference rows allow it.
+    def adopt_weights(self, modules: Collection[str] | None = None) -> None:
+        """Take weights that were written from outside: solve around them, W0, from here on.
 
-        Returns:
-            The largest change of any of the model's outputs on the reference batch.
+        W = W0 + (A'A + R)^-1 A'(T - A W0), with targets T = A W0 that give W0 back.
+
+        Args:
+            modules: the names of modules whose weights are taken; the others are solved as before. None for all.
         """
-        return self._reproduce([layer for layer in self.layers if layer.name not in self._held])
+        chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
+        anchor_weights(self._pass, chosen - self._held, self.targets, self._held)
+        self._solution.make(self._replayed)
+        self.partition.same_weights(self._solution.write(changed_only=False))
 
     def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
@@ -235,7 +240,7 @@ class TargetSpace:
             self._checked = True
             if foreign := self.overwritten():
                 self._say_adopted(foreign)
-                self.adopt_weights()
+                self.adopt_weights(foreign)
         changed = solution.changed()
         moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
         if moved:
@@ -367,6 +372,7 @@ class TargetSpace:
             "rows": dict(self._rows),
             "places": {name: list(places) for name, places in self._places.items()},
             "units": self.units,
+            "anchors": {layer.name: list(layer.anchor) for layer in self.layers if layer.anchor is not None},
             **self._pass.batch.state_dict(),
         }
 
@@ -375,6 +381,10 @@ class TargetSpace:
         with torch.no_grad():
             for name, target in self.targets.items():
                 target.copy_(self.partition.share(name, state["targets"][name]))
+        for layer in self.layers:
+            layer.anchor = None
+            if layer.name in state["anchors"]:
+                layer.anchor_at([w0.to(self._device) for w0 in state["anchors"][layer.name]])
         self._solution.drop()
 
     def refresh(self, reference: Reference) -> float:
@@ -386,7 +396,7 @@ class TargetSpace:
             The largest change of any of the model's outputs on the new reference batch.
         """
         kept = self.targets
-        change = self._begin(reference, "weights", None)
+        change = self._begin(reference, "refresh", None)
         for name, target in kept.items():
             target.data = self.targets[name].data
             self.targets[name] = target
@@ -411,44 +421,24 @@ class TargetSpace:
         if held != self._held:
             self._solution.release()
             thawed, self._held = self._held - held, held
-            self._reproduce([layer for layer in self.layers if layer.name in thawed])
-
-    def _reproduce(self, layers: Sequence[TargetLayer]) -> float:
-        if not layers:
-            return 0.0
-        before = self._pass.outputs()
-        deficient = reproduce_weights(self._pass, layers, self.layers, self.targets, self._held)
-        self._solution.make(self._replayed)
-        self.partition.same_weights(self._solution.write(changed_only=False))
-        change = _change(self._pass.outputs(), before)
-        self._warn_of_deficient(deficient, change)
-        return change
+            if thawed:
+                anchor_weights(self._pass, thawed, self.targets, held)
 
     def _say_adopted(self, modules: Sequence[str]) -> None:
         if not self._said_adopted:
             self._said_adopted = True
             warnings.warn(
-                f"The weights of {', '.join(modules)} were changed between two optimizer steps. Their targets take the "
-                f"new weights over, as far as the reference rows allow it, here and whenever that happens again. Add "
-                f"the layers to exclude if it happens at every step: in weight space it costs nothing.",
+                f"The weights of {', '.join(modules)} were changed between two optimizer steps. They are kept, and "
+                f"solved around from here on, as after any such change. Add the layers to exclude if it happens at "
+                f"every step: in weight space it costs nothing.",
                 stacklevel=6,
             )
 
-    def _warn_of_deficient(self, deficient: Sequence[tuple[str, int, int]], change: float) -> None:
-        if deficient:
-            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in deficient)
-            warnings.warn(
-                f"init='weights': the reference rows do not span the inputs of {layers}, so the nearest weights were "
-                f"taken there. The largest change of any output on the reference batch is {change:.3g}. A larger "
-                f"reference batch, or more reference.rows, keeps the function exactly.",
-                stacklevel=4,
-            )
-
-    def _begin(self, reference: Reference, init: Init, state: Mapping[str, Any] | None) -> float:
+    def _begin(self, reference: Reference, init: Init | Literal["refresh"], state: Mapping[str, Any] | None) -> float:
         """Make or take the targets on a reference batch, and keep this process's share of both.
 
         Returns:
-            With ``init="weights"`` the largest change of any of the model's outputs on the batch, otherwise 0.
+            At a refresh the largest change of any of the model's outputs on the batch, otherwise 0.
         """
         self.partition.reset(self.layers)
         self.release()
@@ -458,7 +448,7 @@ class TargetSpace:
         generator = torch.Generator().manual_seed(seed)
         batch = ReferenceBatch.of(self.model, reference, self._forward, seed)
         self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
-        before = run.outputs() if init == "weights" and state is None else []
+        before = run.outputs() if init == "refresh" else []
         started = start(run, self.layers, self.config, init, state, generator)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
         self._places = started.places
@@ -466,7 +456,14 @@ class TargetSpace:
         self.partition.same(list(self.targets.values()))
         self.solve()
         change = _change(run.outputs(), before) if before else 0.0
-        self._warn_of_deficient(started.deficient, change)
+        if started.deficient:
+            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
+            warnings.warn(
+                f"A new reference batch: its rows do not span the inputs of {layers}, so the nearest weights were "
+                f"taken there. The largest change of any output on it is {change:.3g}. A larger reference batch, or "
+                f"more reference.rows, keeps the function exactly.",
+                stacklevel=3,
+            )
         self._pass, self.targets = self.partition.cut(run, self.layers, started)
         if self.shards is not None:
             self.solve()

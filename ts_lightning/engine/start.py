@@ -7,7 +7,7 @@ would, and keeps its share.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Start(NamedTuple):
     Attributes:
         targets: by layer name, in the layers' order.
         places: of each layer, see :meth:`TargetLayer.places`.
-        deficient: layers whose rows do not span their inputs: name, rank, inputs; looked for with ``init="weights"``.
+        deficient: layers whose rows do not span their inputs: name, rank, inputs; looked for in a refresh.
     """
 
     targets: dict[str, Target]
@@ -50,7 +50,7 @@ def start(
     run: ReferencePass,
     layers: Sequence[TargetLayer],
     config: TargetSpaceConfig,
-    init: Init,
+    init: Init | Literal["refresh"],
     state: Mapping[str, Any] | None,
     generator: torch.Generator,
 ) -> Start:
@@ -60,7 +60,7 @@ def start(
         run: the reference pass.
         layers: what to bind.
         config: the settings; ``init`` takes the place of theirs.
-        init: how targets start.
+        init: how targets start; "refresh" takes the present weights, and solves around zero where a layer did.
         state: what :meth:`TargetSpace.state_dict` gave, to start from in the place of ``init``.
         generator: for sampled rows and random targets.
 
@@ -93,10 +93,15 @@ def start(
         shape = binding.shape
         found.places[layer.name] = binding.places
         unit = layer.unit  # of what ``values`` is in units of the outputs
+        anchored, layer.anchor = layer.anchor is not None, None
         if state is not None:
             values = _restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
-        elif init == "weights":
+            if layer.name in state["anchors"]:
+                layer.anchor_at([w0.to(values) for w0 in state["anchors"][layer.name]])
+        elif init == "weights" or (init == "refresh" and anchored) or not layer.varies(x):
+            values, unit = layer.anchored_targets(x), 1.0
+        elif init == "refresh":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
             if rank < columns:
                 found.deficient.append((layer.name, rank, columns))
@@ -109,13 +114,14 @@ def start(
         dtype = torch.promote_types(like.dtype, torch.float32)
         target = (values / unit).to(device=like.device, dtype=dtype, copy=True)
         found.targets[layer.name] = Target(target)
-        if state is None and init == "projected":
+        if state is None and init == "projected" and layer.anchor is None:
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])[1]
 
     visited = run.walk(visit)
-    if state is None and init == "normalised":
-        found.targets[visited[-1]].mul_(_READOUT)
+    readout = next(layer for layer in layers if layer.name == visited[-1])
+    if state is None and init == "normalised" and readout.anchor is None:
+        found.targets[readout.name].mul_(_READOUT)
     return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
 
 
@@ -160,38 +166,27 @@ def keep_share(
 
 
 @torch.no_grad()
-def reproduce_weights(
+def anchor_weights(
     run: ReferencePass,
-    chosen: Sequence[TargetLayer],
-    layers: Sequence[TargetLayer],
+    chosen: Collection[str],
     targets: Mapping[str, nn.Parameter],
     held: Collection[str],
-) -> list[tuple[str, int, int]]:
-    """Let the targets of the layers that are ``chosen`` reproduce the weights that these have; the others are solved.
+) -> None:
+    """Anchor the layers that are ``chosen``, by name, at the weights that they have; the others are solved.
 
     Args:
         run: the reference pass.
         chosen: some of the layers.
-        layers: all of them.
-        targets: theirs; written to.
+        targets: of all layers; those of the chosen ones are written.
         held: the names of layers that keep their weights.
-
-    Returns:
-        The layers whose rows do not span their inputs: name, rank, inputs.
     """
-    deficient: list[tuple[str, int, int]] = []
-    names = {layer.name for layer in chosen}
 
     def visit(layer: TargetLayer, x: Any) -> Any:
-        if layer.name in names:
-            values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
-            targets[layer.name].copy_(values / layer.unit)
-            if rank < columns:
-                deficient.append((layer.name, rank, columns))
+        if layer.name in chosen:
+            targets[layer.name].copy_(layer.anchored_targets(x))
         return layer.solve(x, targets[layer.name])[1]
 
     run.walk(visit, None, held)
-    return deficient
 
 
 def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:

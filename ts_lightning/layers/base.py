@@ -94,6 +94,7 @@ class TargetLayer(ABC):
         module_name: the module's name in the model.
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
+        anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
     """
 
     #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md
@@ -119,6 +120,7 @@ class TargetLayer(ABC):
         label = f"layer '{name}'"
         self.solvers = [RidgeSolver(1.0, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)]
         self.solver = self.solvers[0]
+        self.anchor: tuple[Tensor, ...] | None = None
         self._binding: Binding | None = None
 
     @property
@@ -185,6 +187,26 @@ class TargetLayer(ABC):
         self._binding = binding
         self.solver.ridge, self.solver.shared = binding.ridge, binding.shared
         self.solver.gradient_is_replicated = binding.gradient_is_replicated
+
+    def anchor_at(self, values: Sequence[Tensor]) -> None:
+        """Solve around given weights W0 from here on: W = W0 + (A'A + R)^-1 A'(T - A W0).
+
+        The ridge then pulls to W0 in the place of zero. T = A W0 gives W0 back exactly, whatever the rank of A, and a
+        direction of which the reference batch says nothing keeps its weights.
+
+        Args:
+            values: of the parameters; copied.
+        """
+        self.anchor = tuple(value.detach().clone() for value in values)
+
+    def anchored_targets(self, x: Any) -> Tensor:
+        """Anchor the layer at the weights that it has; returns the targets A W0 that give them back, in the unit."""
+        self.anchor_at(self.parameters)
+        return self.achieved(x, self.parameters) / self.unit
+
+    def varies(self, x: Any) -> bool:
+        """Whether an input has a feature that is not the same everywhere, so that weights can be solved from it."""
+        return True
 
     def shard(self, x: Any, shards: Shards) -> tuple[Binding, Cut]:
         """The binding to this process's share of the rows that the layer is bound to; changes nothing about the layer.

@@ -14,7 +14,7 @@ from ts_lightning.config import Rows
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.base import Binding, StepUnit
 from ts_lightning.layers.reproduce import reproduce_matrix
-from ts_lightning.layers.rows import sample_rows, sequence_ridge, sequence_rows
+from ts_lightning.layers.rows import feature_varies, sample_rows, sequence_ridge, sequence_rows
 from ts_lightning.ridge.solve import solve, solve_apply
 
 
@@ -69,14 +69,24 @@ class LinearTargets(AffineLayer):
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in) and bias (out,), and what is passed on (..., out)."""
         a, wanted = self._matrix(x), targets * self.unit
-        if self.ocu:
-            # a copy, since the next layer may change its input in place
-            return self.pack(solve(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)), wanted.clone()
-        if self.rows is None:
-            w, z = solve_apply(a, wanted.reshape(-1, wanted.shape[-1]), self.solver)
-            return self.pack(w), z.view(*x.shape[:-1], z.shape[-1])
-        values = self.pack(solve(a, wanted, self.solver))
-        return values, self.apply(x, *values)
+        t = wanted.reshape(-1, wanted.shape[-1])
+        w0, z0 = None, None
+        if self.anchor is not None:
+            w0 = self.unpack(self.anchor)
+            z0 = a @ w0.to(a.dtype)
+            t = t - z0
+        if self.rows is None and not self.ocu:
+            w, z = solve_apply(a, t, self.solver)
+            z = z if z0 is None else z + z0
+            return self.pack(w if w0 is None else w + w0), z.view(*x.shape[:-1], z.shape[-1])
+        w = solve(a, t, self.solver)
+        values = self.pack(w if w0 is None else w + w0)
+        # a copy, since the next layer may change its input in place
+        return values, wanted.clone() if self.ocu else self.apply(x, *values)
+
+    def varies(self, x: Tensor) -> bool:
+        """Whether an input has a feature that is not the same in all rows."""
+        return feature_varies(x)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (..., out)."""

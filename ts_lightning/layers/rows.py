@@ -104,3 +104,9 @@ def share_rows(
     steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
     numbered = (own * steps.unsqueeze(1)).sum(0).to(rows.device)
     return numbered, ShardedRows(shards, [len(positions) for positions in held]), Cut(shards, 0, held)
+
+
+def feature_varies(x: Tensor) -> bool:
+    """Whether a feature of ``x`` (..., features) is not the same in all rows."""
+    rows = x.reshape(-1, x.shape[-1])
+    return bool((rows.amax(0) > rows.amin(0)).any())

@@ -168,6 +168,19 @@ class InProjection(TargetLayer):
         self._parts = self._dense(binding.projections)
         for layer, part in zip(self._parts, binding.parts, strict=True):
             layer.adopt(part)
+        if self.anchor is not None:
+            self.anchor_at(self.anchor)
+
+    def anchor_at(self, values: Sequence[Tensor]) -> None:
+        """Solve every input around its share of given weights."""
+        super().anchor_at(values)
+        assert isinstance(self.binding, AttentionBinding)
+        for layer, share in zip(self._parts, self._shares(self.binding.projections, values), strict=True):
+            layer.anchor_at(share)
+
+    def varies(self, x: Sources) -> bool:
+        """Whether every input has a feature that is not the same in all rows."""
+        return all(layer.varies(tensor) for layer, tensor in zip(self._parts, x.tensors, strict=True))
 
     def shard(self, x: Sources, shards: Shards) -> tuple[AttentionBinding, Cut]:
         """The binding to this process's share of every input's rows."""

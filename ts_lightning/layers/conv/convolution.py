@@ -22,7 +22,7 @@ from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.base import Binding, StepUnit
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
-from ts_lightning.layers.rows import sample_rows
+from ts_lightning.layers.rows import feature_varies, sample_rows
 from ts_lightning.ridge.gradients import sum_gradients
 from ts_lightning.ridge.moments import sum_moments
 from ts_lightning.ridge.processes import Cut, Shards
@@ -121,19 +121,32 @@ class ConvTargets(AffineLayer):
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in / groups, *kernel) and bias (out,), and what is passed on (N, out, *space)."""
         padded, wanted = self.geometry.pad(x), targets * self.unit
+        anchor = self.anchor
         if self.patches is None:
-            weight, bias, z = _ConvSolve.apply(padded, wanted, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
-            return [weight] if bias is None else [weight, bias], wanted if self.ocu else z
+            z0 = None if anchor is None else self.geometry.convolve(padded, *(value.to(x.dtype) for value in anchor))
+            t = wanted if z0 is None else wanted - z0
+            weight, bias, z = _ConvSolve.apply(padded, t, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            solved = [weight] if bias is None else [weight, bias]
+            if anchor is not None:
+                solved, z = [value + w0 for value, w0 in zip(solved, anchor, strict=True)], z + z0
+            return solved, wanted if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
+        if anchor is not None:
+            w0 = self.geometry.to_matrix(anchor[0], anchor[1] if len(anchor) > 1 else None)
+            t = t - a @ w0.to(a.dtype)
         # one matrix where there is one group: a batch of one would take the slower way
         alone = len(a) == 1
         w = solve(a.squeeze(0), t.squeeze(0), self.solver).unsqueeze(0) if alone else solve(a, t, self.solver)
-        weight, bias = self.geometry.to_weight(w, self.bias is not None)
+        weight, bias = self.geometry.to_weight(w if anchor is None else w + w0, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return values, wanted.clone()
         return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
+
+    def varies(self, x: Tensor) -> bool:
+        """Whether an input has a channel that is not the same everywhere."""
+        return feature_varies(x.movedim(1, -1))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""

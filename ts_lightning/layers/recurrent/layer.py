@@ -27,7 +27,7 @@ from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit
 from ts_lightning.layers.recurrent.sequences import Dense, Layout, Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING
-from ts_lightning.layers.rows import sequence_ridge, sequence_rows
+from ts_lightning.layers.rows import feature_varies, sequence_ridge, sequence_rows
 from ts_lightning.ridge.primal import Block
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
@@ -249,11 +249,20 @@ class RecurrentLayer(TargetLayer):
         # behind one view, where autograd adds up in place
         states = self.states(solved, t.view(*self.places(solved), t.shape[-1]))
         a = self.matrix(solved, states[0])
-        values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
+        if self.anchor is None:
+            values = self.pack(self.unit * solve(a, t, self.solver, self.blocks))
+        else:
+            w0 = self.unpack(self.anchor)
+            difference = t - (a @ w0.to(a.dtype)) / self.unit
+            values = self.pack(w0 + self.unit * solve(a, difference, self.solver, self.blocks))
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
         return values, self.run(x, values)
+
+    def varies(self, x: Sequences) -> bool:
+        """Whether a feature of the sequences is not the same at all steps; the states are left aside."""
+        return feature_varies(x.data)
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
