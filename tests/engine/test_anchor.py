@@ -25,7 +25,11 @@ class Recurrent(nn.Module):
 class Attention(nn.Module):
     def __init__(self, memory):
         super().__init__()
-        self.memory, self.attention, self.readout = memory, nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+        self.memory, self.attention, self.readout = (
+            memory,
+            nn.MultiheadAttention(4, 2, batch_first=True),
+            nn.Linear(4, 2),
+        )
         self.embed = nn.Linear(3, 4)
 
     def forward(self, x):
@@ -73,7 +77,11 @@ def test_weights_are_kept_and_gradients_are_exact(name, scale):
 @pytest.mark.parametrize("name", ["dense", "dual"])
 def test_the_solution_is_that_of_the_formula(name, method):
     model, x, reference = build(name)
-    w0 = {layer: torch.cat([m.weight, m.bias[:, None]], 1).T.detach() for layer, m in model.named_modules() if layer and isinstance(m, nn.Linear)}
+    w0 = {
+        layer: torch.cat([m.weight, m.bias[:, None]], 1).T.detach()
+        for layer, m in model.named_modules()
+        if layer and isinstance(m, nn.Linear)
+    }
     config = TargetSpaceConfig(
         ridge=0.3, ridge_scale="absolute", init="weights", method=method, step_scale=1.0, reference=reference
     )
@@ -122,7 +130,12 @@ class Gated(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.stem, self.first, self.second, self.head = (
+            nn.Linear(4, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 2),
+        )
         self.scale = nn.Parameter(torch.zeros(8))
 
     def forward(self, x):
