@@ -7,7 +7,7 @@ pull-back; the next one makes the graph anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import compress
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
 from ts_lightning.engine.target import version
-from ts_lightning.layers.base import TargetLayer
 
 #: makes a solve in full, with a context manager around the model's forward alone
 Run = Callable[[AbstractContextManager[None] | None], Solved]
@@ -122,16 +121,3 @@ class Solution:
             found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
         self._pairs = [(parameter, value.detach()) for parameter, value in self._pairs]  # frees what the graph held
         return found
-
-
-def held_layers(layers: Sequence[TargetLayer], targets: Mapping[str, nn.Parameter]) -> set[str]:
-    """The names of layers whose weights the user froze, all layers of a module together.
-
-    Where an optimizer is toggled off its targets are frozen with the weights, and the layer is solved as before.
-    """
-    frozen = {
-        layer.module_name
-        for layer in layers
-        if targets[layer.name].requires_grad and not all(p.requires_grad for p in layer.parameters)
-    }
-    return {layer.name for layer in layers if layer.module_name in frozen}

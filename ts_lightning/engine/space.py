@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -24,15 +24,14 @@ from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import select_layers
-from ts_lightning.engine.solution import Solution, held_layers
+from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.start import anchor_weights, project, start
 from ts_lightning.engine.target import Target
+from ts_lightning.engine.trained import Trained
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
 from ts_lightning.ridge.processes import Shards, relative_difference
-
-_TOLERANCE = 0.02  # of a solution's norm, up to which weights are those that were solved
 
 
 class TargetSpace:
@@ -100,16 +99,10 @@ class TargetSpace:
     ) -> None:
         self.config = TargetSpaceConfig() if config is None else config
         self.model = model
-        self.targets: dict[str, Target] = {}
         self.layers = select_layers(model, self.config)
         self._forward = forward
         self.partition = Partition(group, self.config.reference.shard)
-        solved = {id(p) for layer in self.layers for p in layer.parameters}
-        others = [p for p in model.parameters() if id(p) not in solved]
-        self._others = [p for p in others if p.requires_grad]
-        self._frozen = [p for p in others if not p.requires_grad]
-        self._held: set[str] = set()  # layers that the user froze
-        self._toggled: set[str] = set()  # layers that are frozen with their targets
+        self._trained = Trained(model, self.layers)
         self._device = self.layers[0].parameters[0].device
         alone = self.partition.group is None and all(p.device == self._device for p in model.parameters())
         graphs = self.config.cuda_graphs and self._device.type == "cuda" and alone
@@ -123,11 +116,7 @@ class TargetSpace:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: every target, then every parameter of the model that is not solved."""
-        yield from self.targets.values()
-        if self._frozen:  # some may have thawed
-            self._others += [p for p in self._frozen if p.requires_grad]
-            self._frozen = [p for p in self._frozen if not p.requires_grad]
-        yield from self._others
+        yield from self._trained.parameters()
 
     @property
     def shards(self) -> Shards | None:
@@ -195,7 +184,7 @@ class TargetSpace:
             modules: the names of modules whose weights are taken; the others are solved as before. None for all.
         """
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
-        anchor_weights(self._pass, chosen - self._held, self.targets, self._held)
+        anchor_weights(self._pass, chosen - self._trained.held, self.targets, self._trained.held)
         self._solution.make(self._replayed)
         self.partition.same_weights(self._solution.write(changed_only=False))
 
@@ -273,8 +262,8 @@ class TargetSpace:
             solved.extend(zip(layer.parameters, values, strict=True))
             return passed
 
-        with torch.inference_mode(False), torch.enable_grad(), self._all_trained():
-            self._pass.walk(visit, around, self._held)
+        with torch.inference_mode(False), torch.enable_grad(), self._trained.unfrozen():
+            self._pass.walk(visit, around, self._trained.held)
         return solved
 
     def _replayed(self) -> Solved | None:
@@ -315,7 +304,7 @@ class TargetSpace:
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
         with torch.no_grad():
-            self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self._held)
+            self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self._trained.held)
         self.solve()
 
     def residuals(self) -> dict[str, float]:
@@ -329,7 +318,7 @@ class TargetSpace:
             return passed
 
         with torch.no_grad():
-            self._pass.walk(visit, None, self._held)
+            self._pass.walk(visit, None, self._trained.held)
         return found
 
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:
@@ -346,24 +335,7 @@ class TargetSpace:
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, as Lightning's toggling of an optimizer asks, and thaw these."""
-        for layer in self.layers:
-            trained, weights = self.targets[layer.name].requires_grad, layer.parameters
-            if not trained and all(p.requires_grad for p in weights):
-                self._toggled.add(layer.name)
-            if layer.name in self._toggled:
-                for parameter in weights:
-                    parameter.requires_grad_(trained)
-                if trained:
-                    self._toggled.discard(layer.name)
-
-    def keeps(self, weights: Mapping[nn.Parameter, Tensor]) -> bool:
-        """Whether every layer's weights are, but for rounding, those given by parameter."""
-
-        def moved(layer: TargetLayer) -> float:
-            given = _flat([weights[parameter] for parameter in layer.parameters])
-            return float((_flat(layer.parameters) - given).norm() / given.norm())
-
-        return not any(moved(layer) > _TOLERANCE for layer in self.layers)
+        self._trained.follow()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on, in tensors and built-in types; where processes share it, the whole, in each."""
@@ -403,26 +375,16 @@ class TargetSpace:
         self.solve()
         return change
 
-    @contextmanager
-    def _all_trained(self) -> Iterator[None]:
-        """Build the graph from all that is trained, also from what a toggled-off optimizer has frozen for a while."""
-        frozen = [p for p in self.parameters() if not p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
+    def _take(self, targets: dict[str, Target]) -> None:
+        self.targets = self._trained.targets = targets
 
     def _hold(self) -> None:
-        """Note which layers the user froze; the targets of those that thawed take their weights over."""
-        held = held_layers(self.layers, self.targets)
-        if held != self._held:
+        """Keep the weights of layers that the user froze; those that thawed are solved around theirs."""
+        frozen, thawed = self._trained.newly_held()
+        if frozen or thawed:
             self._solution.release()
-            thawed, self._held = self._held - held, held
-            if thawed:
-                anchor_weights(self._pass, thawed, self.targets, held)
+        if thawed:
+            anchor_weights(self._pass, thawed, self.targets, self._trained.held)
 
     def _say_adopted(self, modules: Sequence[str]) -> None:
         if not self._said_adopted:
@@ -452,7 +414,7 @@ class TargetSpace:
         started = start(run, self.layers, self.config, init, state, generator)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
         self._places = started.places
-        self.targets = started.targets
+        self._take(started.targets)
         self.partition.same(list(self.targets.values()))
         self.solve()
         change = _change(run.outputs(), before) if before else 0.0
@@ -464,7 +426,8 @@ class TargetSpace:
                 f"more reference.rows, keeps the function exactly.",
                 stacklevel=3,
             )
-        self._pass, self.targets = self.partition.cut(run, self.layers, started)
+        self._pass, targets = self.partition.cut(run, self.layers, started)
+        self._take(targets)
         if self.shards is not None:
             self.solve()
         return change
@@ -473,7 +436,3 @@ class TargetSpace:
 def _change(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """The largest change of any number."""
     return max((float((new - old).abs().max()) for new, old in zip(after, before, strict=True)), default=0.0)
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
