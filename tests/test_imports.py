@@ -1,16 +1,46 @@
-"""Imports go down the floors of docs/architecture.md, and the engine needs no Lightning."""
+"""Imports go down the floors of docs/architecture.md, without a circle, and the engine needs no Lightning."""
 
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
+import pytest
 from importlinter.cli import lint_imports
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
+def circle(imports):
+    """The files of a circle, from a file over those it imports back to itself; empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
 def test_the_contracts_in_pyproject_hold(capsys):
     assert lint_imports(str(PYPROJECT), no_cache=True, no_logo=True) == 0, capsys.readouterr().out
+
+
+def test_no_circle_between_files():
+    # packages count as files here, which the linter's own contract leaves out
+    graph = grimp.build_graph("ts_lightning", cache_dir=None, exclude_type_checking_imports=False)
+    assert len(graph.modules) > 80
+    assert circle({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}) == []
+
+
+@pytest.mark.parametrize(
+    ("imports", "found"),
+    [
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, {"b", "c"}),
+    ],
+)
+def test_a_circle_would_be_found(imports, found):
+    assert set(circle(imports)) == set(found)
 
 
 ALONE = """

@@ -12,14 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.space import TargetSpace  # noqa: F401 (for the type of an attribute)
+from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import reference_samples, reference_size
 from ts_lightning.lightning.session import Session, session_of
 from ts_lightning.lightning.training_data import read_ahead, training_loader
 
 
-class TargetSpaceMixin(LightningModule):
+class TargetSpaceMixin(TargetSpaceModule):
     """Base class to add to a LightningModule, before its own: ``class Lit(TargetSpaceMixin, MyModule)``.
 
     The module's ``configure_optimizers``, ``training_step`` and all else stay as they are. When fitting starts, the
@@ -44,10 +43,6 @@ class TargetSpaceMixin(LightningModule):
         >>> {name: tuple(target.shape) for name, target in model.target_space_engine.targets.items()}
         {'layer': (20, 2)}
     """
-
-    # in comments, since TorchScript reads a class's annotations and refuses these
-    target_space = TargetSpaceConfig()  # type: TargetSpaceConfig | None
-    target_space_engine = None  # type: TargetSpace | None
 
     def reference_batch(self) -> Any:
         """The batch on which targets are defined; override to give one of your own.

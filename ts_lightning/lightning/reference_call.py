@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,10 +24,8 @@ from ts_lightning.engine.mode import ReferenceMode
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
+from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
-
-if TYPE_CHECKING:
-    from ts_lightning.lightning.mixin import TargetSpaceMixin
 
 Call = Callable[[Any], Any]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -38,7 +36,7 @@ class _Unknown(Exception):
     """An argument that is neither an item of the batch nor a constant."""
 
 
-def reference_call(module: TargetSpaceMixin, batch: Any) -> Call:
+def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
     """What runs the module on batches like ``batch``.
 
     Raises:
@@ -71,7 +69,7 @@ def reference_call(module: TargetSpaceMixin, batch: Any) -> Call:
     return call if call is not None and reached_by_step <= reached else step
 
 
-def by_signature(module: TargetSpaceMixin, batch: Any) -> Call | None:
+def by_signature(module: TargetSpaceModule, batch: Any) -> Call | None:
     """The call that the signature of ``forward`` asks for, if it leaves no doubt about what the inputs are."""
     if type(module).forward is LightningModule.forward:
         return None
@@ -95,7 +93,7 @@ def by_signature(module: TargetSpaceMixin, batch: Any) -> Call | None:
     return None
 
 
-def by_position(module: TargetSpaceMixin, batch: Any) -> Call | None:
+def by_position(module: TargetSpaceModule, batch: Any) -> Call | None:
     """The call with the first items of a batch, if something remains for a label and none of them looks like one."""
     count = len(_needed(module))
     if not isinstance(batch, (tuple, list)) or not 0 < count < len(batch):
@@ -136,7 +134,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     """Stands for what writes to loggers."""
 
 
-def _tried(module: TargetSpaceMixin, batch: Any, call: Call) -> set[nn.Module]:
+def _tried(module: TargetSpaceModule, batch: Any, call: Call) -> set[nn.Module]:
     """Run a call without a trace; returns the supported layers that it reached."""
     reached: set[nn.Module] = set()
     with (
@@ -155,7 +153,7 @@ def _tried(module: TargetSpaceMixin, batch: Any, call: Call) -> set[nn.Module]:
     return reached
 
 
-def _watched(module: TargetSpaceMixin, batch: Any) -> str | tuple[Call, set[nn.Module]]:
+def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, set[nn.Module]]:
     """Run ``training_step`` once; returns how to call the module and what it reached, or why it says nothing."""
     if type(module).training_step is LightningModule.training_step:
         return "Nor is there a training_step() to run in its place."

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
@@ -27,16 +27,14 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.fingerprint import differing, fingerprints
 from ts_lightning.lightning.hook import SolveHook
+from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_call import by_position, by_signature, needs, quiet, reference_call
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.strategy import process_group
 from ts_lightning.lightning.substitution import KEY, Substitution
 
-if TYPE_CHECKING:
-    from ts_lightning.lightning.mixin import TargetSpaceMixin
 
-
-def session_of(module: TargetSpaceMixin) -> Session:
+def session_of(module: TargetSpaceModule) -> Session:
     """The session of a module; no attribute, since TorchScript reads these."""
     found = module.__dict__.get("_target_space_session")
     if found is None:
@@ -54,7 +52,7 @@ class Session:
         epoch: in which the reference batch was taken.
     """
 
-    def __init__(self, module: TargetSpaceMixin) -> None:
+    def __init__(self, module: TargetSpaceModule) -> None:
         self.module = module
         self.epoch = 0
         self._restored: Restored | None = None

@@ -1,0 +1,31 @@
+"""What a session needs of its module: the settings, the engine, and the reference batch with its forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningModule
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.space import TargetSpace  # noqa: F401 (for the type of an attribute)
+
+
+class TargetSpaceModule(LightningModule):
+    """A LightningModule in target space, as sessions see it; :class:`TargetSpaceMixin` is the one for users.
+
+    Attributes:
+        target_space: the settings; ``None`` trains in weight space.
+        target_space_engine: the :class:`TargetSpace` from the start of a fit on; ``None`` before.
+    """
+
+    # in comments, since TorchScript reads a class's annotations and refuses these
+    target_space = TargetSpaceConfig()  # type: TargetSpaceConfig | None
+    target_space_engine = None  # type: TargetSpace | None
+
+    if TYPE_CHECKING:  # a class written without the mixin may have methods of these names behind this one
+
+        def reference_batch(self) -> Any:
+            """The batch on which targets are defined."""
+
+        def reference_forward(self, batch: Any) -> Any:
+            """Run the model on the reference batch."""
