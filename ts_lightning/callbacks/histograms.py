@@ -11,16 +11,19 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.ridge.processes import Shards
 
 _BINS = 64
-_MOST = 2**16  # entries that are looked at, evenly spaced; more would cost more and show the same
+_MOST = 2**16  # entries of a tensor that are counted, evenly spaced; more would cost more and show the same
 
 #: counts (bins,) and edges (bins + 1,), on the CPU
 Histogram = tuple[Tensor, Tensor]
 
 
 def histograms(space: TargetSpace) -> dict[tuple[str, str], Histogram]:
-    """Of the ``("targets", layer)``, in units of the layer's outputs, and the ``("weights", layer)`` with biases.
+    """Histograms of each layer's targets and weights.
 
-    Called in all processes that share the space, each of which gets the same.
+    Call it in all processes that share the reference batch; each gets the same histograms.
+
+    Returns:
+        By ``("targets", layer)``, in units of the layer's outputs, and ``("weights", layer)``, biases included.
     """
     targets = [_sample([space.targets[layer.name]]) * layer.unit for layer in space.layers]
     weights = [_sample(layer.parameters) for layer in space.layers]
@@ -30,7 +33,7 @@ def histograms(space: TargetSpace) -> dict[tuple[str, str], Histogram]:
 
 
 def _sample(tensors: Sequence[Tensor]) -> Tensor:
-    """Entries of the tensors, at most about :data:`_MOST` of them, (entries,) in float32."""
+    """Evenly spaced entries of the tensors, at most about :data:`_MOST`, as one vector (entries,) in float32."""
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     return flat[:: max(1, len(flat) // _MOST)].float()
 

@@ -83,7 +83,7 @@ class TargetSpaceMonitor(Callback):
         self._logged = False  # whether the Trainer still has the last metrics
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where there is nothing to watch."""
+        """Tell the user if the module is trained in weight space."""
         self._last, self._observation, self._logged = None, None, False
         if _space(pl_module) is None:
             rank_zero_info(
@@ -91,7 +91,7 @@ class TargetSpaceMonitor(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start to observe if it is time for it."""
+        """Start an observation if the Trainer logs this step and the last observation is ``every_n_steps`` steps back."""
         if self._logged:
             self._forget(trainer)
         space = _space(pl_module)
@@ -104,7 +104,7 @@ class TargetSpaceMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was observed, once a step was made; not before the last of several batches of one step."""
+        """Log the observation once the optimizer has made its step (with accumulation, in the last of its batches)."""
         observation = self._observation
         if observation is None or not observation.complete:
             return
@@ -122,17 +122,17 @@ class TargetSpaceMonitor(Callback):
             log_histograms(trainer, panels, _step(trainer) - 1)  # where Lightning has the metrics of this batch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the space as it was."""
+        """End an observation that is under way, and restore the space."""
         if self._observation is not None:
             self._observation.end()
             self._observation = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the space as it was."""
+        """End an observation that is under way, and restore the space."""
         self.on_train_end(trainer, pl_module)
 
     def _forget(self, trainer: Trainer) -> None:
-        """Take the metrics out of the Trainer's hands, which would write them again in steps that were not observed."""
+        """Reset the logged metrics, which the Trainer would otherwise write again in steps without an observation."""
         self._logged = False
         for metric in trainer._results.values() if trainer._results is not None else ():
             if metric.meta.name.startswith(_PREFIX + "/"):

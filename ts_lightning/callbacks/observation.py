@@ -1,8 +1,8 @@
-"""One step of a target space, observed: what its solves and its pull-back found, and where the time went.
+"""One observed step of a target space: measures of its solves and its pull-back, and the shares of its time.
 
-While it is observed, a space's ``solve`` and ``pullback`` are covered on the instance, and its solvers report their
-factors; otherwise nothing of this runs. Factors and residuals are measured behind each solve and dropped, so that no
-graph lives longer than it does anyway.
+During an observation wrappers on the instance stand for a space's ``solve`` and ``pullback``, and its solvers report
+their factors; outside of one, no code of this file runs. Factors and residuals are measured right after each solve and
+released, so that an observation prolongs no graph's life.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Key = tuple[str, str]
 
 
 class Observation:
-    """What happens in a target space between :meth:`begin` and :meth:`end`; of several solves and pull-backs the last.
+    """Measures of the last solve and the last pull-back of a target space between :meth:`begin` and :meth:`end`.
 
     Where processes share the reference batch, all of them observe the same steps.
 
@@ -50,7 +50,7 @@ class Observation:
         self._numbers: dict[_Key, Tensor] = {}
 
     def begin(self) -> None:
-        """Start to observe, in what is taken for the main pass."""
+        """Start to observe; the time from here to the next solve or pull-back counts as the main pass."""
         self._clock = _Clock(next(iter(self.space.targets.values())).device)
         self._own_solve, self._own_pullback = self.space.solve, self.space.pullback
         self.space.__dict__.update(solve=self._solve, pullback=self._pullback)
@@ -156,7 +156,7 @@ class _Clock:
         self._since = self._now()
 
     def switch(self, part: str) -> None:
-        """From here on it is ``part``."""
+        """Count the time from here on as ``part``."""
         now = self._now()
         self.seconds[self._part] = self.seconds.get(self._part, 0.0) + now - self._since
         self._part, self._since = part, now

@@ -1,7 +1,7 @@
-"""What goes to Weights & Biases beyond numbers, through every WandbLogger of a Trainer; online and offline alike.
+"""Pictures, tables, histograms and checkpoints for Weights & Biases, through every WandbLogger of a Trainer.
 
-Each function writes in one process and does nothing where there is no WandbLogger. wandb is imported only where there
-is one.
+Each function writes in the process of rank zero, and does nothing if the Trainer has no WandbLogger. wandb is imported
+only if it has one. Runs online and offline are treated alike.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _CONFUSION_COLUMNS = ("Actual", "Predicted", "nPredictions")
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
-    """The WandbLoggers to write to: those of the Trainer in the process of rank zero, none in the others."""
+    """The Trainer's WandbLoggers in the process of rank zero; none in other processes."""
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)] if trainer.is_global_zero else []
 
 
 def log_image(trainer: Trainer, key: str, file: Path) -> None:
-    """A picture on file."""
+    """Log a picture from its file."""
     for logger in wandb_loggers(trainer):
         logger.log_image(key, [str(file)], step=trainer.global_step)
 
 
 def log_table(trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table, which can be sorted and filtered."""
+    """Log a table, which W&B lets its readers sort and filter."""
     for logger in wandb_loggers(trainer):
         logger.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=trainer.global_step)
 
 
 def log_confusion_matrix(trainer: Trainer, key: str, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
-    """W&B's own chart of a confusion matrix, from its counts: true classes in rows, predicted ones in columns.
+    """Log W&B's own chart of a confusion matrix, from its counts: true classes in rows, predicted ones in columns.
 
     A matrix of more cells than W&B's tables for charts hold is left out.
     """
@@ -57,7 +57,7 @@ def log_confusion_matrix(trainer: Trainer, key: str, counts: Sequence[Sequence[i
 
 
 def log_histograms(trainer: Trainer, histograms: Mapping[str, tuple[Tensor, Tensor]], step: int) -> None:
-    """Histograms by key, each as counts (bins,) and edges (bins + 1,)."""
+    """Log histograms by key, each given as counts (bins,) and edges (bins + 1,)."""
     for logger in wandb_loggers(trainer):
         import wandb
 
@@ -69,13 +69,13 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, tuple[Tensor, Tens
 
 
 def log_artifact(trainer: Trainer, checkpoint: Path) -> None:
-    """A checkpoint as an artifact of type ``model``, named as Lightning names its own: ``model-<run's id>``.
+    """Log a checkpoint as an artifact of type ``model``, named as Lightning names its own: ``model-<run's id>``.
 
-    Lightning's ``log_model=True`` does so for checkpoints of ModelCheckpoint, and not offline.
+    Lightning's ``log_model=True`` does so for checkpoints of ModelCheckpoint only, and never offline.
 
     Args:
-        trainer: whose WandbLoggers get it.
-        checkpoint: the file.
+        trainer: the Trainer whose WandbLoggers get the artifact.
+        checkpoint: the checkpoint's file.
     """
     for logger in wandb_loggers(trainer):
         import wandb

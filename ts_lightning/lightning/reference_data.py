@@ -243,7 +243,7 @@ def _balanced(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """As many indices of every class as possible, chosen at random, ``size`` in all."""
     order = torch.randperm(len(labels), generator=generator)
     shuffled = labels[order]
-    rank = torch.empty(len(labels), dtype=torch.long)  # the how-manieth of its class each sample is
+    rank = torch.empty(len(labels), dtype=torch.long)  # each sample's place among the samples of its class
     for value in torch.unique(shuffled):
         places = (shuffled == value).nonzero().squeeze(1)
         rank[places] = torch.arange(len(places))

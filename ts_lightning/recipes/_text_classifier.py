@@ -35,7 +35,7 @@ class WordDropout(nn.Module):
         self.share, self.pad, self.unknown = share, pad, unknown
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Numbers of words, in their shape."""
+        """Numbers of words, some of them replaced, in the shape of ``tokens``."""
         if not self.training or self.share == 0:
             return tokens
         dropped = (torch.rand(tokens.shape, device=tokens.device) < self.share) & (tokens != self.pad)
@@ -134,7 +134,7 @@ class TextClassifier(Classifier):
             self._read_with(TextEncoder.from_json(tokenizer, None if splitter is None else split_by(splitter)), labels)
 
     def build_for_data(self) -> None:
-        """Encoder and labels are the data's, and its pretrained vectors where it has some."""
+        """Build the network for the data's encoder and labels, and start from its pretrained vectors if it has any."""
         data = self.described(TextDataModule)
         start = data.embeddings()
         if start is not None:

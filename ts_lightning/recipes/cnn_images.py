@@ -70,7 +70,7 @@ class ImageClassifier(Classifier):
             self.build(convolutions(shape, classes, dropout), classes)
 
     def build_for_data(self) -> None:
-        """Shape and classes are those of the data's images."""
+        """Build the network for the shape and the number of classes of the data's images."""
         images = self.described(ImagesDataModule).images
         self.given.update(shape=images.shape, classes=images.classes)
         self.build(convolutions(images.shape, images.classes, self.given.dropout), images.classes)

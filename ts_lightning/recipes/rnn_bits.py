@@ -70,7 +70,7 @@ class BitClassifier(Classifier):
             self.build(BitNetwork(cell, units, delay), classes=2)
 
     def build_for_data(self) -> None:
-        """The delay is the data's, and units are enough for its task."""
+        """Build the network for the data's delay, with as many units as its task needs."""
         data, given = self.described(BitsDataModule), self.given
         given.update(
             delay=data.delay if given.delay is None else given.delay,
@@ -88,7 +88,7 @@ class BitsCLI(TargetSpaceCLI):
         return f"{data.task} over {data.delay} steps, {given.cell} of {given.units} units, {self.space} space"
 
     def remarks(self, history: History) -> dict[str, str]:
-        """When the task was first solved."""
+        """The first measurement at which the task was solved."""
         step = next((point.step for point in history.points("test/accuracy") if point.value >= SOLVED), None)
         return {f"first measured at {SOLVED:.1%} test accuracy": "not reached" if step is None else f"{step:,}"}
 

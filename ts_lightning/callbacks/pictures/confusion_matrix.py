@@ -1,4 +1,8 @@
-"""Which classes are taken for which: a confusion matrix of test predictions, in counts and in shares of each class."""
+"""A confusion matrix of test predictions, in counts and in shares of each true class.
+
+torchmetrics counts. Its own picture of the matrix has one colour scale for right and wrong answers, in which rare
+confusions cannot be seen, and the names of many classes overlap, so that the drawing is ours.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +56,11 @@ class ConfusionMatrix(Picture):
     _counts: Tensor
 
     def start(self, trainer: Trainer) -> None:
-        """Count from zero."""
+        """Forget the counts of an earlier pass over the data."""
         self._metric = None
 
     def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        """Count a batch."""
+        """Count the predictions of a batch."""
         if self._metric is None:
             self._metric = MulticlassConfusionMatrix(logits.shape[1]).to(logits.device)
         self._metric.update(logits, y)
@@ -67,7 +71,7 @@ class ConfusionMatrix(Picture):
         self._counts = self._metric.compute().cpu()
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, file_stem: Path) -> None:
-        """Counts on the left, shares of each true class on the right."""
+        """Draw counts on the left and shares of each true class on the right."""
         labels = class_names(trainer, pl_module, len(self._counts))
         total, right = int(self._counts.sum()), float(self._counts.trace() / self._counts.sum())
         title = f"confusion matrix, {total:,} {self.split} samples, {percent(right)} right"
@@ -99,7 +103,7 @@ def draw_confusion_matrix(file_stem: Path, counts: Tensor, labels: list[str], ti
 
 
 def _draw(panel: Any, values: Tensor, names: list[str], texts: list[list[str]]) -> None:
-    """A matrix: what is right in blue, what is wrong in orange, small values told apart from none."""
+    """Draw one matrix: right answers in blue, wrong ones in orange, on a scale that tells small values from zero."""
     from matplotlib.colors import PowerNorm
 
     classes, largest = len(names), max(float(values.max()), 1.0 if values.max() <= 1 else 0.0)
@@ -133,12 +137,12 @@ def _draw(panel: Any, values: Tensor, names: list[str], texts: list[list[str]]) 
 
 
 def _side(classes: int) -> float:
-    """Of a matrix, in inches."""
+    """The side of a matrix of this many classes, in inches."""
     return min(max(0.44 * classes, 2.4), 6.2)
 
 
 def _upright(names: list[str]) -> bool:
-    """Whether names below a matrix have to stand upright."""
+    """Whether the names below a matrix are too long to be written horizontally."""
     return max(map(len, names)) > 3
 
 

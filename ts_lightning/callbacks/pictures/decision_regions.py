@@ -1,4 +1,4 @@
-"""What a classifier of points in the plane answers everywhere: its decision regions, and the test points in them."""
+"""The decision regions of a classifier of points in the plane, with the test points in them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class DecisionRegions(Picture):
     """Draws ``decision_regions.png`` and ``.svg``: the predicted class over the plane, paler where it is less sure.
 
     For modules on points in the plane, x (batch, 2). Test points are drawn in the colour of their true class, at most
-    2,000 of them; those that are taken for another class have a dark edge. Of several processes, the points of the
-    first are drawn. See :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
+    2,000 of them; wrongly classified ones have a dark edge. With several processes, the points of the first one are
+    drawn. See :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
 
     Examples:
         >>> import torch
@@ -51,12 +51,12 @@ class DecisionRegions(Picture):
     name = "decision_regions"
 
     def start(self, trainer: Trainer) -> None:
-        """Without points."""
+        """Forget the points of an earlier pass over the data."""
         self._points = torch.empty(0, 2)
         self._classes = torch.empty(0, dtype=torch.int64)
 
     def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        """Keep the points, up to the number that is drawn."""
+        """Keep the points of a batch, up to the number that is drawn."""
         if x.dim() != 2 or x.shape[1] != 2:
             raise TargetSpaceError(
                 f"DecisionRegions found inputs x {tuple(x.shape)}; expected points in the plane, (batch, 2). Take the "
@@ -67,7 +67,7 @@ class DecisionRegions(Picture):
         self._classes = torch.cat([self._classes, y[:room].cpu()])
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, file_stem: Path) -> None:
-        """Regions and points."""
+        """Draw regions and points."""
         with figure(file_stem, "", [5.6], 5.2) as [panel]:
             right, classes = draw_regions(panel, pl_module, self._points, self._classes)
             share = percent(float(right.mean()))
@@ -118,7 +118,7 @@ def draw_regions(panel: Any, model: nn.Module, points: Tensor, classes: Tensor) 
 
 
 def _evaluated(model: nn.Module, points: Tensor) -> Tensor:
-    """Logits in float32 on the CPU, with the model in evaluation; it is left as it was."""
+    """Logits in float32 on the CPU, computed in evaluation mode; each module's mode is restored."""
     like = next((p for p in model.parameters() if p.is_floating_point()), points)
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -137,7 +137,7 @@ def _rgb(number: int) -> list[tuple[float, ...]]:
 
 
 def _legend(names: Sequence[str], wrong: bool) -> tuple[list[Any], list[str]]:
-    """Marks and words: every class that has a colour of its own, and points that are taken for another class."""
+    """Marks and words of the legend: every class with a colour of its own, and wrongly classified points."""
     from matplotlib.lines import Line2D
 
     mark: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6}

@@ -1,7 +1,7 @@
-"""What all pictures share: a classifier's predictions on the test data, collected for free, and where pictures go.
+"""The base of all pictures: it collects a classifier's predictions on test data, and says where files go.
 
-Logits are those that the module itself computes in its test or validation step: a forward hook keeps what ``self(x)``
-gave for the batch's own x. Only where the step does not call that, the module is called once more.
+The logits are those that the module computes in its own test or validation step: a forward hook keeps the output of
+``self(x)`` for the x of the batch. Only if the step makes no such call, the module is called once more.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class PredictionCallback(Callback):
         raise NotImplementedError
 
     def gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what the processes saw; all of them come here."""
+        """Combine the results of all processes; called in each of them."""
 
     def write(self, trainer: Trainer, pl_module: LightningModule, file_stem: Path) -> None:
-        """Write the files and log to W&B, in the process of rank zero."""
+        """Write the files and log to W&B; called in the process of rank zero only."""
         raise NotImplementedError
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
@@ -143,17 +143,17 @@ class PredictionCallback(Callback):
             self.write(trainer, pl_module, folder / self.name)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Start to collect predictions on the test data."""
         self._begin(trainer, pl_module, "test")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Start to collect predictions on the validation data."""
         self._begin(trainer, pl_module, "validation")
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Expect the module to compute this batch's logits."""
+        """Remember the batch's x, whose logits the module is about to compute."""
         self._expect(batch, dataloader_idx)
 
     def on_test_batch_end(
@@ -165,14 +165,14 @@ class PredictionCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the batch."""
+        """Take in the batch and its logits."""
         self._take(trainer, pl_module, batch, dataloader_idx)
 
     on_validation_batch_start = on_test_batch_start
     on_validation_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write."""
+        """Write the results of the test."""
         self._end()
         self._finish(trainer, pl_module)
 
@@ -183,23 +183,23 @@ class PredictionCallback(Callback):
             self._finish(trainer, pl_module)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget its batches, which have shown that they are of the right form."""
+        """Forget the batches of the sanity check, which has shown that they have the right form."""
         self._samples = 0
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the last validation gave."""
+        """Write the results of the last validation."""
         self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was."""
+        """Take the forward hook off the module."""
         self._end()
 
 
 class Picture(PredictionCallback):
-    """Base of the callbacks that draw: ``<name>.png`` and ``<name>.svg``."""
+    """Base class of the callbacks that draw ``<name>.png`` and ``<name>.svg``."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make sure that there is something to draw with, before any work is done.
+        """Check that matplotlib is installed, before any work is done.
 
         Raises:
             TargetSpaceError: matplotlib is not installed.
@@ -230,7 +230,7 @@ def class_names(trainer: Trainer, pl_module: LightningModule, classes: int) -> l
 
 
 def percent(share: float) -> str:
-    """A share in per cent, which is 100 or 0 only if all or none is meant."""
+    """A share in per cent; 100.0 % and 0.0 % mean exactly all and none, whatever rounding says."""
     rounded = 100 * share
     if 0 < share < 1:
         rounded = min(max(rounded, 0.1), 99.9)

@@ -1,4 +1,4 @@
-"""What an image classifier says of single test images: some that it classifies rightly, and some wrongly."""
+"""Single test images with an image classifier's predictions: some that it classifies rightly, and some wrongly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SamplePredictions(Picture):
     """Draws ``sample_predictions.png`` and ``.svg``: test images with the predicted and the true class.
 
     For modules on images x (batch, channels, height, width); those of three channels are drawn in colour, others as
-    the mean of their channels. Of several processes, images of the first are drawn. See
+    the mean of their channels. With several processes, images of the first one are drawn. See
     :class:`ts_lightning.callbacks.pictures.predictions.PredictionCallback`.
 
     Args:
@@ -59,13 +59,13 @@ class SamplePredictions(Picture):
         self.count = count
 
     def start(self, trainer: Trainer) -> None:
-        """Without images."""
+        """Forget the images of an earlier pass over the data."""
         self._generator = torch.Generator().manual_seed(0)
         self._drawn: dict[bool, _Drawn] = {True: _Drawn(self.count), False: _Drawn(self.count)}
         self._totals = torch.zeros(2)
 
     def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        """Let the images of a batch take part in the draw."""
+        """Let the images of a batch take part in the random choice."""
         if x.dim() != 4:
             raise TargetSpaceError(
                 f"SamplePredictions found inputs x {tuple(x.shape)}; expected images, (batch, channels, height, "
@@ -82,12 +82,12 @@ class SamplePredictions(Picture):
         self._classes = logits.shape[1]
 
     def gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count over all processes."""
+        """Sum the counts over all processes."""
         # a tensor for a tensor; Lightning's annotation allows for anything
         self._totals = trainer.strategy.reduce(self._totals.to(pl_module.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, file_stem: Path) -> None:
-        """What is right on the left, what is wrong on the right."""
+        """Draw rightly classified images on the left and wrongly classified ones on the right."""
         names = [plain(name, _LONGEST_NAME) for name in class_names(trainer, pl_module, self._classes)]
         right, total = map(int, self._totals.tolist())
         title = f"sample predictions, {total:,} {self.split} images, {percent(right / total)} right"
@@ -102,16 +102,16 @@ class SamplePredictions(Picture):
                 _draw(panel, drawn, names, rows * (tall + _LINES), self._range())
 
     def _range(self) -> tuple[float, float]:
-        """What is drawn as black and white: 0 and 1, or further out where the images' values are."""
+        """The values that are drawn as black and white: 0 and 1, or beyond where images have values beyond."""
         values = torch.cat([drawn.x.flatten() for drawn in self._drawn.values()])
         return min(float(values.min()), 0.0), max(float(values.max()), 1.0)
 
 
 class _Drawn:
-    """Samples with the smallest lots of all that took part: a random choice in one pass.
+    """A random choice of samples in one pass: every sample draws a number, and those with the smallest are kept.
 
     Args:
-        count: how many at most.
+        count: the largest number of samples to keep.
     """
 
     def __init__(self, count: int) -> None:
@@ -123,11 +123,11 @@ class _Drawn:
 
     @property
     def kept(self) -> int:
-        """How many there are."""
+        """The number of samples that are kept now."""
         return len(self.lots)
 
     def add(self, lots: Tensor, x: Tensor, y: Tensor, predicted: Tensor, probability: Tensor) -> None:
-        """Let samples take part; only those that may stay leave their device."""
+        """Let samples take part in the choice; only those that are kept are copied to the CPU."""
         best = lots.argsort()[: self.count]
         given = [values[best.to(values.device)].cpu() for values in (x.float(), y, predicted, probability)]
         if self.kept == 0:
@@ -142,12 +142,12 @@ class _Drawn:
 
 
 def _height(drawn: _Drawn) -> float:
-    """Of an image, as a share of the width that it has; at most 1."""
+    """The height of an image as a share of its width, at most 1; 0 where there are no images."""
     return min(drawn.x.shape[2] / drawn.x.shape[3], 1.0) if drawn.kept else 0.0
 
 
 def _draw(panel: Any, drawn: _Drawn, names: list[str], height: float, ends: tuple[float, float]) -> None:
-    """Images in rows of four, each with one unit of width, and two lines below."""
+    """Draw images in rows of four, each one unit wide, with two lines of text below."""
     low, high = ends
     tall = _height(drawn)
     for place in range(drawn.kept):

@@ -1,4 +1,4 @@
-"""One look for all pictures, drawn without a display. matplotlib is imported only when one is drawn."""
+"""The style that all pictures share. They are drawn without a display; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
 
 
 def literal(text: str) -> str:
-    """A text that matplotlib draws as it is, dollars included."""
+    """A text with dollar signs escaped, which matplotlib would read as formulas."""
     return text.replace("$", r"\$")
 
 
 def plain(text: str, longest: int) -> str:
-    """A name as it is drawn: in one line, with the middle left out where it is longer than ``longest`` characters."""
+    """A name in one line, whose middle is left out if it is longer than ``longest`` characters."""
     text = " ".join(text.split())
     half = (longest - 1) // 2
     return literal(text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}")

@@ -1,4 +1,4 @@
-"""The test texts that a classifier errs on most: those with the largest loss, in a table."""
+"""A table of the test texts with the largest loss."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class WorstTexts(PredictionCallback):
         self.count = count
 
     def start(self, trainer: Trainer) -> None:
-        """Find the texts, and in which order they come."""
+        """Look up the texts of the data set, and the order in which the dataloader gives its samples."""
         # which is there while the loop runs
         loader: Any = trainer._evaluation_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
         texts = getattr(loader.dataset, "texts", None)
@@ -81,7 +81,7 @@ class WorstTexts(PredictionCallback):
         self._worst = torch.empty(0, 5, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        """Keep the batch's worst."""
+        """Keep the texts with the largest loss of this batch and those before."""
         loss = cross_entropy(logits, y, reduction="none")
         probability, predicted = logits.softmax(dim=1).max(dim=1)
         index = self._order[self._place : self._place + len(y)]
@@ -91,7 +91,7 @@ class WorstTexts(PredictionCallback):
         self._classes = logits.shape[1]
 
     def gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The worst of all processes; a text that two of them were given counts once."""
+        """Combine the tables of all processes; a text that two processes were given counts once."""
         padding = torch.full((self.count - len(self._worst), 5), -1.0, dtype=torch.float64)
         own = torch.cat([self._worst, padding])
         if trainer.world_size > 1:

@@ -3,7 +3,7 @@
 A row of A is a step of a sample, [x_t, 1, h_(t-1)]. The state h_(t-1) is the cell's output on the targets of the steps
 before, so that all rows are known at once and one solve serves all steps; within a layer this is OCU by necessity. For
 the same reason a sample of the rows has all steps of some samples. What the next layer receives is the real run of the
-solved layer (SCU), by PyTorch's kernels or those of ``runs.py``, or the cell's output on its targets (OCU).
+solved layer (SCU), by PyTorch's kernels or those of ``kernels.py``, or the cell's output on its targets (OCU).
 
 Every direction of every level of a stack is a layer with targets of its own: ``name.l0``, ``name.l0_reverse``,
 ``name.l1``, ... A reverse layer sees its sequences, and has its targets, in the order in which it steps through them.

@@ -52,7 +52,7 @@ def imdb(root: Path | None) -> TextSet:
 def from_files(
     kind: Literal["csv", "parquet"], file: Path, test_file: Path | None, text_column: str, label_column: str
 ) -> TextSet:
-    """Texts of one's own.
+    """Texts from the user's own files.
 
     Args:
         kind: the form of the files.

@@ -31,7 +31,7 @@ _LONG_WORK = 10_000
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as numbers.
+    """Texts as sequences of numbers, and counts of what was lost.
 
     Attributes:
         ids: (N, length) int32.
@@ -175,7 +175,7 @@ def _encoded(tokenizer: Any, texts: list[str], split: Split | None) -> list[Any]
 
 
 def _chunks(texts: Sequence[str], doing: str) -> Iterator[list[str]]:
-    """Some texts at a time, as their encodings take much memory; with a progress bar where there are many."""
+    """The texts in chunks, since encodings take much memory; with a progress bar if there are many texts."""
     starts = range(0, len(texts), _CHUNK)
     for start in tqdm(starts, desc=doing, leave=False, disable=len(texts) < _LONG_WORK):
         yield list(texts[start : start + _CHUNK])
