@@ -91,7 +91,7 @@ class TargetSpaceMonitor(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start an observation if the Trainer logs this step and the last observation is ``every_n_steps`` steps back."""
+        """Start an observation if the Trainer logs this step and ``every_n_steps`` steps have passed since the last."""
         if self._logged:
             self._forget(trainer)
         space = _space(pl_module)
