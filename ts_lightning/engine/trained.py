@@ -7,6 +7,7 @@ their weights, and their layers are solved as before.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -31,7 +32,7 @@ class Trained:
     def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
         self.targets: Mapping[str, Target] = {}
         self.held: set[str] = set()
-        self._layers = layers
+        self._model, self._layers = model, layers
         self._toggled: set[str] = set()  # layers that were frozen with their targets
         solved = {id(p) for layer in layers for p in layer.parameters}
         others = [p for p in model.parameters() if id(p) not in solved]
@@ -41,10 +42,23 @@ class Trained:
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every target, then every parameter of the model that is not solved, but for those that were always frozen."""
         yield from self.targets.values()
-        if self._frozen:  # some may have thawed
-            self._others += [p for p in self._frozen if p.requires_grad]
-            self._frozen = [p for p in self._frozen if not p.requires_grad]
+        if any(p.requires_grad for p in self._frozen):
+            self._thaw()
         yield from self._others
+
+    def _thaw(self) -> None:
+        """Train what was frozen when the targets were made, in weight space."""
+        thawed = [p for p in self._frozen if p.requires_grad]
+        self._others += thawed
+        self._frozen = [p for p in self._frozen if not p.requires_grad]
+        ids = {id(p) for p in thawed if p.dim() > 1}  # norms and biases are no news
+        if ids:
+            names = [name for name, p in self._model.named_parameters() if id(p) in ids]
+            warnings.warn(
+                f"Trained from here on, in weight space: {', '.join(names)}. They were frozen when the targets were "
+                f"made, at the start of the fit. To solve these layers, start another fit with them thawed.",
+                stacklevel=3,
+            )
 
     @contextmanager
     def unfrozen(self) -> Iterator[None]:

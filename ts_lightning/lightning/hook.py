@@ -8,10 +8,12 @@ that is not finite is seen by callbacks before it ends the fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -52,6 +54,10 @@ class SolveHook:
             self._cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
         if isinstance(precision, MixedPrecision) and precision.scaler is not None:
             self._unscale = self._cover(precision.scaler, "unscale_", self.unscale_)
+        for callback in self._callbacks():
+            if isinstance(callback, BaseFinetuning):
+                own = callback._apply_mapping_to_param_groups
+                self._cover(callback, "_apply_mapping_to_param_groups", partial(self._named_groups, own))
         for steps in self._steps.values():
             steps.attach()
 
@@ -92,6 +98,19 @@ class SolveHook:
         self._unscale(optimizer)
         if steps is not None:
             self._space.pulled.multiply(1 / scaler.get_scale(), self._weights(optimizer))
+
+    def _callbacks(self) -> list[Any]:
+        module: Any = self.strategy.lightning_module
+        return [] if module is None else module.trainer.callbacks
+
+    def _named_groups(
+        self, own: Callable[..., Any], groups: list[dict[str, Any]], mapping: Mapping[Any, Any]
+    ) -> list[dict[str, Any]]:
+        """What a finetuning callback writes down of parameter groups: weights in the place of their targets."""
+        weights = {self._space.targets[layer.name]: layer.parameters for layer in self._space.layers}
+        given = [{**group, "params": [w for p in group["params"] for w in weights.get(p, [p])]} for group in groups]
+        named: list[dict[str, Any]] = own(given, mapping)
+        return named
 
     def detach(self) -> None:
         """Uncover the methods, leave the optimizers, and free the graph of the last solve."""

@@ -1,0 +1,330 @@
+"""Gradients where people look for them: read, changed, clipped and stepped outside of Lightning's own way."""
+
+import copy
+
+import pytest
+import torch
+from lightning.pytorch.utilities import grad_norm
+from torch import nn
+from torch.nn import functional
+
+from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit, loader
+from ts_lightning import TargetSpace, TargetSpaceError
+from ts_lightning.engine.steps import OptimizerSteps
+
+SGD = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
+
+
+def moved(model, before):
+    return max(float((p - q).detach().abs().max()) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def values(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def weight_gradients(model, batch):
+    """The gradients of the weights by autograd alone."""
+    twin = build(Plain)
+    twin.load_state_dict(model.state_dict())
+    twin.loss(batch).backward()
+    return [p.grad for p in twin.parameters()]
+
+
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "on_after_backward", "optimizer_step", "zero_grad"])
+def test_weights_have_their_gradients_from_backward_to_zero_grad(hook):
+    seen = []
+
+    class Watched(Lit):
+        def look(self, batch):
+            expected = weight_gradients(self, batch)
+            seen.append(all(torch.allclose(p.grad, e) for p, e in zip(self.parameters(), expected, strict=True)))
+            assert list(grad_norm(self, 2)) == [
+                *(f"grad_2.0_norm/{name}" for name, _ in self.named_parameters()),
+                "grad_2.0_norm_total",
+            ]
+
+        def training_step(self, batch, batch_idx):
+            self.batch = batch
+            return super().training_step(batch, batch_idx)
+
+        def on_before_optimizer_step(self, optimizer):
+            if hook == "on_before_optimizer_step":
+                self.look(self.batch)
+
+        def on_after_backward(self):
+            if hook == "on_after_backward":
+                self.look(self.batch)
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+            def closure():
+                loss = optimizer_closure()
+                if hook == "optimizer_step":
+                    self.look(self.batch)
+                return loss
+
+            optimizer.step(closure=closure)
+
+        def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+            if hook == "zero_grad" and len(self.seen) > 1:  # behind a step
+                assert all(p.grad is not None for p in self.parameters())
+                seen.append(True)
+            optimizer.zero_grad()
+            assert all(p.grad is None for p in self.parameters())
+
+    fit(build(Watched, **SGD), max_epochs=1)
+    assert seen == [True] * (3 if hook == "zero_grad" else 4)
+
+
+CHANGES = {
+    "clip": lambda m: nn.utils.clip_grad_norm_(m.parameters(), 1e-8),
+    "clip value": lambda m: nn.utils.clip_grad_value_(m.parameters(), 1e-9),
+    "scale": lambda m: [p.grad.mul_(1e-8) for p in m.parameters()],
+    "another": lambda m: [setattr(p, "grad", p.grad * 1e-8) for p in m.parameters()],
+    "none": lambda m: [setattr(p, "grad", None) for p in m.parameters()],
+    "zero": lambda m: [p.grad.zero_() for p in m.parameters()],
+}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("place", ["configure_gradient_clipping", "on_before_optimizer_step", "on_after_backward"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_gradients_of_weights_are_what_trains(change, place, after):
+    """Also where the targets' gradients had been read before, so that they had been pulled back."""
+
+    class Changing(Lit):
+        def change(self):
+            if after:
+                assert all(t.grad is not None for t in self.target_space_engine.targets.values())
+            CHANGES[change](self)
+
+        def configure_gradient_clipping(self, *args, **kwargs):
+            if place == "configure_gradient_clipping":
+                self.change()
+
+        def on_before_optimizer_step(self, optimizer):
+            if place == "on_before_optimizer_step":
+                self.change()
+
+        def on_after_backward(self):
+            if place == "on_after_backward":
+                self.change()
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.before = values(self)
+
+    model = build(Changing, **SGD)
+    fit(model, max_epochs=1)
+    assert moved(model, model.before) < 1e-5
+
+
+def test_halved_gradients_are_half_the_rate():
+    class Halving(Lit):
+        def on_after_backward(self):
+            for parameter in self.parameters():
+                parameter.grad *= 0.5
+
+    halved, slow = build(Halving, **SGD), build(optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
+    for model in (halved, slow):
+        fit(model, max_epochs=1)
+    for p, q in zip(halved.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+class Manual(Lit):
+    """``way`` says how a step is made."""
+
+    way = "lightning"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        if self.way == "raw":
+            optimizer = self.optimizers(use_pl_optimizer=False)
+        loss = self.loss(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.way == "clipped":
+            self.clip_gradients(optimizer, 1e-3, "norm")
+        if self.way == "read":
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            assert all(p.grad is not None for p in trained)
+        (optimizer.optimizer if self.way == "inner" else optimizer).step()
+        self.losses.append(float(loss.detach()))
+
+
+@pytest.mark.parametrize("way", ["raw", "inner", "read"])
+def test_every_way_to_step_trains_alike(way):
+    models = []
+    for kind in ("lightning", way):
+        model = build(Manual, **SGD)
+        model.way = kind
+        fit(model, max_epochs=2)
+        models.append(model)
+    assert_equal(models[1], models[0])
+    assert models[0].losses[-1] < models[0].losses[0]
+
+
+def test_clip_gradients_by_hand_clips():
+    model = build(Manual, **SGD)
+    model.way = "clipped"
+    seen = []
+    model.on_before_optimizer_step = lambda optimizer: seen.append(
+        float(nn.utils.get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"]]))
+    )
+    fit(model, max_epochs=1)
+    assert seen == pytest.approx([1e-3] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", ["wrapper", "closure"])
+def test_automatic_optimisation_stepped_past_the_wrapper(way):
+    class Past(Lit):
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+            if way == "closure":
+                optimizer.optimizer.step(optimizer_closure)
+            else:
+                optimizer_closure()
+                optimizer.optimizer.step()
+
+    models = [build(kind, **SGD) for kind in (Lit, Past)]
+    for model in models:
+        fit(model, max_epochs=2)
+    assert_equal(models[1], models[0])
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation as it is usually written: a closure, a step up, another, and the base's step."""
+
+    def __init__(self, params, rho=0.05, **options):
+        super().__init__(params, dict(rho=rho, **options))
+        self.base = torch.optim.SGD(self.param_groups, **options)
+        self.param_groups = self.base.param_groups
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in trained]).norm()
+        old = [p.detach().clone() for p in trained]
+        for parameter in trained:
+            parameter.add_(parameter.grad * 0.05 / norm)
+        self.zero_grad()
+        with torch.enable_grad():
+            closure()
+        for parameter, value in zip(trained, old, strict=True):
+            parameter.data = value
+        self.base.step()
+        return loss
+
+
+def test_sharpness_aware_minimisation_equals_a_loop():
+    model = build(optimizer=lambda p: SAM(p, lr=0.1))
+    fit(model, max_epochs=1)
+    plain = build(Plain)
+    space = TargetSpace(plain, data()[0][:32], CONFIG)
+    optimizer = torch.optim.SGD(space.parameters(), lr=0.1)
+    for batch in loader():
+        optimizer.zero_grad()
+        plain.loss(batch).backward()
+        space.pullback()
+        targets = list(space.targets.values())
+        norm = torch.stack([t.grad.norm() for t in targets]).norm()
+        old = [t.detach().clone() for t in targets]
+        with torch.no_grad():
+            for target in targets:
+                target.add_(target.grad * 0.05 / norm)
+        optimizer.zero_grad()
+        space.solve()
+        plain.loss(batch).backward()
+        space.pullback()
+        with torch.no_grad():
+            for target, value in zip(targets, old, strict=True):
+                target.copy_(value)
+        optimizer.step()
+        space.solve()
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_moved_between_solve_and_step_are_refused_by_name():
+    model = build(Plain)
+    space = TargetSpace(model, data()[0][:32], CONFIG)
+    model.loss(data()).backward()
+    with torch.no_grad():
+        space.targets["net.2"].add_(0.1)
+    with pytest.raises(TargetSpaceError, match=r"targets of net\.2 were changed after.*solve\(\)"):
+        space.pullback()
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_second_derivatives_are_refused_by_name(manual):
+    class Second(Lit):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.automatic_optimization = not manual
+
+        def backward(self, loss):
+            loss.backward(create_graph=True)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            if manual:
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+    with pytest.raises(TargetSpaceError, match=r"create_graph=True.*target_space=None"):
+        fit(build(Second, **SGD), max_epochs=1)
+
+
+def test_penalised_gradients_of_inputs_train():
+    """create_graph=True on the way to a loss, as gradient penalties have it, is no second derivative of weights."""
+
+    class Penalised(Lit):
+        def loss(self, batch):
+            x = batch[0].clone().requires_grad_()
+            out = self(x)
+            (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+            return functional.cross_entropy(out, batch[1]) + slope.square().mean()
+
+    model = build(Penalised, optimizer=lambda p: torch.optim.SGD(p, lr=0.001))
+    fit(model, loader(64), max_epochs=5)
+    assert model.losses[-1] < model.losses[0]
+
+
+def test_accumulated_and_read_between_backward_passes():
+    """Reading a target's gradient between two backward passes pulls back twice, and the sum is the same."""
+    found = []
+    for reads in (False, True):
+        model = build(Plain)
+        space = TargetSpace(model, data()[0][:32], CONFIG)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        space.substitute(optimizer)
+        steps = OptimizerSteps(space, optimizer)
+        steps.attach()
+        for batch in loader():
+            model.loss(batch).backward()
+            if reads:
+                assert space.targets["net.0"].grad is not None
+        found.append({name: t.grad.clone() for name, t in space.targets.items()})
+        steps.detach()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_copies_and_pickles_of_targets_are_plain(tmp_path):
+    model = build(Plain)
+    space = TargetSpace(model, data()[0][:32], CONFIG)
+    optimizer = torch.optim.Adam(space.parameters())
+    twin = copy.deepcopy(optimizer)
+    torch.save([p for g in optimizer.param_groups for p in g["params"]], tmp_path / "targets.pt")
+    loaded = torch.load(tmp_path / "targets.pt", weights_only=True)
+    for target, copied, kept in zip(space.parameters(), twin.param_groups[0]["params"], loaded, strict=True):
+        assert torch.equal(target, copied)
+        assert torch.equal(target, kept)
+        assert type(kept) is nn.Parameter
