@@ -247,9 +247,13 @@ def test_pruned_weights_stay_pruned():
     assert 0.4 < float((model.net[2].weight == 0).float().mean()) < 1
 
 
-def test_averaged_weights_are_the_last_word():
+@pytest.mark.parametrize("norm", [False, True])
+def test_averaged_weights_are_the_last_word(norm):
+    """With batch norms Lightning runs another epoch without gradients; its step with those before moves norms alone."""
     averaging = StochasticWeightAveraging(swa_lrs=0.001, swa_epoch_start=2)
-    model = build(norm=True, **ADAM)
+    model = build(norm=norm, **ADAM)
     fit(model, max_epochs=4, callbacks=[averaging])
+    solved = {id(p) for layer in model.target_space_engine.layers for p in layer.parameters}
     for p, q in zip(model.parameters(), averaging._average_model.parameters(), strict=True):
-        torch.testing.assert_close(p, q)
+        if id(p) in solved:
+            assert torch.equal(p, q)
