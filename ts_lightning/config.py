@@ -144,7 +144,7 @@ class TargetSpaceConfig:
         init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
             ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
             layer, and to a tenth of it in the last layer.
-            ``"weights"``: targets that reproduce the model's present weights.
+            ``"weights"``: the model's present weights, around which the layers are solved.
         init_std: standard deviation of the initial targets (pre-activation units), and for a recurrent layer of what
             its inputs contribute to them. ``None``: where ``init="normalised"`` 0.6, and 0.05 for recurrent layers,
             whose states then remember; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
