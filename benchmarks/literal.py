@@ -80,14 +80,24 @@ def ridge_solve(a: Tensor, t: Tensor, ridge: float, scale: str) -> Tensor:
     return torch.linalg.solve(a.mT @ a + ridge_matrix(a, ridge, scale), a.mT @ t)
 
 
-def solve_layer(module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ridge: float, scale: str):
-    """Weight, bias and output; ``t`` in the shape of the output, or (rows, out)."""
+def solve_layer(
+    module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ridge: float, scale: str, noise: float = 0.0
+):
+    """Weight, bias and output; ``t`` in the shape of the output, or (rows, out).
+
+    Noise of ``noise`` times the mean square of the inputs is on all of them, and solved for in expectation.
+    """
     a = matrix(x, module)
     out = t.shape[-1] if rows is not None or isinstance(module, nn.Linear) else t.shape[1]
     if rows is None and not isinstance(module, nn.Linear):
         t = t.movedim(1, -1)
     t = t.reshape(-1, len(a), out // len(a)).transpose(0, 1)
-    w = ridge_solve(a if rows is None else a[:, rows], t, ridge, scale)
+    chosen = a if rows is None else a[:, rows]
+    more = noise * chosen.square().sum(-2)
+    if module.bias is not None:
+        more = torch.cat([more[:, :-1], torch.zeros_like(more[:, -1:])], -1)
+    gram = chosen.mT @ chosen + ridge_matrix(chosen, ridge, scale) + torch.diag_embed(more)
+    w = torch.linalg.solve(gram, chosen.mT @ t)
     z = (a @ w).transpose(0, 1).reshape(-1, out)
     if isinstance(module, nn.Linear):
         z = z.reshape(*x.shape[:-1], out)
@@ -103,14 +113,16 @@ def solve_layer(module: nn.Module, x: Tensor, t: Tensor, rows: Tensor | None, ri
 class Literal:
     """A copy of a model whose solved weights are functions of targets that autograd differentiates.
 
-    ``ridge`` is a number for all modules, or one by module name.
+    ``ridge`` is a number for all modules, or one by module name; ``noise`` is by module name.
     """
 
-    def __init__(self, model, targets, *, ridge, scale="absolute", method="scu", rows=None, forget_bias=1.0):
+    def __init__(
+        self, model, targets, *, ridge, scale="absolute", method="scu", rows=None, forget_bias=1.0, noise=None
+    ):
         self.model = copy.deepcopy(model).train()
         self.targets = {name: t.detach().clone().requires_grad_() for name, t in targets.items()}
         self.scale, self.method, self.rows = scale, method, rows or {}
-        self.forget_bias = forget_bias
+        self.forget_bias, self.noise = forget_bias, noise or {}
         self.ridge = ridge if isinstance(ridge, dict) else dict.fromkeys(self.modules(), ridge)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -162,7 +174,8 @@ class Literal:
 
     def solve_layer(self, name, module, x):
         """Weight, bias and output of one layer on input ``x``."""
-        return solve_layer(module, x, self.targets[name], self.rows.get(name), self.ridge[name], self.scale)
+        rows, noise = self.rows.get(name), self.noise.get(name, 0.0)
+        return solve_layer(module, x, self.targets[name], rows, self.ridge[name], self.scale, noise)
 
     def weights(self, *reference: Tensor) -> dict[str, Tensor]:
         """The solved parameters by name, after a pass over the reference batch."""

@@ -61,10 +61,11 @@ def test_statistics_are_the_batchs_own_and_running_ones_are_untouched(norm, trai
     assert [m.training for m in model.modules()] == flags
     assert [getattr(m, "track_running_stats", None) for m in model.modules()] == tracked
     assert_equal(dict(model.named_buffers()), buffers)
-    # the literal copy has its norms in training mode, and no dropout
+    # the literal copy has its norms in training mode, and no dropout but in expectation, where it is on in training
     without = copy.deepcopy(model)
     without.dropout.p = 0.0
-    literal = Literal(without, space.targets, ridge=0.1, scale=space.config.ridge_scale)
+    noise = {} if training else {"second": 1.0}
+    literal = Literal(without, space.targets, ridge=0.1, scale=space.config.ridge_scale, noise=noise)
     for name, value in literal.weights(x).items():
         torch.testing.assert_close(model.get_parameter(name).data, value.data, rtol=1e-9, atol=1e-12)
 

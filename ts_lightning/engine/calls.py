@@ -5,6 +5,7 @@
 - Derivatives (forces by ``autograd.grad`` in ``forward``) are not computed. With weights that are solved from the very
   inputs they would be others than the trained model's; NaNs stand for them, and no solved layer may depend on these.
 - Hooks on tensors are not registered: they would run at the pull-back.
+- Dropout that is off in the pass is noise in training, which is followed to the layers (``noise.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from ts_lightning.engine.noise import Noise
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -33,11 +35,13 @@ class Calls(TorchFunctionMode):
 
     Attributes:
         differentiated: whether the forward asked for derivatives.
+        noise: that training has on the tensors of the pass.
     """
 
     def __init__(self, patched: Mapping[nn.Module, Callable[[Tensor], Any]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.differentiated = False
+        self.noise = Noise()
         self._of_weight = {id(module.weight): (module, forward) for module, forward in patched.items()}
         self._stand_ins: dict[Any, Callable[..., Any]] = {
             torch.autograd.grad: self._grad,
@@ -46,6 +50,7 @@ class Calls(TorchFunctionMode):
             Tensor.retain_grad: self._nothing,
             Tensor.register_hook: self._handle,
             Tensor.register_post_accumulate_grad_hook: self._handle,
+            **self.noise.dropouts(),
         }
         if patched:
             self._stand_ins[functional.linear] = self._linear
@@ -53,8 +58,12 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, or what stands for it."""
-        func = self._stand_ins.get(func, func)
-        return func(*args, **kwargs) if kwargs else func(*args)
+        stand_in = self._stand_ins.get(func)
+        if stand_in is not None:
+            return stand_in(*args, **(kwargs or {}))
+        found = func(*args, **kwargs) if kwargs else func(*args)
+        self.noise.follow(func, args, found)
+        return found
 
     def _grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         self.differentiated = True

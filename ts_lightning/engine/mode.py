@@ -1,7 +1,8 @@
 """The mode of a model in the reference pass: dropout off, batch norm on the reference batch's own statistics.
 
 A norm that the user has put into eval mode, while the model is in training mode, is frozen: it keeps its running
-statistics. Where several processes share the batch, the others use the statistics of all samples.
+statistics; dropout in eval mode is none in training either. Where several processes share the batch, the other norms
+use the statistics of all samples.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ts_lightning.engine.shared_norm import shared_norm
 from ts_lightning.ridge.processes import Shards
@@ -29,15 +31,19 @@ class ReferenceMode:
 
     def __init__(self, model: nn.Module, shards: Shards | None) -> None:
         self._model, self._shards = model, shards
-        self._frozen: set[nn.Module] = set()  # norms, when the model was in training mode the last time
+        self._frozen: set[nn.Module] = set()  # when the model was in training mode the last time
 
     @contextmanager
     def __call__(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """Set the mode of these modules, which are recorded and put back by others."""
-        norms = [module for module in modules if isinstance(module, _NormBase)]
         if self._model.training:
-            self._frozen = {norm for norm in norms if not norm.training}
-        own = [norm for norm in norms if norm not in self._frozen]
+            self._frozen = {module for module in modules if not module.training}
+        own = [module for module in modules if isinstance(module, _NormBase) and module not in self._frozen]
+        for module in self._frozen:
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
+            elif isinstance(module, nn.RNNBase):
+                module.dropout = 0.0
         for module in modules:
             module.training = False
         for norm in own:

@@ -87,6 +87,7 @@ class ReferencePass:
             visited.append(layer.name)
             try:
                 with torch._C.DisableTorchFunction():
+                    layer.expect_noise(x, calls.noise)
                     return visit(layer, x)
             except TargetSpaceError as error:
                 if not calls.differentiated:

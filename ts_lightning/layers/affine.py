@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
 from ts_lightning.layers.reproduce import START_DAMPING
 
 
@@ -40,6 +40,10 @@ class AffineLayer(TargetLayer):
         """The layer on the module's input."""
         (layer,) = layers
         return visit(layer, input)
+
+    def expect_noise(self, x: Tensor, noise_of: Callable[[Tensor], float]) -> None:
+        """The same noise on all columns of A but the bias's."""
+        self.solver.noise = noisy_columns(noise_of(x), self.weight[0].numel(), self.bias is not None, self.weight)
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -28,6 +28,14 @@ from ts_lightning.layers.rows import sample_dimension, share_rows
 from ts_lightning.ridge.processes import Cut, ShardedRows, Shards
 from ts_lightning.ridge.system import RidgeSolver
 
+
+def noisy_columns(noise: float, count: int, others: int, like: Tensor) -> Tensor | None:
+    """The ``noise`` on the first ``count`` columns of A, (count + others,); None for none at all."""
+    if noise == 0:
+        return None
+    return torch.cat([like.new_full((count,), noise), like.new_zeros(int(others))])
+
+
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
 
@@ -242,6 +250,18 @@ class TargetLayer(ABC):
     def _ridge(self, auto: float) -> float:
         """The ridge of the settings, ``auto`` where they say "auto"."""
         return auto if self.config.ridge == "auto" else self.config.ridge
+
+    def expect_noise(self, x: Any, noise_of: Callable[[Tensor], float]) -> None:
+        """Take note of the noise that training has on the layer's input, as dropout; called before every solve.
+
+        Families that do not know which of their columns are noisy leave it out of their solves.
+
+        Args:
+            x: the layer's input, without the noise.
+            noise_of: for a tensor of it, the mean square of the noise in units of that of the tensor: p / (1 - p) for
+                dropout of rate p.
+        """
+        return
 
     @abstractmethod
     def solve(self, x: Any, targets: Tensor) -> tuple[list[Tensor], Any]:

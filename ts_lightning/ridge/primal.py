@@ -100,7 +100,7 @@ class PrimalBlocks(torch.autograd.Function):
                 gram = gram[..., inputs, inputs]
                 return gram.clone() if len(blocks) > 1 else gram, sums[..., inputs]
 
-            factor = solver.primal(moments, rows.total, a.dtype)
+            factor = solver.of(inputs).primal(moments, rows.total, a.dtype)
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
             factors.append(factor)
         solver.check(w, t)

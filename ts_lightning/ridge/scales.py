@@ -152,6 +152,35 @@ class Feature(RidgeScale):
         return du + _FLOOR * du.mean(-1, keepdim=True), None
 
 
+class WithNoise(RidgeScale):
+    """R = ridge diag(u) + diag(noise) diag(A'A): another scale's, and what noise on the inputs adds to A'A.
+
+    Noise that is independent between the inputs, of mean zero and of ``noise`` times an input's mean square, leaves A'T
+    as it is in expectation and adds this to the Gram matrix. Dropout of rate p is such noise, of p / (1 - p) (Wager,
+    Wang and Liang, Dropout Training as Adaptive Regularization, NeurIPS 2013).
+
+    Args:
+        scale: of the ridge.
+        noise: in units of the ridge constant, (d,).
+    """
+
+    def __init__(self, scale: RidgeScale, noise: Tensor) -> None:
+        self.scale, self.noise = scale, noise
+
+    def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
+        """Of each input."""
+        return self.scale.measure(squares, means, rows) + self.noise * squares
+
+    def gradient(
+        self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The scale's own, and the noise's."""
+        own = self.scale.measure(squares, means, rows)
+        each = du if own.shape == du.shape else du.sum(-1, keepdim=True)
+        dsquares, dmeans = self.scale.gradient(each, own, squares, means, rows)
+        return du * self.noise if dsquares is None else dsquares + du * self.noise, dmeans
+
+
 _SCALES: dict[str, RidgeScale] = {
     "absolute": Absolute(),
     "variance": Variance(),

@@ -39,7 +39,7 @@ def solve(a: Tensor, t: Tensor, solver: RidgeSolver, blocks: Sequence[Block] = (
         return PrimalBlocks.apply(a, t, solver, blocks)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
     for inputs, outputs in blocks:
-        w = solve_apply(a[..., inputs], t[..., outputs], solver)[0]
+        w = solve_apply(a[..., inputs], t[..., outputs], solver.of(inputs))[0]
         first, last, _ = inputs.indices(columns)
         parts.append(functional.pad(w, (0, 0, first, columns - last)))
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

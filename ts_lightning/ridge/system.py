@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from ts_lightning.config import SolveDtype
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.moments import Moments, gram_matrix
 from ts_lightning.ridge.processes import Rows
-from ts_lightning.ridge.scales import RidgeScale, ridge_scale
+from ts_lightning.ridge.scales import RidgeScale, WithNoise, ridge_scale
 
 
 @dataclass
@@ -124,6 +125,8 @@ class RidgeSolver:
         shared: how the rows of A are spread over processes; None where all of them are here.
         gradient_is_replicated: whether dL/dW comes from the training loss alone, whose gradient is the same in all
             processes, so that it needs no sum over them.
+        noise: the mean square of the noise that training has on the inputs, in units of their own mean square, (d,);
+            None for none.
         observer: told of every solve; None where none is observed.
         deferred_checks: for CUDA graphs, which cannot branch on values: solves append whether each check passed, and
             go on; None where a solve acts on its checks at once.
@@ -136,6 +139,7 @@ class RidgeSolver:
         self.label = label
         self.shared: Rows | None = None
         self.gradient_is_replicated = False
+        self.noise: Tensor | None = None
         self.observer: Observer | None = None
         self.deferred_checks: list[Tensor] | None = None
         self._warned_of_larger_ridge = False
@@ -151,7 +155,18 @@ class RidgeSolver:
         return [torch.float64] if given == torch.float64 else [torch.float32, torch.float64]
 
     def _measure(self, squares: Tensor, means: Tensor, rows: int) -> Measured:
-        return Measured(self.scale, self.scale.measure(squares, means, rows), squares, means, rows)
+        scale = self.scale
+        if self.noise is not None:
+            scale = WithNoise(scale, self.noise.to(squares.dtype) / self.ridge)
+        return Measured(scale, scale.measure(squares, means, rows), squares, means, rows)
+
+    def of(self, columns: slice) -> RidgeSolver:
+        """The solver of a system of these columns of A alone."""
+        if self.noise is None:
+            return self
+        part = copy(self)
+        part.noise = self.noise[columns]
+        return part
 
     def primal(self, moments: Moments, rows: int, given: torch.dtype) -> Factor:
         """Factorise A'A + R.

@@ -6,7 +6,7 @@ one tensor have one system: all three in self-attention, keys and values where o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.layers.attention.heads import attend
-from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit
+from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit, noisy_columns
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.processes import Cut, Shards
 
@@ -238,6 +238,12 @@ class InProjection(TargetLayer):
         """Every part's share of values of the parameters."""
         sizes = [count * self.width for count in projections]
         return list(zip(*(torch.split(value, sizes) for value in values), strict=True))
+
+    def expect_noise(self, x: Sources, noise_of: Callable[[Tensor], float]) -> None:
+        """Each input's own."""
+        weight, *bias = self.parameters
+        for solver, tensor in zip(self.solvers, x.tensors, strict=False):
+            solver.noise = noisy_columns(noise_of(tensor), self.width, len(bias), weight)
 
     def solve(self, x: Sources, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Weight (3 embed, embed) and bias (3 embed,); queries, keys and values (..., embed) are passed on."""

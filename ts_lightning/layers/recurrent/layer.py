@@ -13,17 +13,18 @@ The cells are in ``cells.py``, layouts and the scan along time in ``sequences.py
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit
+from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit, noisy_columns
 from ts_lightning.layers.recurrent.sequences import Dense, Layout, Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING
@@ -106,7 +107,7 @@ class RecurrentLayer(TargetLayer):
 
     @staticmethod
     def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any, hx: Any = None) -> Any:
-        """nn.RNNBase's forward without its dropout, level by level; takes and returns what the module does."""
+        """nn.RNNBase's forward in eval mode, level by level; takes and returns what the module does."""
         module: Any = layers[0].module
         packed = isinstance(input, PackedSequence)
         data: Tensor = input.data if packed else input
@@ -127,6 +128,8 @@ class RecurrentLayer(TargetLayer):
         final: list[tuple[Tensor, ...]] = []
         remaining = list(layers)
         while remaining:
+            if final and module.dropout:  # which the pass sees, and its expectation is solved for
+                data = functional.dropout(data, module.dropout, training=False)
             outputs = []
             for reverse in range(_directions(module)):
                 initial = tuple(state[len(final)] for state in states)
@@ -241,6 +244,11 @@ class RecurrentLayer(TargetLayer):
         if self.ones:
             parts.insert(1, parts[0].new_ones(len(parts[0]), 1))
         return torch.cat(parts, -1)
+
+    def expect_noise(self, x: Sequences, noise_of: Callable[[Tensor], float]) -> None:
+        """On the columns of x, and not on those of the state."""
+        noise = noise_of(x.data)
+        self.solver.noise = noisy_columns(noise, self.inputs, self.ones + self.hidden, self.parameters[0])
 
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""

@@ -129,7 +129,9 @@ def _correction(layer: Recurrence, a: Tensor, w0: Tensor, damping: float) -> tup
     out, found = torch.zeros_like(w0), []
     for inputs, outputs in layer.blocks:
         b, w = a[:, inputs], w0[inputs, outputs]
-        out[inputs, outputs], rank = reproduce_correction(b.mT @ b, b.sum(0), w, layer.solver, len(b), damping)
+        out[inputs, outputs], rank = reproduce_correction(
+            b.mT @ b, b.sum(0), w, layer.solver.of(inputs), len(b), damping
+        )
         found.append((rank, b.shape[1]))
     return out, *_least(found)
 
@@ -142,16 +144,16 @@ def _at_the_end(layer: Recurrence, x: Sequences, values: list[Tensor]) -> tuple[
     targets, found = a @ w0, []
     for inputs, outputs in layer.blocks:
         b, end = a[:, inputs], a[last, inputs]
-        ridge = _ridge(layer, b)
+        ridge = _ridge(layer.solver.of(inputs), b)
         inverse, rank = pseudo_inverse(end.mT @ end, ridge.unsqueeze(-1) * w0[inputs, outputs], len(last))
         targets[last, outputs] += end @ inverse
         found.append((rank, b.shape[1]))
     return _targets(x, targets), *_least(found)
 
 
-def _ridge(layer: Recurrence, a: Tensor) -> Tensor:
+def _ridge(solver: RidgeSolver, a: Tensor) -> Tensor:
     """The diagonal of R for ``a`` (N, d)."""
-    return layer.solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
+    return solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
 
 
 def _targets(x: Sequences, rows: Tensor) -> Tensor:
