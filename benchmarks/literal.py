@@ -75,9 +75,10 @@ def ridge_matrix(a: Tensor, ridge: float, scale: str) -> Tensor:
     return torch.diag_embed((ridge * r[scale]).expand_as(diagonal))
 
 
-def ridge_solve(a: Tensor, t: Tensor, ridge: float, scale: str) -> Tensor:
-    """W by a dense solve, whatever the shape."""
-    return torch.linalg.solve(a.mT @ a + ridge_matrix(a, ridge, scale), a.mT @ t)
+def ridge_solve(a: Tensor, t: Tensor, ridge: float, scale: str, noise: Tensor | float = 0.0) -> Tensor:
+    """W by a dense solve, whatever the shape; ``noise`` (d,) has the share of diag(A'A) that noise adds to A'A."""
+    expected = torch.diag_embed(noise * a.square().sum(-2))
+    return torch.linalg.solve(a.mT @ a + ridge_matrix(a, ridge, scale) + expected, a.mT @ t)
 
 
 def solve_layer(
@@ -92,12 +93,10 @@ def solve_layer(
     if rows is None and not isinstance(module, nn.Linear):
         t = t.movedim(1, -1)
     t = t.reshape(-1, len(a), out // len(a)).transpose(0, 1)
-    chosen = a if rows is None else a[:, rows]
-    more = noise * chosen.square().sum(-2)
+    columns = torch.full_like(a[0, 0], noise)
     if module.bias is not None:
-        more = torch.cat([more[:, :-1], torch.zeros_like(more[:, -1:])], -1)
-    gram = chosen.mT @ chosen + ridge_matrix(chosen, ridge, scale) + torch.diag_embed(more)
-    w = torch.linalg.solve(gram, chosen.mT @ t)
+        columns[-1] = 0
+    w = ridge_solve(a if rows is None else a[:, rows], t, ridge, scale, columns)
     z = (a @ w).transpose(0, 1).reshape(-1, out)
     if isinstance(module, nn.Linear):
         z = z.reshape(*x.shape[:-1], out)
@@ -151,7 +150,7 @@ class Literal:
 
                 targets = own(self.targets)
                 walk = Walk(
-                    module, targets, lambda a, t: ridge_solve(a, t, self.ridge[name], self.scale),
+                    module, targets, lambda a, t, noise: ridge_solve(a, t, self.ridge[name], self.scale, noise),
                     method=self.method, forget=self.forget_bias, rows=own(self.rows),
                 )  # fmt: skip
                 result = walk(*args, project=project)

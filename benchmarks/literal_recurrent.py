@@ -83,7 +83,7 @@ def run(module, x, h, c, forget, pre_activations):
 class Walk:
     """A recurrent module's forward on the reference batch, every layer solved.
 
-    ``solve(a, t)`` is the ridge solve; ``rows`` has the indices of the solved rows by layer.
+    ``solve(a, t, noise)`` is the ridge solve; ``rows`` has the indices of the solved rows by layer.
     """
 
     def __init__(self, module, targets, solve, *, method, forget, rows):
@@ -101,6 +101,15 @@ class Walk:
         rows = targets.new_zeros(places.numel(), targets.shape[-1])
         return rows.index_put((self.rows[suffix],), targets).view(*places, -1)
 
+    def noises(self, suffix, a):
+        """For each system, what dropout between the levels adds to its inputs' mean squares: on the columns of x."""
+        rate, found = 0.0 if suffix.startswith("l0") else self.module.dropout, []
+        states = [self.module.hidden_size, 0, self.module.hidden_size]
+        for n, matrix in enumerate(a):
+            inputs = 0 if n == 2 else matrix.shape[1] - states[n] - self.module.bias
+            found.append((torch.arange(matrix.shape[1], device=matrix.device) < inputs) * (rate / (1 - rate)))
+        return found
+
     def layer(self, suffix, layout, data, h0, c0):
         """Solve one layer: its W, then the real run and the run along the targets of every sequence."""
         index = layout.joined([torch.arange(len(x)) for x in data])
@@ -117,7 +126,7 @@ class Walk:
         keep = torch.isin(index, self.rows[suffix]) if suffix in self.rows else torch.ones_like(index, dtype=bool)
         t = torch.cat(wanted)[keep].split(widths(self.module), 1)
         a = [torch.stack(parts)[keep] for parts in zip(*rows, strict=True)]
-        w = [self.solve(left, right) for left, right in zip(a, t, strict=True)]
+        w = [self.solve(left, right, noise) for left, right, noise in zip(a, t, self.noises(suffix, a), strict=True)]
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         values = parameters(self.module, w, data[0].shape[1], self.forget)
         self.solved.update({f"{kind}_{suffix}": value for kind, value in zip(kinds, values, strict=False)})
