@@ -5,11 +5,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from tests.distributed.equality import NETWORKS
 from tests.layers.recurrent.test_recurrent import CELLS, STEP
 from tests.layers.recurrent.test_recurrent import case as recurrent_case
 from tests.support import resuming
 from tests.support.devices import needs_cuda
+from tests.support.equality import NETWORKS
 from tests.support.exactness import check_exact
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit
 from tests.support.nets import Conv, Dense, loss_on

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.literal import matrix, ridge_matrix
 from benchmarks.literal_recurrent import cell, systems
-from tests.lightning.test_manual import Manual
 from tests.support.fits import Lit, Plain, build, fit, loader
+from tests.support.manual import Manual
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin, TargetSpaceMonitor
 
 EVERY = {"log_every_n_steps": 1}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.distributed.equality import NETWORKS, run
+from tests.support.equality import NETWORKS, run
 from tests.support.processes import run as in_processes
 
 TASKS = ("MLP", "CNN", "LSTM")

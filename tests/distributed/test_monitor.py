@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.distributed.equality import NETWORKS, Lit
+from tests.support.equality import NETWORKS, Lit
 from tests.support.fits import fit
 from tests.support.processes import run as in_processes
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMonitor

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from tests.lightning.test_manual import Two
 from tests.support.fits import CONFIG, Lit, build, data, fit
+from tests.support.manual import Two
 from tests.support.processes import run
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from tests.lightning.test_manual import Manual
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader, trainer
+from tests.support.manual import Manual
 from ts_lightning import TargetSpace
 from ts_lightning.ridge.precision import full_precision
 

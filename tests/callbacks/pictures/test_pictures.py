@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.callbacks.pictures.classifiers import Classifier, loader, samples
+from tests.support.classifiers import Classifier, loader, samples
 from tests.support.fits import trainer
 from tests.support.processes import run
 from ts_lightning.data import TextDataModule

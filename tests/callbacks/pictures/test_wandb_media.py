@@ -3,7 +3,7 @@
 import json
 import sys
 
-from tests.callbacks.pictures.classifiers import Classifier, loader, samples
+from tests.support.classifiers import Classifier, loader, samples
 from tests.support.fits import trainer
 from tests.support.offline import artifacts, config, history, records
 from ts_lightning.callbacks.wandb import log_artifact
