@@ -85,6 +85,10 @@ class RandomUse(RuleBasedStateMachine):
             self.space.pulled.pull_pending()
             self.anchors.update(self.written)
             self.written = {}
+            if not self.solved:  # for the norm's new parameters
+                fresh, self.solved = self.steady, True
+                self.settle_held()
+                self.fresh = fresh
         self.check_gradients()
 
     def weights(self):

@@ -237,8 +237,10 @@ class TargetSpace:
                 f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
                 f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
             )
-        if changed or not solution.differentiable:
-            solution.make(self._replayed)  # the same weights, with a graph to all that is trained now
+        if changed:
+            self.solve()  # a norm, say, was written between the solve and this moment
+        elif not solution.differentiable:
+            solution.make(self._replayed)  # the same weights with another graph
             solution.accept()
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not trained:
