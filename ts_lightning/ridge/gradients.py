@@ -36,7 +36,7 @@ def add_scale_gradient(da: Tensor, a: Tensor, factor: Factor, cvw: Tensor) -> Te
     """``da`` with what comes through R added, in place, see :meth:`Measured.gradient`."""
     gain, offset = factor.measured.gradient(cvw)
     if gain is not None:
-        da.addcmul_(a, gain.unsqueeze(-2))
+        da.addcmul_(a, gain.unsqueeze(-2), value=-2)
     if offset is not None:
-        da.add_(offset.unsqueeze(-2))
+        da.add_(offset.unsqueeze(-2), alpha=-1 / factor.measured.rows)
     return da

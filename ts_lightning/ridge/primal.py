@@ -120,24 +120,24 @@ class PrimalBlocks(torch.autograd.Function):
         ax, wx = a.to(dtype), w.to(dtype)
         g = sum_gradients(dw.to(dtype), ctx.rows, ctx.solver)
         v = torch.zeros_like(wx)
-        gain, offset = v.new_zeros(v.shape[:-1]), None
+        k, h = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
             v[..., inputs, outputs] = factor.solve(g[..., inputs, outputs])
             cvw = factor.c * (v[..., inputs, outputs] * wx[..., inputs, outputs]).sum(-1)
-            k, h = factor.measured.gradient(cvw)
-            if k is not None:
-                gain[..., inputs] += k
-            if h is not None:
-                offset = torch.zeros_like(gain) if offset is None else offset
-                offset[..., inputs] += h
+            dsquares, dmeans = factor.measured.gradient(cvw)
+            if dsquares is not None:
+                k[..., inputs].sub_(dsquares, alpha=2)
+            if dmeans is not None:
+                h = torch.zeros_like(k) if h is None else h
+                h[..., inputs].sub_(dmeans, alpha=1 / ctx.rows.total)
         da = None
         if ctx.needs_input_grad[0]:
             vw = v @ wx.mT
             vw += vw.mT.clone()
-            vw.diagonal(dim1=-2, dim2=-1).sub_(gain)
+            vw.diagonal(dim1=-2, dim2=-1).sub_(k)
             da = t.to(dtype) @ v.mT
             da -= ax @ vw
-            if offset is not None:
-                da += offset.unsqueeze(-2)
+            if h is not None:
+                da += h.unsqueeze(-2)
             da = da.to(a.dtype)
         return da, (ax @ v).to(t.dtype), None, None

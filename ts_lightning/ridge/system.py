@@ -12,8 +12,8 @@ factor of the forward pass serves the backward pass (Fairbank et al. 2022, secti
 
     V = M^-1 G        dL/dT = A V        dL/dA = (T - A W) V' - (A V) W' + A diag(k) + 1 h'
 
-where k and h carry the dependence of R on A. ``primal.py`` has them; ``dual.py`` has a
-form of the same that divides by nothing and has few products of W's size.
+where k and h carry the dependence of R on A (:meth:`Measured.gradient`). ``primal.py`` computes these; ``dual.py`` has
+a form of the same that divides by nothing and has few products of W's size.
 """
 
 from __future__ import annotations
@@ -52,26 +52,27 @@ class Measured:
     means: Tensor
     rows: int
 
-    @property
-    def s2(self) -> Tensor | None:
+    def __post_init__(self) -> None:
         """S^2, (..., d); None for the identity."""
-        return None if self.u.shape[-1] == 1 else self.u
+        self.s2 = None if self.u.shape[-1] == 1 else self.u
 
     def c(self, ridge: float) -> Tensor:
         """The number c for a ridge constant, (..., 1)."""
         return ridge * self.u if self.s2 is None else torch.full_like(self.u[..., :1], ridge)
 
     def gradient(self, cvw: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """How R depends on A: the k and h of dL/dA += A diag(k) + 1 h', each (..., d); None for zero.
+        """How R depends on A: -k / 2 and -N h for the k and h of dL/dA += A diag(k) + 1 h'; None for zero.
+
+        With dL/dR_j = -(V * W)_j summed over outputs, these are the gradients on the squares and means for -dL/du.
 
         Args:
-            cvw: c (V * W) summed over outputs, (..., d), or summed over inputs too where R is the same for all.
+            cvw: c (V * W) summed over outputs, (..., d); or over inputs too, (..., 1), where R is the same for all.
+
+        Returns:
+            Both, (..., d) or broadcast to it.
         """
-        # dL/dR_j = -(V * W)_j summed over outputs
-        du = -cvw.sum(-1, keepdim=True) / self.u if self.s2 is None else -cvw
-        dsquares, dmeans = self.scale.gradient(du, self.u, self.squares, self.means, self.rows)
-        k = None if dsquares is None else (2 * dsquares).expand_as(self.squares)
-        return k, None if dmeans is None else (dmeans / self.rows).expand_as(self.means)
+        du = cvw.sum(-1, keepdim=True) / self.u if self.s2 is None else cvw
+        return self.scale.gradient(du, self.u, self.squares, self.means, self.rows)
 
 
 @dataclass

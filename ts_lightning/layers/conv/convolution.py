@@ -236,11 +236,12 @@ class _ConvSolve(torch.autograd.Function):
             dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
             w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
             gain, offset = factor.measured.gradient(factor.c * (v * w).sum(-1))
-            channels = slice(None, -1 if ctx.bias else None)
+            inputs = w.shape[1] - ctx.bias
             if gain is not None:
-                dx.addcmul_(xs, geometry.spread(gain[:, channels], x))
+                dx.addcmul_(xs, geometry.spread(gain.expand(*w.shape[:2])[:, :inputs], x), value=-2)
             if offset is not None:
-                dx += geometry.spread(offset[:, channels], x)
+                offset = geometry.spread(offset.expand(*w.shape[:2])[:, :inputs], x)
+                dx.sub_(offset, alpha=1 / factor.measured.rows)
             dx = dx.to(x.dtype)
         return dx, av.to(residual.dtype), None, None, None
 
