@@ -5,21 +5,25 @@ The states in A follow from the targets T, so that what gives W0 back, T = A (W0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ts_lightning.layers.recurrent.sequences import Sequences
-from ts_lightning.layers.reproduce import pseudo_inverse, reproduce_correction
+from ts_lightning.layers.reproduce import least_solution, reproduce_correction
 from ts_lightning.ridge.moments import matrix_moments
 from ts_lightning.ridge.primal import Block
+from ts_lightning.ridge.solve import solve
 from ts_lightning.ridge.system import RidgeSolver
 
-_ROUNDS = 100  # of the fixed point, in either way
+_ROUNDS = 100  # of the fixed point, twice as many where it is accelerated
 _KEPT = 8  # rounds that the next one is chosen by
-_SETTLED = 1e-12  # relative change
+_SETTLED = 1e-12  # relative change of W in a round
+_EXACT = 1e-10  # relative error of the rows' pre-activations, far below what anybody sees
+_IDLE = 5  # rounds
 _NEW = 1e-20  # squared share of a change that is none of the others'
 _DIVERGED = 1e100  # norm of A
 
@@ -40,6 +44,10 @@ class Recurrence(Protocol):
     solver: RidgeSolver
 
     @property
+    def unit(self) -> float:
+        """What a target of 1 stands for."""
+
+    @property
     def blocks(self) -> Sequence[Block]:
         """The (rows, columns) of W that are solved for."""
 
@@ -52,17 +60,40 @@ class Recurrence(Protocol):
     def run(self, x: Sequences, values: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs and final states of the layer with these values of its parameters."""
 
+    def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
+        """The states h (and c) at every step, of a cell with the pre-activations unit x targets."""
+
     def matrix(self, x: Sequences, h: Tensor) -> Tensor:
         """A, for the outputs h of a run."""
+
+
+class Found(NamedTuple):
+    """Targets, and how well the rows' inputs determine the weights that are solved from them.
+
+    Attributes:
+        targets: rows of targets, (N, gates x hidden).
+        rank: of A, of the block that lacks most.
+        columns: of this block.
+    """
+
+    targets: Tensor
+    rank: int
+    columns: int
 
 
 def reproduce(layer: Recurrence, x: Sequences, values: list[Tensor], damping: float) -> tuple[Tensor, int, int]:
     """Targets whose solution is ``values``: exactly where every block's A has full column rank.
 
-    They are the pre-activations of a real run of weights that are larger by as much as the ridge shrinks them, which
-    are found by repetition (one round, and no more than about right, where there is damping). Where that does not
-    settle, because the ridge is large for the layer, the last step of every sequence takes all of the correction: no
-    state depends on it. Where there are too few of these, repetition is accelerated.
+    They are the pre-activations of a real run of weights that are larger by as much as the ridge shrinks them. Three
+    ways to find these are tried in turn until the solution of the targets is ``values`` on the rows; where none of them
+    gets there, the nearest is taken:
+
+    - by repetition, which converges where the ridge is small for the layer;
+    - by a correction at the last step of every sequence alone, on which no state depends; exact where there are as many
+      sequences as columns;
+    - by repetition with Anderson's acceleration.
+
+    With damping it is one round of repetition, which is about right.
 
     Args:
         layer: the layer.
@@ -73,29 +104,58 @@ def reproduce(layer: Recurrence, x: Sequences, values: list[Tensor], damping: fl
     Returns:
         The targets, and the rank of A and its columns, of the block that lacks most.
     """
-    found = _repeated(layer, x, values, damping, None)
-    if found is None:
-        at_the_end = _at_the_end(layer, x, values)
-        _, rank, columns = at_the_end
-        found = at_the_end if rank == columns else _repeated(layer, x, values, damping, _FixedPoint()) or at_the_end
-    return found
+    ways: list[Callable[[], Found | None]] = [
+        lambda: _repeated(layer, x, values, damping, None),
+        lambda: _at_the_end(layer, x, values),
+        lambda: _repeated(layer, x, values, damping, _FixedPoint()),
+    ]
+    best: Found | None = None
+    least = torch.inf
+    for way in ways:
+        found = way()
+        if found is None:
+            continue
+        error = 0.0 if damping > 0 else _error(layer, x, found.targets, values)
+        if error < least:
+            best, least = found, error
+        if least <= _EXACT:
+            break
+    assert best is not None, "the correction at the last steps is finite"
+    return best.targets.view(*x.shape[:-1], -1), best.rank, best.columns
+
+
+def _error(layer: Recurrence, x: Sequences, targets: Tensor, values: list[Tensor]) -> float:
+    """||A (W - W0)|| / ||A W0|| for the solution W of ``targets``, in the states along these."""
+    a = layer.matrix(x, layer.states(x, targets.view(*x.shape[:-1], -1) / layer.unit)[0])
+    w0 = layer.unpack(values)
+    w = solve(a, targets, layer.solver, layer.blocks)
+    error = float((a @ (w - w0)).norm() / (a @ w0).norm().clamp_min(torch.finfo(torch.float64).tiny))
+    return error if math.isfinite(error) else torch.inf
 
 
 def _repeated(
     layer: Recurrence, x: Sequences, values: list[Tensor], damping: float, sought: _FixedPoint | None
-) -> tuple[Tensor, int, int] | None:
-    """What :func:`reproduce` returns, by repetition, plain or accelerated; None where that does not settle."""
+) -> Found | None:
+    """The targets of the round that changed least; None where A grows without bound."""
     larger = w0 = layer.unpack(values)
-    for _ in range(1 if damping > 0 else _ROUNDS):
+    best: Found | None = None
+    least, idle = torch.inf, 0
+    for _ in range(1 if damping > 0 else _ROUNDS if sought is None else 2 * _ROUNDS):
         a = layer.matrix(x, layer.run(x, layer.pack(larger))[0])
         if not float(a.norm()) < _DIVERGED:
-            return None
+            break
         correction, rank, columns = _correction(layer, a, w0, damping)
         change = w0 + correction - larger
-        if damping > 0 or float(change.norm()) <= _SETTLED * float((larger + change).norm()):
-            return _targets(x, a @ (w0 + correction)), rank, columns
+        relative = float(change.norm()) / float((larger + change).norm())
+        if best is None or relative < least:
+            best, least, idle = Found(a @ (w0 + correction), rank, columns), relative, 0
+        else:
+            idle += 1
+        # rounding has a floor of its own on every processor, at which a change only goes up and down
+        if relative <= _SETTLED or (least <= _EXACT and idle >= _IDLE):
+            break
         larger = w0 + correction if sought is None else sought.next(larger, change)
-    return None
+    return best
 
 
 class _FixedPoint:
@@ -136,7 +196,7 @@ def _correction(layer: Recurrence, a: Tensor, w0: Tensor, damping: float) -> tup
     return out, *_least(found)
 
 
-def _at_the_end(layer: Recurrence, x: Sequences, values: list[Tensor]) -> tuple[Tensor, int, int]:
+def _at_the_end(layer: Recurrence, x: Sequences, values: list[Tensor]) -> Found:
     """T = A W0 of the real run of ``values``, and at the last steps E with A'E = R W0."""
     w0 = layer.unpack(values)
     a = layer.matrix(x, layer.run(x, values)[0])
@@ -145,20 +205,15 @@ def _at_the_end(layer: Recurrence, x: Sequences, values: list[Tensor]) -> tuple[
     for inputs, outputs in layer.blocks:
         b, end = a[:, inputs], a[last, inputs]
         ridge = _ridge(layer.solver.of(inputs), b)
-        inverse, rank = pseudo_inverse(end.mT @ end, ridge.unsqueeze(-1) * w0[inputs, outputs], len(last))
-        targets[last, outputs] += end @ inverse
+        correction, rank = least_solution(end, ridge.unsqueeze(-1) * w0[inputs, outputs], None, torch.float64)
+        targets[last, outputs] += correction
         found.append((rank, b.shape[1]))
-    return _targets(x, targets), *_least(found)
+    return Found(targets, *_least(found))
 
 
 def _ridge(solver: RidgeSolver, a: Tensor) -> Tensor:
     """The diagonal of R for ``a`` (N, d)."""
     return solver.primal(lambda dtype: matrix_moments(a.to(dtype)), len(a), torch.float64).diagonal()
-
-
-def _targets(x: Sequences, rows: Tensor) -> Tensor:
-    """Rows of targets in the layout."""
-    return rows.view(*x.shape[:-1], -1)
 
 
 def _least(found: list[tuple[int, int]]) -> tuple[int, int]:
