@@ -1,12 +1,14 @@
-"""The examples in docstrings run, and every public name has one."""
+"""The examples in docstrings run, and every public name has one, and its place in the reference."""
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 import ts_lightning
+import ts_lightning.data
 import ts_lightning.pictures
 
 PACKAGE = Path(ts_lightning.__file__).parent
@@ -40,3 +42,10 @@ def test_an_example_gives_what_it_shows(test, own_registries, tmp_path, monkeypa
 
 def test_every_public_name_has_an_example():
     assert {param.values[0].name for param in EXAMPLES} >= PUBLIC
+
+
+@pytest.mark.parametrize("module", [ts_lightning, ts_lightning.data, ts_lightning.pictures])
+def test_every_public_name_stands_in_the_reference(module):
+    page = (PACKAGE.parent / "docs" / "reference.md").read_text()
+    listed = set(re.findall(rf"^::: {re.escape(module.__name__)}\.(\w+)$", page, re.MULTILINE))
+    assert listed >= set(module.__all__)
