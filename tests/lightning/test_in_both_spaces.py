@@ -42,6 +42,9 @@ class Both(TargetSpaceMixin, Plain):
     def train_dataloader(self):
         return loader(self.batch_size)
 
+    def val_dataloader(self):
+        return loader(64)
+
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         self.log("loss", loss)
