@@ -9,7 +9,7 @@ from torch import nn
 from tests.support.exactness import relative
 from ts_lightning import TargetSpaceConfig
 from ts_lightning.config import ridge_scales
-from ts_lightning.layers.base import StepUnit
+from ts_lightning.layers.binding import StepUnit
 from ts_lightning.layers.recurrent.sequences import Dense, Sequences
 from ts_lightning.layers.registry import family
 from ts_lightning.layers.reproduce import reproduce_matrix

@@ -16,7 +16,8 @@ from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import StepUnit, TargetLayer
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.binding import StepUnit
 from ts_lightning.ridge.processes import Cut, Shards, relative_difference
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md

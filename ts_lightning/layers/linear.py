@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows
 from ts_lightning.layers.affine import AffineLayer
-from ts_lightning.layers.base import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.reproduce import reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows, sequence_ridge, sequence_rows
 from ts_lightning.ridge.solve import solve, solve_apply

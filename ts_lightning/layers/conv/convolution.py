@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.affine import AffineLayer
-from ts_lightning.layers.base import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows

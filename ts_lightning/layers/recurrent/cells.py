@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.recurrent.gates import gru_states, lstm_states
 from ts_lightning.layers.recurrent.kernels import gru_run, has_run, rnn_run
-from ts_lightning.layers.recurrent.layer import Passed, RecurrentLayer
+from ts_lightning.layers.recurrent.layer import RecurrentLayer
+from ts_lightning.layers.recurrent.module import Passed
 from ts_lightning.layers.recurrent.sequences import Dense, Sequences
 from ts_lightning.ridge.primal import WHOLE, Block
 

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import Binding, StepUnit, TargetLayer, Visit, noisy_columns
-from ts_lightning.layers.recurrent.sequences import Dense, Layout, Packed, Part, Sequences
+from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
+from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.recurrent.module import Passed, directions, run_module
+from ts_lightning.layers.recurrent.sequences import Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING
 from ts_lightning.layers.rows import feature_varies, sequence_ridge, sequence_rows
@@ -34,9 +34,6 @@ from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
 
 _LEAST_SAMPLES = 16  # of the "auto" rows; docs/defaults.md has the measurements
-
-#: what a layer passes on: outputs in the layout, and final states h (and c), each (samples, hidden)
-Passed = tuple[Tensor, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,52 +99,14 @@ class RecurrentLayer(TargetLayer):
                 f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with "
                 f"an nn.Linear behind the layer, or add '{name}' to exclude."
             )
-        suffixes = [f"l{n}{side}" for n in range(module.num_layers) for side in ("", "_reverse")[: _directions(module)]]
+        suffixes = [f"l{n}{side}" for n in range(module.num_layers) for side in ("", "_reverse")[: directions(module)]]
         return [cls(name, module, config, suffix) for suffix in suffixes]
 
     @staticmethod
     def forward(layers: Sequence[TargetLayer], visit: Visit, input: Any, hx: Any = None) -> Any:
-        """nn.RNNBase's forward in eval mode, level by level; takes and returns what the module does."""
-        module: Any = layers[0].module
-        packed = isinstance(input, PackedSequence)
-        data: Tensor = input.data if packed else input
-        single = not packed and data.dim() == 2
-        layout: Layout
-        if packed:
-            layout = Packed(input.batch_sizes, data.device)
-            samples = layout.sizes[0]
-        else:
-            layout = Dense(1 if module.batch_first else 0)
-            data = data.unsqueeze(1 - layout.dim) if single else data
-            samples = data.shape[1 - layout.dim]
-        states = _initial(module, hx, data, samples, single)
-        if packed:
-            states = _permuted(states, input.sorted_indices)
-        as_given = states if isinstance(module, nn.LSTM) else states[0]
-        module.check_forward_args(data, as_given, input.batch_sizes if packed else None)
-        final: list[tuple[Tensor, ...]] = []
-        remaining = list(layers)
-        while remaining:
-            if final and module.dropout:  # which the pass sees, and its expectation is solved for
-                data = functional.dropout(data, module.dropout, training=False)
-            outputs = []
-            for reverse in range(_directions(module)):
-                initial = tuple(state[len(final)] for state in states)
-                given = Sequences(layout.flip(data) if reverse else data, initial, layout)
-                output, last = visit(remaining.pop(0), given)
-                outputs.append(layout.flip(output) if reverse else output)
-                final.append(last)
-            data = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        states = tuple(torch.stack(state) for state in zip(*final, strict=True))
-        if packed:
-            states = _permuted(states, input.unsorted_indices)
-            result: Any = PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
-        elif single:
-            states = tuple(state.squeeze(1) for state in states)
-            result = data.squeeze(1 - layout.dim)  # type: ignore[union-attr]
-        else:
-            result = data
-        return result, states if isinstance(module, nn.LSTM) else states[0]
+        """nn.RNNBase's forward in eval mode, see :func:`~ts_lightning.layers.recurrent.module.run_module`."""
+        remaining = iter(layers)
+        return run_module(layers[0].module, lambda given: visit(next(remaining), given), input, hx)
 
     @property
     def columns(self) -> int:
@@ -286,21 +245,3 @@ class RecurrentLayer(TargetLayer):
     def start(self, x: Sequences, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: the pre-activations of orthogonal weights, those of the inputs rescaled to ``std``."""
         return self.reproduce(x, orthogonal(self, x.double(), std, generator), START_DAMPING)[0]
-
-
-def _directions(module: nn.RNNBase) -> int:
-    return 2 if module.bidirectional else 1
-
-
-def _initial(module: nn.RNNBase, hx: Any, data: Tensor, samples: int, single: bool) -> tuple[Tensor, ...]:
-    """The initial states, each (levels x directions, samples, hidden); zeros where none are given."""
-    lstm = isinstance(module, nn.LSTM)
-    if hx is None:
-        zeros = data.new_zeros(module.num_layers * _directions(module), samples, module.hidden_size)
-        return (zeros, zeros) if lstm else (zeros,)
-    states = tuple(hx) if lstm else (hx,)
-    return tuple(state.unsqueeze(1) for state in states) if single else states
-
-
-def _permuted(states: tuple[Tensor, ...], order: Tensor | None) -> tuple[Tensor, ...]:
-    return states if order is None else tuple(state.index_select(1, order) for state in states)

@@ -1,0 +1,60 @@
+"""What the first reference pass fixes about a layer: one immutable value, which the layer is solved by from then on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ts_lightning.ridge.processes import ShardedRows
+
+
+@dataclass(frozen=True)
+class StepUnit:
+    """The unit in which the model's targets are trained, before a layer's own factor; see ``step_scale``.
+
+    Attributes:
+        value: what a target of 1 stands for, in units of the layer's outputs.
+        auto: whether the setting is "auto", so that a layer may have a multiple of it.
+        share: the :attr:`TargetLayer.step_share` of the model's most sensitive layer, a factor of "auto" values.
+    """
+
+    value: float
+    auto: bool = False
+    share: float = 1.0
+
+    def times(self, stretch: float) -> float:
+        """The unit of a layer whose "auto" unit is ``stretch`` times the model's."""
+        return self.value * stretch if self.auto else self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """What the first reference pass fixes about one layer.
+
+    Attributes:
+        places: the sizes of the dimensions along which the layer is applied (samples, positions, steps); rows of A are
+            numbered in their C order.
+        rows: indices of the sampled rows, (rows,); None where all rows are solved from.
+        shape: the targets' shape.
+        ridge: the ridge constant, in the unit of ``ridge_scale``.
+        unit: what a target of 1 stands for, in units of the outputs.
+        gradient_is_replicated: whether dL/dW comes from the training loss alone, whose gradient is the same in all
+            processes; otherwise processes that share the rows have to add theirs up.
+        shared: how the rows are spread over processes; None where all of them are here.
+    """
+
+    places: torch.Size
+    rows: Tensor | None
+    shape: torch.Size
+    ridge: float
+    unit: float
+    gradient_is_replicated: bool = False
+    shared: ShardedRows | None = None
+
+    @cached_property
+    def at(self) -> tuple[Tensor, ...]:
+        """The sampled rows' indices along each of the places; empty where all rows are solved from."""
+        return () if self.rows is None else torch.unravel_index(self.rows, self.places)
