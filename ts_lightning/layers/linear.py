@@ -28,10 +28,10 @@ class LinearTargets(AffineLayer):
         return x.shape[:-1]
 
     def bind(self, x: Tensor, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> Binding:
-        """Fix the rows: "auto" keeps all of them, or of an input at every step of sequences as many as suffice.
+        """Fix the rows: "auto" keeps all rows, or a sample of them (``sequence_rows``) where the input has steps.
 
-        The steps of such a layer do not add up along time as a recurrent layer's do, so that beside one its "auto" unit
-        is a multiple of the model's; docs/defaults.md.
+        Its updates do not add up along time as a recurrent layer's do. Beside a recurrent layer, a layer at every step
+        has a multiple of the model's "auto" unit; docs/defaults.md.
         """
         places = self.places(x)
         every_step, total = sum(size > 1 for size in places) > 1, places.numel()

@@ -1,4 +1,4 @@
-"""The dual solve, of fewer rows than columns, and its gradients in a form with few products as large as W.
+"""The dual solve (N < d), and its gradients in a form with few products as large as W.
 
 With K = A S^-2 A', r = (K + c I)^-1 T, so that W = S^-2 A' r and A W = T - c r, and with what arrives on W and on A W,
 

@@ -1,4 +1,4 @@
-"""float32 in full around every solve, whatever autocast and float32_matmul_precision say."""
+"""Solves run in full float32, whatever autocast and float32_matmul_precision say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast and no TF32 or bfloat16 in the place of float32, on ``device``; as it was afterwards."""
+    """Switch autocast, TF32 and bfloat16 products off on ``device`` for a while."""
     restore = [*_general(), *_by_library()]
     try:
         with torch.autocast(device.type, enabled=False):
@@ -23,9 +23,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _general() -> list[Callable[[], object]]:
-    """Switch off what the settings of all versions say; returns what switches it on again."""
+    """Set full float32 by the settings that all versions of PyTorch have; returns functions that undo it."""
     try:
-        # the last is not needed, but reading it fails where the others would be misleading
+        # reading the last one raises where precisions are set by library, so that the first two do not say everything
         matmul, cudnn, _ = (
             torch.get_float32_matmul_precision(),
             torch.backends.cudnn.allow_tf32,
@@ -44,7 +44,7 @@ def _general() -> list[Callable[[], object]]:
 
 
 def _by_library() -> list[Callable[[], object]]:
-    """The same for what is left in the settings of each library, which torch has from 2.9 on."""
+    """Set full float32 in each library's own setting (PyTorch from 2.9 on); returns functions that undo it."""
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
         return []

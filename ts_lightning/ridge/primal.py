@@ -1,4 +1,4 @@
-"""The primal solves, of as many rows as columns or more, and their gradients, which are those of ``system.py``."""
+"""The primal solves (N >= d) and their gradients, by the formulas of ``system.py``."""
 
 from __future__ import annotations
 

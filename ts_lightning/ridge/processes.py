@@ -1,4 +1,4 @@
-"""How the samples of a reference batch are spread over processes, and what those have to say to each other.
+"""How the samples of a reference batch are spread over processes, and the messages between the processes.
 
 Every process holds consecutive samples of the batch, its shard, with their rows of A and their targets. A layer's
 system A'A + R is a sum over rows, so one sum over the processes per solve gives all of them the same system, and the
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 class Shards:
-    """The processes that share a reference batch of ``samples`` samples, each with as many as the others or one more.
+    """The processes that share a reference batch; their numbers of samples differ by one at most.
 
     Args:
         group: the processes.
@@ -33,7 +33,7 @@ class Shards:
         self.samples = samples
 
     def bounds(self, rank: int, places: int | None = None) -> tuple[int, int]:
-        """The first sample of a process and the one after its last; of ``places`` that are a multiple of samples."""
+        """The range (start, stop) of a process's samples; with ``places``, a multiple of the samples, its places."""
         scale = 1 if places is None else places // self.samples
         each, more = divmod(self.samples, self.ranks)
         start = each * rank + min(rank, more)
@@ -82,7 +82,7 @@ def let_messages_end() -> None:
 
 
 def _padded(part: Tensor, rows: int) -> Tensor:
-    """``part`` with zeros up to so many rows, contiguous."""
+    """``part`` padded with zeros to a number of rows, contiguous."""
     if len(part) == rows:
         return part.contiguous()
     padded = part.new_zeros(rows, *part.shape[1:])
@@ -121,7 +121,7 @@ class Rows:
         """Replace each tensor by its sum over the processes."""
 
     def gather(self, *parts: Tensor) -> Sequence[Tensor]:
-        """All rows (..., total, columns) out of this process's, of each of the parts."""
+        """All rows (..., total, columns) of each part, gathered from the rows of every process."""
         return parts
 
 
@@ -151,13 +151,13 @@ class ShardedRows(Rows):
         self._shards.sum(*tensors)
 
     def gather(self, *parts: Tensor) -> Sequence[Tensor]:
-        """All rows (..., total, columns) out of this process's, of each of the parts."""
+        """All rows (..., total, columns) of each part, gathered from the rows of every process."""
         gathered = self._shards.gather(self._counts, *(part.movedim(-2, 0) for part in parts))
         return [whole.movedim(0, -2) for whole in gathered]
 
 
 class Cut:
-    """Which entries of a layer's targets lie in this process, along one of their dimensions.
+    """Which entries of a layer's targets each process holds, along one dimension of the targets.
 
     Attributes:
         dim: the dimension.
@@ -174,7 +174,7 @@ class Cut:
         return whole.index_select(self.dim, self.positions[self._shards.rank].to(whole.device))
 
     def join(self, part: Tensor) -> Tensor:
-        """The whole out of all processes' parts."""
+        """The whole, gathered from the parts of all processes."""
         sizes = [len(positions) for positions in self.positions]
         (gathered,) = self._shards.gather(sizes, part.movedim(self.dim, 0))
         whole = torch.empty_like(gathered)

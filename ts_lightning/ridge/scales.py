@@ -2,7 +2,7 @@
 
 Shapes: q = diag(A'A) (..., d), the sums of squares of A's columns; their means (..., d); N, the number of rows. A scale
 maps these to u, (..., 1) where all inputs have one ridge or (..., d) where each has its own, and pulls a gradient on u
-back to q and the means; how those depend on A is the caller's. With B, A without its columns' means:
+back to q and the means; how q and the means depend on A is the caller's part. B is A without its columns' means:
 
 =========== ===========================
 scale       u
@@ -100,7 +100,7 @@ class Absolute(RidgeScale):
     def gradient(
         self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """None."""
+        """Zero."""
         return None, None
 
 
@@ -168,7 +168,7 @@ class WithNoise(RidgeScale):
         self.scale, self.noise = scale, noise
 
     def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
-        """Of each input."""
+        """The scale's own measure, and the noise of each input."""
         return self.scale.measure(squares, means, rows) + self.noise * squares
 
     def gradient(

@@ -101,8 +101,8 @@ class Factor:
         return b if self.measured.s2 is None else b / self.measured.s2.unsqueeze(-1)
 
 
-#: function that is told of a solve: its systems' factors, T, and a function that returns T - A W, both at this
-#: process's rows
+#: function that every solve calls with the factors of its systems, T, and a function that returns T - A W, both at
+#: this process's rows
 Observer = Callable[[Sequence[Factor], Tensor, Callable[[], Tensor]], None]
 
 
@@ -114,7 +114,7 @@ def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor, s2: Tensor | None) ->
 
 
 class RidgeSolver:
-    """One layer's ridge: its size and scale, in what precision it is solved, and under which name it complains.
+    """One layer's ridge: its size and scale, the precision of its solves, and the layer's name in errors.
 
     Args:
         ridge: the ridge constant, above 0.
@@ -128,7 +128,7 @@ class RidgeSolver:
             processes, so that it needs no sum over them.
         noise: the mean square of the noise that training has on the inputs, in units of their own mean square, (d,);
             None for none.
-        observer: told of every solve; None where none is observed.
+        observer: called at every solve; None for no call.
         deferred_checks: for CUDA graphs, which cannot branch on values: solves append whether each check passed, and
             go on; None where a solve acts on its checks at once.
     """

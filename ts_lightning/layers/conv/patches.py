@@ -1,4 +1,4 @@
-"""The matrix of patches that a convolution stands for: never whole, only its products.
+"""The patch matrix A of a convolution: its products and its Gram matrix, without building A.
 
 A has one row per (image, output position) and one column per (kernel offset, channel), offsets in C order, with a last
 column of ones if the layer has a bias; groups are a leading dimension. Inputs are (N, C, *space).

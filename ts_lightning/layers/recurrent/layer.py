@@ -110,11 +110,11 @@ class RecurrentLayer(TargetLayer):
 
     @property
     def columns(self) -> int:
-        """Of A."""
+        """The number of columns of A."""
         return self.inputs + self.ones + self.hidden
 
     def bind(self, x: Sequences, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> RecurrentBinding:
-        """Fix the rows; "auto" means those of enough samples to have max(2048, 32 columns), and of 16 at least."""
+        """Fix the rows; "auto" keeps all rows of 16 samples at least, and of max(2048, 32 columns) rows together."""
         places = self.places(x)
         if isinstance(rows, str):
             wanted = sequence_rows(self.columns)
@@ -205,7 +205,7 @@ class RecurrentLayer(TargetLayer):
         return torch.cat(parts, -1)
 
     def expect_noise(self, x: Sequences, noise_of: Callable[[Tensor], float]) -> None:
-        """On the columns of x, and not on those of the state."""
+        """Expect noise on the columns of x; the state has none."""
         noise = noise_of(x.data)
         self.solver.noise = noisy_columns(noise, self.inputs, self.ones + self.hidden, self.parameters[0])
 
@@ -243,5 +243,8 @@ class RecurrentLayer(TargetLayer):
         return targets.flatten(0, -2) if self.rows is not None else targets, rank, columns
 
     def start(self, x: Sequences, std: float, generator: torch.Generator) -> Tensor:
-        """Initial targets: the pre-activations of orthogonal weights, those of the inputs rescaled to ``std``."""
+        """Initial targets: the pre-activations of orthogonal weights, the inputs' contribution rescaled to ``std``.
+
+        The recurrent weights are not rescaled.
+        """
         return self.reproduce(x, orthogonal(self, x.double(), std, generator), START_DAMPING)[0]

@@ -112,11 +112,11 @@ class Sequences:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the inputs."""
+        """The shape of the inputs."""
         return self.data.shape
 
     def numel(self) -> int:
-        """Of the inputs."""
+        """The number of entries of the inputs."""
         return self.data.numel()
 
     def double(self) -> Sequences:
@@ -125,7 +125,7 @@ class Sequences:
 
 
 class Part:
-    """Some samples of such sequences alone.
+    """A choice of samples out of sequences.
 
     Args:
         x: all of them.
@@ -140,7 +140,7 @@ class Part:
         self.layout, self.places = x.layout.part(places, rows, len(self.samples))
 
     def of(self, x: Sequences) -> Sequences:
-        """These samples of ``x``."""
+        """The chosen samples of ``x``."""
         data = x.data.reshape(-1, x.shape[-1]).index_select(0, self.rows).view(*self.places, x.shape[-1])
         return Sequences(data, tuple(state.index_select(0, self.samples) for state in x.initial), self.layout)
 

@@ -20,11 +20,11 @@ from ts_lightning.ridge.solve import solve
 from ts_lightning.ridge.system import RidgeSolver
 
 _ROUNDS = 100  # of the fixed point, twice as many where it is accelerated
-_KEPT = 8  # rounds that the next one is chosen by
+_KEPT = 8  # rounds before the present one in the linear model of Anderson acceleration
 _SETTLED = 1e-12  # relative change of W in a round
 _EXACT = 1e-10  # relative error of the rows' pre-activations, far below what anybody sees
 _IDLE = 5  # rounds
-_NEW = 1e-20  # squared share of a change that is none of the others'
+_NEW = 1e-20  # squared share of a change that is independent of the changes before
 _DIVERGED = 1e100  # norm of A
 
 
@@ -159,13 +159,13 @@ def _repeated(
 
 
 class _FixedPoint:
-    """Anderson's acceleration of x <- x + change(x): to where the change would be least, judged by those seen."""
+    """Anderson acceleration of x <- x + change(x): a step to where a linear model of the last changes is least."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def next(self, x: Tensor, change: Tensor) -> Tensor:
-        """Where to go from ``x``."""
+        """The next x."""
         self.seen = [(x, change), *self.seen[:_KEPT]]
         there, left = x + change, change
         pairs: list[tuple[Tensor, Tensor, Tensor]] = []
