@@ -28,7 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "imdb.csv"
 FIGURE = ROOT / "docs" / "recipes" / "lstm_nlp" / "imdb.png"
 EPOCHS = {"lstm": 8, "rnn": 6}
-OPTIONS = ["--data.source=imdb", "--model.dropout=0.2", "--trainer.accelerator=cpu", "--threads=1"]
+OPTIONS = [
+    "--data.source=imdb",
+    "--data.validation=0",
+    "--model.dropout=0.2",
+    "--trainer.accelerator=cpu",
+    "--threads=1",
+]
 CELLS = {
     "lstm": ["--model.lr=0.001"],
     "rnn": ["--model.lr=0.0003", "--trainer.gradient_clip_val=1", "--model.reference_steps=200"],

@@ -63,9 +63,19 @@ def test_the_table_has_both_spaces_over_both_seeds(compared):
     assert [line for line in out.splitlines() if line in runs] == runs
     assert "2 seeds" in out
     assert re.search(r"target.*weight", out)
-    for row in ("test accuracy", "time per step", "peak memory"):
+    for row in ("test accuracy", "time per step", "memory added"):
         assert row in out
+    assert re.search(rf"^report: {re.escape(str(folder))}.report\.html$", out, re.MULTILINE)
     assert str(folder) in out
+
+
+def test_a_run_says_on_what_it_was_trained(compared):
+    said = [
+        json.loads((compared[0] / f"{space}-3/summary.json").read_text())["extra"] for space in ("target", "weight")
+    ]
+    assert {one["data"] for one in said} == {"Points, 64 training samples, batches of 16"}
+    assert all(re.search(r", 1 thread$", one["hardware"]) for one in said)
+    assert [one.get("solved layers") for one in said] == ["2: net.0, net.2", None]
 
 
 def test_a_run_in_weight_space_is_one_and_everything_else_is_equal(compared):
@@ -130,6 +140,39 @@ def test_a_metric_that_there_is_not_ends_it_after_the_first_run(within, tmp_path
     assert ended.code == 2
     assert "metric 'val/acuracy': found " in ended.err
     assert len(within) == 1
+
+
+def test_learning_rates_are_tried_alike_in_both_spaces_and_the_best_go_on(within, tmp_path):
+    short = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--trainer.val_check_interval", "2"]
+    grid = ["--lrs", "0.02", "1e-6", "--seeds", "0", "1", "--metric", "train/loss", "--trainer.log_every_n_steps", "1"]
+    ended = program(main, "compare", *NET, *short, *grid, "--out", tmp_path / "out", drawn=False)
+    assert ended.code == 0, str(ended)
+    tried = [(command[command.index("--model.lr") + 1], "null" in command) for command in within]
+    assert tried[:4] == [("1e-06", False), ("1e-06", True), ("0.02", False), ("0.02", True)]
+    assert [weight for _, weight in tried[4:]] == [False, True]  # the second seed, with the best of each space
+    assert "run 6 of 6" in ended.out
+    assert "each the best of 1e-06, 0.02 by the last train loss with seed 0: the same 2 trials for both." in ended.out
+    assert "There is no validation data: they were chosen on training data" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"model": {"class_path": "x", "init_args": {"lr": 0.1}}}, "model.lr"),
+        ({"model": {"learning_rate": 0.1}}, "model.learning_rate"),
+        ({"model": {"lr": 0.1}, "optimizer": {"class_path": "torch.optim.SGD"}}, "optimizer.lr"),
+    ],
+)
+def test_the_option_of_the_learning_rate_is_found(settings, option):
+    assert module._rate_option(settings) == option
+
+
+def test_a_module_without_a_learning_rate_cannot_try_some(within, tmp_path):
+    error = mistake(
+        main, "compare", "--model", "tests.cli.solved.Asked", *NET[2:], "--lrs", "1", "--out", tmp_path / "o"
+    )
+    assert "--lrs: found no learning rate among the module's arguments (target_space); expected one called lr" in error
+    assert within == []
 
 
 SHORT = ["--trainer.max_steps", "2", "--data.steps_per_epoch", "1", "--trainer.enable_progress_bar", "false"]

@@ -12,6 +12,7 @@ import yaml
 from tests.support.runs import FILES, done, files, metrics, mistake, pictures
 from ts_lightning.recipes import lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier, WordDropout
+from ts_lightning.recipes.data import TextDataModule
 
 pytest.importorskip("tokenizers")
 
@@ -66,7 +67,8 @@ def test_a_run_leaves_its_files_and_a_table(options, tmp_path):
     assert re.search(r"test accuracy +0\.\d{4} +0\.\d{4} +\d+", ended.out)
     assert re.search(r"majority class +0\.\d{4} test accuracy", ended.out)
     assert re.search(r"classes +3: ", ended.out)
-    assert re.search(r"texts +[\d,]+ training, [\d,]+ test", ended.out)
+    assert re.search(r"texts +[\d,]+ training, [\d,]+ validation, [\d,]+ test", ended.out)
+    assert len(metrics(folder, "test/accuracy")) == 1  # what is held out for validation decides, the test data do not
     assert f"predict {folder / 'last.ckpt'}" in ended.out
     assert re.search(r"lstm_nlp: warning: [\d,]+ training texts: [\d,]+ longer than 12 words", ended.err)
     assert len(metrics(folder, "train/loss")) == 4
@@ -176,7 +178,23 @@ def test_the_embedding_gets_the_gradient_of_the_solve_if_it_is_in_the_reference(
     assert (both[encoder.pad] == 0).all()
 
 
+def test_validation_holds_texts_out_of_training():
+    both = [TextDataModule(largest=3, length=12, validation=share) for share in (0.0, 0.25)]
+    every, held = (data.texts for data in both)
+    assert [data.validates_on for data in both] == ["test", "val"]
+    assert (held.x_test, held.labels) == (every.x_test, every.labels)
+    samples = both[1].val_dataloader().dataset
+    assert sorted([*held.x_train, *samples.texts]) == sorted(every.x_train)
+    assert 0.15 < len(samples) / len(every.x_train) < 0.35
+    known = dict(zip(every.x_train, every.y_train.tolist(), strict=True))
+    assert [known[text] for text in samples.texts] == samples.tensors[1].tolist()
+    assert [known[text] for text in held.x_train] == held.y_train.tolist()
+    assert both[0].val_dataloader().dataset.texts == every.x_test
+
+
 MISTAKES = [
+    (["--data.validation", "1"], "validation: found 1.0; expected a number at least 0 and below 1"),
+    (["--data.validation", "0.0001"], "too few to hold out a share of 0.0001 for validation"),
     (["--model.units", "0"], "units: found 0; expected a number at least 1"),
     (["--data.words", "2"], "words: found 2; expected a number at least 3"),
     (["--model.lr", "0"], "lr: found 0.0"),

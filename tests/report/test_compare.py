@@ -86,7 +86,18 @@ def test_means_spreads_and_ratios(tmp_path):
     assert found["steps to 0.6"] == ("20 ± 0", "25 ± 7", "0.80")
     assert found["time to 0.6"] == ("400 ± 0 ms", "250 ± 71 ms", "1.60")
     assert found["time per step"] == ("4.0 ± 0.0 ms", "2.0 ± 0.0 ms", "2.00")
-    assert "peak memory" not in found
+    assert "memory added" not in found
+
+
+def test_a_row_has_one_unit(tmp_path):
+    both = [
+        run(tmp_path / "a", rows("val_acc", [0.5]), seconds=300.0, step_seconds=0.15, peak_memory=3 * 2**29),
+        run(tmp_path / "b", rows("val_acc", [0.5]), space="weight", seconds=90.0, step_seconds=0.05, peak_memory=2**29),
+    ]
+    found = cells(Comparison.of(both))
+    assert found["training time"] == ("5.0 min", "1.5 min", "3.33")
+    assert found["time per step"] == ("150 ms", "50 ms", "3.00")
+    assert found["memory added"] == ("1.50 GiB", "0.50 GiB", "3.00")
 
 
 def test_a_loss_is_compared_downwards(tmp_path):

@@ -79,7 +79,7 @@ def test_the_table_of_a_run(tmp_path):
     assert re.search(r"^first perfect +never$", text, re.M)
     assert re.search(r"^time per step +5\.0 ms \(median", text, re.M)
     assert re.search(r"^training time +2\.00 s, 100 steps$", text, re.M)
-    assert re.search(r"^peak memory +3\.00 GiB$", text, re.M)
+    assert re.search(r"^memory added +3\.00 GiB \(peak of training", text, re.M)
     assert f"{tmp_path}/: checkpoints/, config.yaml, metrics.csv, summary.json" in text
     assert not re.search(r"^train loss", text, re.M)
 
@@ -118,6 +118,6 @@ def test_numbers_in_units_that_suit_them():
 
 def test_the_spread_over_seeds():
     assert Spread.of([]) is None
-    assert Spread.of([0.5]).text(plain) == "0.5000"
+    assert Spread.of([0.5]).text(plain(0.5)) == "0.5000"
     assert Spread.of([0.004, 0.006]) == Spread(0.005, pytest.approx(0.0014142135), 2)
-    assert Spread.of([0.004, 0.006]).text(duration) == "5.0 ± 1.4 ms"
+    assert Spread.of([0.004, 0.006]).text(duration(0.005)) == "5.0 ± 1.4 ms"

@@ -12,7 +12,7 @@ import io
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from ts_lightning import report
 from ts_lightning.cli.files import run_folder
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.errors import SettingError
+from ts_lightning.report.run import PAGE
 
 DOES = "train in target and in weight space, and compare"
 Program = Callable[[Sequence[str]], None]
+#: what modules call their learning rate
+_RATES = ("lr", "learning_rate")
 #: what each run is told beyond the user's options
 _SPACES: dict[str, list[str]] = {"target": [], "weight": ["--target_space", "null"]}
 
@@ -52,26 +55,43 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         "options here, too, and the same in both spaces but for --target_space.",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds, each for two runs (default: 0).")
+    parser.add_argument(
+        "--lrs",
+        type=float,
+        nargs="+",
+        help="Learning rates to try in both spaces with the first seed; each space goes on with its best by the last "
+        "value of the metric, which is to be one of validation (default: what module and options say).",
+    )
     parser.add_argument("--metric", help="What to watch (default: an accuracy in validation, or a loss).")
     parser.add_argument("--levels", type=float, nargs="+", help="Levels to reach (default: some that were reached).")
     parser.add_argument("--out", type=Path, help=f"Folder, new or empty (default: runs/{name}_compare/<time>).")
     own, rest = parser.parse_known_args(arguments)
-    _checked(program, rest)
+    settings = _checked(program, rest)
+    rate = _rate_option(settings) if own.lrs else ""
+    lrs = sorted(set(own.lrs or []))
     folder = run_folder(f"{name}_compare", own.out)
-    fit = [*([] if then_test else ["fit"]), *rest]
-    runs: list[report.Run] = []
-    for seed in own.seeds:
-        for space, options in _SPACES.items():
-            number = len(runs) + 1
-            print(f"{space} space, seed {seed} (run {number} of {len(own.seeds) * len(_SPACES)})", flush=True)
-            part = folder / f"{space}-{seed}"
-            runs.append(_trained(program, [*fit, "--seed_everything", str(seed), *options, "--out", str(part)], part))
-            report.watched_metric(runs, own.metric)  # a name that no run has is found after the first
-    comparison = report.Comparison.of(runs, own.metric, own.levels)
+    series = _Series(program, [*([] if then_test else ["fit"]), *rest], folder, own.metric)
+    series.expected = 2 * (len(own.seeds) + max(len(lrs) - 1, 0))
+    first, *others = own.seeds
+    tuning = None
+    if lrs:
+        trials: dict[str, list[report.Trial]] = {"target": [], "weight": []}
+        for lr in lrs:
+            for space, tried in trials.items():
+                run = series.run(space, first, [f"--{rate}", f"{lr:g}"], f"-lr{lr:g}")
+                tried.append(report.Trial(lr, run))
+        tuning = report.Tuning(report.watched_metric(series.runs, own.metric), first, **trials)
+        chosen = {space: tuning.chosen(space) for space in trials}
+        runs = [trial.run for trial in chosen.values()]
+        options = {space: [f"--{rate}", f"{trial.lr:g}"] for space, trial in chosen.items()}
+    else:
+        options = {"target": [], "weight": []}
+        runs = [series.run(space, first) for space in options]
+    runs += [series.run(space, seed, options[space]) for seed in others for space in options]
+    comparison = report.Comparison.of(runs, own.metric, own.levels, tuning=tuning)
     report.draw_comparison(comparison, folder)
     report.write_comparison_page(comparison, folder)
-    print(report.comparison_table(comparison))
-    print(f"{folder}/: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    print(f"\n{report.verdict(comparison)}\n{report.comparison_table(comparison)}\n\nreport: {folder / PAGE}")
 
 
 def _checked(program: Program, options: Sequence[str]) -> dict[str, Any]:
@@ -92,15 +112,64 @@ def _checked(program: Program, options: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _trained(program: Program, arguments: Sequence[str], folder: Path) -> report.Run:
-    """The run of one process."""
-    code = in_a_process(program, arguments)
-    if code == INTERRUPTED:
-        print(f"interrupted; what the runs left is in {folder.parent}/")
-        sys.exit(INTERRUPTED)
-    if code:
-        raise SettingError(f"the run in '{folder}' ended with exit code {code}; what went wrong is said above.")
-    return report.Run.read(folder)
+def _rate_option(settings: Mapping[str, Any]) -> str:
+    """The option that sets the learning rate.
+
+    Raises:
+        SettingError: the settings have none.
+    """
+    if settings.get("optimizer"):
+        return "optimizer.lr"
+    model = settings.get("model") or {}
+    arguments = model.get("init_args", model)
+    for name in _RATES:
+        if name in arguments:
+            return f"model.{name}"
+    raise SettingError(
+        f"--lrs: found no learning rate among the module's arguments ({', '.join(arguments) or 'none'}); expected one "
+        f"called {' or '.join(_RATES)}, or an optimizer, as --optimizer torch.optim.Adam."
+    )
+
+
+class _Series:
+    """The runs of a comparison, one after the other.
+
+    Args:
+        program: what runs them.
+        arguments: of all.
+        folder: of the comparison.
+        metric: that all are to have; ``None`` takes any.
+
+    Attributes:
+        runs: those that have ended.
+        expected: how many there will be.
+    """
+
+    def __init__(self, program: Program, arguments: Sequence[str], folder: Path, metric: str | None) -> None:
+        self.runs: list[report.Run] = []
+        self.expected = 0
+        self._program, self._arguments, self._folder, self._metric = program, list(arguments), folder, metric
+
+    def run(self, space: str, seed: int, options: Sequence[str] = (), name: str = "") -> report.Run:
+        """Train in a space, in a process of its own, with these further options.
+
+        Raises:
+            SettingError: the run failed.
+            SystemExit: with 130 after Ctrl-C.
+        """
+        rate = f", learning rate {options[1]}" if options else ""
+        print(f"{space} space, seed {seed}{rate} (run {len(self.runs) + 1} of {self.expected})", flush=True)
+        part = self._folder / f"{space}-{seed}{name}"
+        own = ["--seed_everything", str(seed), *options, *_SPACES[space], "--out", str(part)]
+        code = in_a_process(self._program, [*self._arguments, *own])
+        if code == INTERRUPTED:
+            print(f"interrupted; what the runs left is in {self._folder}/")
+            sys.exit(INTERRUPTED)
+        if code:
+            raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
+        self.runs.append(report.Run.read(part))
+        report.watched_metric(self.runs, self._metric)  # a name that no run has is found after the first
+        return self.runs[-1]
 
 
 def in_a_process(program: Program, arguments: Sequence[str]) -> int:

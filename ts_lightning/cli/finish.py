@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from lightning.pytorch import Trainer
 
 from ts_lightning import report
 from ts_lightning.callbacks.wandb import log_artifact
 from ts_lightning.cli.clock import StepClock
-from ts_lightning.cli.memory import process_peak
 from ts_lightning.report.run import CHECKPOINT, CONFIG
 
 
@@ -24,6 +22,7 @@ def finish(
     title: str,
     space: Literal["target", "weight"],
     clock: StepClock,
+    peak_memory: int | None,
     command: str,
     remarks: Mapping[str, str],
     interrupted: bool,
@@ -37,6 +36,7 @@ def finish(
         title: the name of what was run.
         space: the space in which the module was trained.
         clock: the times of the steps, in seconds.
+        peak_memory: what training added to the process, in bytes.
         command: the program's command, as it is typed.
         remarks: further lines of the table, by their label.
         interrupted: whether Ctrl-C ended the run.
@@ -53,7 +53,7 @@ def finish(
         steps=trainer.global_step,
         step_seconds=clock.median,
         seconds=clock.total,
-        peak_memory=_peak_memory(),
+        peak_memory=peak_memory,
         interrupted=interrupted,
         extra={**remarks, **commands},
     )
@@ -69,9 +69,3 @@ def _longer(trainer: Trainer) -> str:
     if trainer.max_steps > 0:
         return f" --trainer.max_steps {2 * trainer.max_steps}"
     return "" if trainer.max_epochs in (None, -1) else f" --trainer.max_epochs {2 * trainer.max_epochs}"
-
-
-def _peak_memory() -> int | None:
-    """Bytes: of CUDA's allocator on a GPU, else of the process."""
-    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return allocated or process_peak()

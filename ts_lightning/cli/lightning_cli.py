@@ -21,8 +21,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli.clock import StepClock
+from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
 from ts_lightning.cli.finish import finish
+from ts_lightning.cli.memory import TrainingMemory
 from ts_lightning.cli.parser import Parser
 from ts_lightning.cli.predictions import PredictionFile
 from ts_lightning.cli.program import INTERRUPTED
@@ -71,6 +73,8 @@ class TargetSpaceCLI(LightningCLI):
     Attributes:
         folder: where the run's files are; ``None`` where it leaves none, as with ``fast_dev_run``.
         clock: what the steps took.
+        memory: what training took.
+        facts: on what it was trained.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class TargetSpaceCLI(LightningCLI):
         self._defaults = dict(defaults or {})
         self.folder: Path | None = None
         self.clock = StepClock()
+        self.memory = TrainingMemory()
+        self.facts = Facts()
         own = {"save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser}
         parser_kwargs = {"prog": command, **options.pop("parser_kwargs", {})}
         super().__init__(model_class, datamodule_class, parser_kwargs=parser_kwargs, **{**own, **options})
@@ -185,7 +191,13 @@ class TargetSpaceCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
-        callbacks: list[Callback] = [*(asked.get("callbacks") or []), self.clock, PredictionFile(self.folder)]
+        callbacks: list[Callback] = [
+            *(asked.get("callbacks") or []),
+            self.clock,
+            self.memory,
+            self.facts,
+            PredictionFile(self.folder),
+        ]
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = _with_csv(asked.get("logger"), self.folder)
@@ -222,7 +234,8 @@ class TargetSpaceCLI(LightningCLI):
                 space=self.space,
                 clock=self.clock,
                 command=self.command,
-                remarks=self.remarks(history),
+                peak_memory=self.memory.peak,
+                remarks={**self.facts.found, **self.remarks(history)},
                 interrupted=interrupted,
             )
         if interrupted:

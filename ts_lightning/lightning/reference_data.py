@@ -127,12 +127,21 @@ def _keys(loader: DataLoader[Any], enough: int | None) -> Sequence[Any]:
         found = iter(_own_copy(sampler))
         keys = (key for keys in found for key in keys) if isinstance(sampler, BatchSampler) else found
     with isolate_rng():
-        distinct: dict[Any, None] = {}
+        distinct: dict[Any, Any] = {}
         for key in keys:
             if enough is not None and len(distinct) >= enough:
                 break
-            distinct[key] = None
-    return list(distinct)
+            distinct.setdefault(_hashable(key), key)
+    return list(distinct.values())
+
+
+def _hashable(key: Any) -> Any:
+    """A key by which equal ones are known; a slice or a list of indices, which takes a batch at once, has no hash."""
+    try:
+        hash(key)
+    except TypeError:
+        return repr(key)
+    return key
 
 
 def _own_copy(sampler: Any) -> Any:

@@ -17,8 +17,8 @@ from ts_lightning.lightning.mixin import TargetSpaceMixin
 class Classifier(TargetSpaceMixin, LightningModule):
     """A network that gives one logit per class, trained with cross-entropy and Adam.
 
-    Logs ``train/loss`` and ``train/accuracy`` at steps, ``test/loss`` and ``test/accuracy`` over the test split, both
-    when validating and when testing.
+    Logs ``train/loss`` and ``train/accuracy`` at steps, ``test/loss`` and ``test/accuracy`` over the test split, and
+    ``val/loss`` and ``val/accuracy`` where the data module has a split for validation, which is else the test split.
 
     Args:
         lr: Adam's learning rate; ``None`` takes that of the space.
@@ -56,7 +56,7 @@ class Classifier(TargetSpaceMixin, LightningModule):
     def build(self, network: nn.Module, classes: int) -> None:
         """Take the network, and measure accuracy over so many classes."""
         self.network = network
-        self.test_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
 
     def described(self, kind: type[Any]) -> Any:
         """The Trainer's data module, which says what the network has to fit.
@@ -90,16 +90,19 @@ class Classifier(TargetSpaceMixin, LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss and accuracy on the test split."""
-        x, y = batch
-        logits = self(x)
-        self.test_accuracy(logits, y)
-        self.log("test/loss", cross_entropy(logits, y), on_epoch=True, batch_size=len(y), sync_dist=True)
-        self.log("test/accuracy", self.test_accuracy, on_epoch=True, prog_bar=True)
+        """Loss and accuracy on the validation split, or on the test split where there is none."""
+        self._measure(batch, getattr(getattr(self.trainer, "datamodule", None), "validates_on", "test"))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
+        """Loss and accuracy on the test split."""
+        self._measure(batch, "test")
+
+    def _measure(self, batch: Any, split: str) -> None:
+        x, y = batch
+        logits = self(x)
+        self.accuracy(logits, y)
+        self.log(f"{split}/loss", cross_entropy(logits, y), on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log(f"{split}/accuracy", self.accuracy, on_epoch=True, prog_bar=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The probability of each class (batch, classes, ...)."""

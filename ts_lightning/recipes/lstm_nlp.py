@@ -29,10 +29,12 @@ class TextCLI(TargetSpaceCLI):
         """What the accuracy is to be compared with, and how to classify new text."""
         texts, more = self.datamodule.texts, len(self.datamodule.labels) - _LISTED
         listed = ", ".join(texts.labels[:_LISTED]) + (f", and {more} more" if more > 0 else "")
+        validation = self.datamodule.validation_texts
+        counts = {"training": len(texts.x_train), "validation": validation, "test": len(texts.x_test)}
         result = {
             "majority class": f"{texts.majority:.4f} test accuracy",
             "classes": f"{len(texts.labels)}: {listed}",
-            "texts": f"{len(texts.x_train):,} training, {len(texts.x_test):,} test",
+            "texts": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count),
         }
         start = self.datamodule.embeddings()
         if start is not None:
@@ -41,7 +43,7 @@ class TextCLI(TargetSpaceCLI):
         return result
 
 
-DEFAULTS = {"trainer.max_epochs": 10, "trainer.log_every_n_steps": 1}
+DEFAULTS = {"data.validation": 0.2, "trainer.max_epochs": 10, "trainer.log_every_n_steps": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,6 +10,8 @@ from ts_lightning.report.page import write_comparison as write_comparison_page
 from ts_lightning.report.run import Run
 from ts_lightning.report.summary import Summary
 from ts_lightning.report.table import table as run_table
+from ts_lightning.report.tuning import Trial, Tuning
+from ts_lightning.report.verdict import verdict
 
 __all__ = [
     "Comparison",
@@ -17,10 +19,13 @@ __all__ = [
     "Point",
     "Run",
     "Summary",
+    "Trial",
+    "Tuning",
     "comparison_table",
     "draw_comparison",
     "draw_run",
     "run_table",
+    "verdict",
     "watched_metric",
     "write_comparison_page",
     "write_page",

@@ -12,6 +12,7 @@ from ts_lightning.report.history import Point
 from ts_lightning.report.levels import default_levels
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
+from ts_lightning.report.tuning import Tuning
 
 SPACES = ("target", "weight")
 
@@ -53,6 +54,7 @@ class Comparison:
         weight: the runs in weight space.
         metric: the metric that is watched.
         levels: of it, the easiest first.
+        tuning: how the learning rates were chosen; ``None`` where the settings say them.
     """
 
     title: str
@@ -60,6 +62,7 @@ class Comparison:
     weight: Side
     metric: Metric
     levels: Sequence[float]
+    tuning: Tuning | None = None
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Comparison:
         metric: str | None = None,
         levels: Sequence[float] | None = None,
         title: str | None = None,
+        tuning: Tuning | None = None,
     ) -> Comparison:
         """Compare runs.
 
@@ -76,6 +80,7 @@ class Comparison:
             metric: the name of the metric to watch; ``None`` takes an accuracy of validation or testing, else a loss.
             levels: of the metric; ``None`` chooses some that at least one space reaches.
             title: what was run; ``None`` takes what the runs' titles begin with.
+            tuning: how the learning rates were chosen.
 
         Raises:
             SettingError: there is no run of one space, or no such metric.
@@ -89,7 +94,7 @@ class Comparison:
             levels = default_levels(watched, [side.curves(watched.name) for side in sides.values()])
         title = title or _common([run.summary.title for run in runs])
         ordered = sorted(levels, reverse=watched.smaller_is_better)
-        return cls(title, sides["target"], sides["weight"], watched, ordered)
+        return cls(title, sides["target"], sides["weight"], watched, ordered, tuning)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -108,6 +113,13 @@ class Comparison:
         """How many seeds each space was trained with."""
         target, weight = (len(side.runs) for side in self.sides)
         return counted_seeds(target) if target == weight else f"{target} and {counted_seeds(weight)}"
+
+
+def judged_metric(comparison: Comparison) -> Metric:
+    """The metric that the spaces are judged by: of the test data, of the watched one's kind, or that one."""
+    watched = comparison.metric
+    same = [metric for metric in comparison.metrics if (metric.split, metric.quantity) == ("test", watched.quantity)]
+    return same[0] if same and watched.split != "test" else watched
 
 
 def counted_seeds(count: int) -> str:

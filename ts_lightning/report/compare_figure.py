@@ -7,13 +7,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 from ts_lightning.report.compare import Comparison, Side, counted_seeds
-from ts_lightning.report.drawing import BLUE, ORANGE, axes, figure, literal
+from ts_lightning.report.drawing import SPACES, axes, figure, literal
 from ts_lightning.report.history import Point, means
 from ts_lightning.report.metric import Metric
 
 Axis = Literal["steps", "seconds"]
 AXES: tuple[Axis, Axis] = ("steps", "seconds")
-COLOURS = {"target": BLUE, "weight": ORANGE}
 
 
 def draw(comparison: Comparison, folder: Path) -> None:
@@ -40,9 +39,9 @@ def draw_metric(panel: Any, comparison: Comparison, metric: Metric, x: Axis = "s
         values += [point.value for points in curves for point in points]
         if len(curves) > 1:
             for points in curves:
-                _line(panel, points, x, color=COLOURS[side.space], linewidth=0.8, alpha=0.45)
+                _line(panel, points, x, color=SPACES[side.space], linewidth=0.8, alpha=0.45)
         if mean := side.mean(metric.name):
-            _line(panel, mean, x, label=_label(side, len(curves)), color=COLOURS[side.space], linewidth=2.4)
+            _line(panel, mean, x, label=_label(side, len(curves)), color=SPACES[side.space], linewidth=2.4)
     axes(panel, values, x=x, log=metric.smaller_is_better)
     if values:
         panel.legend(loc="best")

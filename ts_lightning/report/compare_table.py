@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
-from ts_lightning.report.compare import Comparison, counted_seeds
+from ts_lightning.report.compare import Comparison, counted_seeds, judged_metric
 from ts_lightning.report.levels import first_at
 from ts_lightning.report.units import Scale, Spread, counted, duration, memory, plain
 
@@ -32,13 +33,17 @@ class Row:
 def rows(comparison: Comparison) -> list[Row]:
     """The rows of a comparison."""
     metric = comparison.metric
+    judged = judged_metric(comparison)
     histories = [[run.history for run in side.runs] for side in comparison.sides]
     final = [[found.value for h in side if (found := h.final(metric.name))] for side in histories]
     best = [[found.value for h in side if (found := h.best(metric.name))] for side in histories]
     table = [
-        Row(f"final {metric.label}", *(_spread(values, plain) for values in final)),
-        Row(f"best {metric.label}", *(_spread(values, plain) for values in best)),
+        Row(f"final {metric.label}", *_spreads(final, plain)),
+        Row(f"best {metric.label}", *_spreads(best, plain)),
     ]
+    if judged != metric:
+        tested = [[found.value for h in side if (found := h.final(judged.name))] for side in histories]
+        table.insert(0, Row(f"final {judged.label}", *_spreads(tested, plain)))
     curves = [[run.points(metric.name) for run in side.runs] for side in comparison.sides]
     firsts = {
         level: [[first_at(points, metric, level) for points in side] for side in curves] for level in comparison.levels
@@ -52,17 +57,19 @@ def rows(comparison: Comparison) -> list[Row]:
     summaries = [[run.summary for run in side.runs] for side in comparison.sides]
     table += _cost("time per step", [[summary.step_seconds for summary in side] for side in summaries], duration)
     table += _cost("training time", [[summary.seconds for summary in side] for side in summaries], duration)
-    table += _cost("peak memory", [[summary.peak_memory for summary in side] for side in summaries], memory)
+    table += _cost("memory added", [[summary.peak_memory for summary in side] for side in summaries], memory)
     return table
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What a reader of the rows has to know."""
-    lines = []
+    lines = [] if comparison.tuning is None else comparison.tuning.notes()
     if any(len(side.runs) > 1 for side in comparison.sides):
         lines.append("Mean ± standard deviation over seeds.")
     if comparison.levels:
         lines.append(f"Steps and time to a level of {comparison.metric.label}: where it was first measured.")
+    if any(run.summary.peak_memory is not None for side in comparison.sides for run in side.runs):
+        lines.append("Memory added: the peak of training above what the process held before.")
     cells = [cell for row in rows(comparison) for cell in (row.target, row.weight)]
     if any(cell.endswith("seeds)") and not cell.startswith("not reached") for cell in cells):
         lines.append("Where not all seeds reached a level, the mean is over those that did: a lower bound.")
@@ -85,17 +92,20 @@ def table(comparison: Comparison) -> str:
     return "\n".join(["", head, "-" * len(head), *map(str.rstrip, lines), "", *notes(comparison)])
 
 
-def _spread(values: Sequence[float], scale: Callable[[float], Scale]) -> str:
-    spread = Spread.of(values)
-    return spread.text(scale) if spread else "not measured"
+def _spreads(
+    sides: Sequence[Sequence[float]], scale: Callable[[float], Scale], none: str = "not measured"
+) -> list[str]:
+    """Mean and spread of each space, in one unit: that of the larger mean."""
+    spreads = [Spread.of(values) for values in sides]
+    largest = max((abs(spread.mean) for spread in spreads if spread and isfinite(spread.mean)), default=0.0)
+    return [spread.text(scale(largest)) if spread else none for spread in spreads]
 
 
 def _reached(label: str, sides: Sequence[Numbers], scale: Callable[[float], Scale]) -> Row:
     """How soon the seeds of each space came to a level; ``None`` for those that did not."""
+    found = [[value for value in side if value is not None] for side in sides]
     cells = []
-    for side in sides:
-        values = [value for value in side if value is not None]
-        text = _spread(values, scale) if values else "not reached"
+    for side, values, text in zip(sides, found, _spreads(found, scale, "not reached"), strict=True):
         missed = len(side) > 1 and len(values) < len(side)
         cells.append(f"{text} ({len(values)} of {counted_seeds(len(side))})" if missed else text)
     return Row(label, cells[0], cells[1], _ratio(sides))
@@ -105,8 +115,8 @@ def _cost(label: str, sides: Sequence[Numbers], scale: Callable[[float], Scale])
     """A row of what was measured in every seed of some space; none where it was measured nowhere."""
     if all(value is None for side in sides for value in side):
         return []
-    cells = [_spread([value for value in side if value is not None], scale) for side in sides]
-    return [Row(label, cells[0], cells[1], _ratio(sides))]
+    target, weight = _spreads([[value for value in side if value is not None] for side in sides], scale)
+    return [Row(label, target, weight, _ratio(sides))]
 
 
 def _ratio(sides: Sequence[Numbers]) -> str:

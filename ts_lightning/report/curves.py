@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ts_lightning.report.drawing import BLUE, INK, ORANGE, axes, figure, literal
+from ts_lightning.report.drawing import SPLITS, axes, figure, literal
 from ts_lightning.report.history import History, Point, means
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
@@ -53,7 +53,6 @@ def draw_quantity(panel: Any, history: History, metrics: Sequence[Metric]) -> No
         metrics: those of this quantity.
     """
     drawn: list[Point] = []
-    splits = {metric.split for metric in metrics}
     for metric in sorted(metrics, key=lambda metric: (metric.split != "training", metric.name)):
         points = history.points(metric.name)
         drawn += points
@@ -61,8 +60,7 @@ def draw_quantity(panel: Any, history: History, metrics: Sequence[Metric]) -> No
             fine = metric.per == "step" and any(other.per == "epoch" for other in metrics)
             _draw_training(panel, points, metric, alpha=0.45 if fine else 1.0)
         else:
-            colour = INK if metric.split == "test" and "validation" in splits else BLUE
-            draw_line(panel, points, metric.split, colour)
+            draw_line(panel, points, metric.split, SPLITS[metric.split])
     axes(panel, [point.value for point in drawn], log=metrics[0].smaller_is_better)
     if drawn:
         panel.legend(loc="best")
@@ -84,7 +82,9 @@ def _draw_training(panel: Any, points: Sequence[Point], metric: Metric, alpha: f
     label = name if size == 1 else f"{name} (mean and range of {size})"
     marker = "o" if len(groups) <= 2 else None
     values = [fmean(point.value for point in group) for group in groups]
-    panel.plot(steps, values, label=label, color=ORANGE, linewidth=1.2, alpha=alpha, marker=marker, markersize=3)
+    panel.plot(
+        steps, values, label=label, color=SPLITS["training"], linewidth=1.2, alpha=alpha, marker=marker, markersize=3
+    )
     if size > 1:
         low, high = ([choose(point.value for point in group) for group in groups] for choose in (min, max))
-        panel.fill_between(steps, low, high, color=ORANGE, alpha=0.2 * alpha, linewidth=0)
+        panel.fill_between(steps, low, high, color=SPLITS["training"], alpha=0.2 * alpha, linewidth=0)

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ts_lightning.callbacks.pictures.style import BLUE, INK, ORANGE, figure, literal
+from ts_lightning.callbacks.pictures.style import SPACES, SPLITS, figure, literal
 
-__all__ = ["BLUE", "INK", "ORANGE", "Picture", "axes", "figure", "literal"]
+__all__ = ["SPACES", "SPLITS", "Picture", "axes", "figure", "literal"]
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 

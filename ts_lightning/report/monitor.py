@@ -23,7 +23,7 @@ _QUANTITIES = {
     "target_gradient_norm": "norm of the targets' gradient",
 }
 #: parts of a training step's time, and their colours
-_SHARES = {"main": "#bdbdbd", "pullback": "#92c5de", "solve": "#2166ac"}
+_SHARES = {"main": "#d9d9d9", "pullback": "#b7a6d6", "solve": "#6a51a3"}
 _SHARE_LABELS = {"main": "forward and backward", "pullback": "pull-back", "solve": "solve"}
 
 

@@ -21,6 +21,7 @@ from ts_lightning.report.curves import draw_quantity, quantities
 from ts_lightning.report.drawing import Picture
 from ts_lightning.report.run import PAGE, Run
 from ts_lightning.report.table import facts, metric_rows
+from ts_lightning.report.verdict import verdict, verdict_of_a_run
 
 _TEXTS = "worst_texts.csv"
 _MOST_TEXTS = 20
@@ -40,6 +41,7 @@ def write(run: Run) -> Path:
         "run.html",
         run.folder,
         run=run,
+        verdict=verdict_of_a_run(run),
         rows=metric_rows(run),
         facts=facts(run),
         curves=curves,
@@ -60,6 +62,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         The file.
     """
     watched, *others = comparison.metrics
+    # a value at the end alone is no curve; the table has it
+    curved = [{m.name for m in others if any(len(c) > 1 for c in side.curves(m.name))} for side in comparison.sides]
+    others = [metric for metric in others if metric.name in set.union(*curved)]
     curves = [Picture.drawn(f"{watched.label} against {x}", draw_metric, comparison, watched, x) for x in AXES]
     curves += [Picture.drawn(f"{metric.label} against steps", draw_metric, comparison, metric) for metric in others]
     runs = [run for side in comparison.sides for run in side.runs]
@@ -67,6 +72,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         "comparison.html",
         folder,
         comparison=comparison,
+        verdict=verdict(comparison),
+        about=list(comparison.target.runs[0].remarks.items()),
+        trials=[] if comparison.tuning is None else comparison.tuning.rows(),
         rows=compare_table.rows(comparison),
         notes=compare_table.notes(comparison),
         curves=curves,

@@ -23,7 +23,7 @@ class Summary:
         steps: optimizer steps made.
         step_seconds: the median step in seconds; ``None`` before any.
         seconds: the time of all steps.
-        peak_memory: in bytes; ``None`` where it was not measured.
+        peak_memory: of training, above what the process held before it, in bytes; ``None`` where it was not measured.
         interrupted: ended by Ctrl-C.
         extra: further lines for the table, by their label. Lines called ``repeat``, ``resume`` and ``predict`` are
             commands, which the report shows as such.

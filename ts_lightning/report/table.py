@@ -38,7 +38,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         lines.append(("time per step", f"{text} (median; without loading and validation)"))
     lines.append(("training time", f"{duration(summary.seconds)(summary.seconds)}, {summary.steps:,} steps"))
     if summary.peak_memory is not None:
-        lines.append(("peak memory", memory(summary.peak_memory)(summary.peak_memory)))
+        text = memory(summary.peak_memory)(summary.peak_memory)
+        lines.append(("memory added", f"{text} (peak of training, above what the process held before)"))
     return lines
 
 

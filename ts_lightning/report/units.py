@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -74,7 +74,6 @@ class Spread:
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, len(values))
 
-    def text(self, scale: Callable[[float], Scale]) -> str:
-        """Mean ± deviation in the unit that suits the mean."""
-        numbers = [self.mean] if self.deviation is None else [self.mean, self.deviation]
-        return scale(self.mean)(*numbers)
+    def text(self, scale: Scale) -> str:
+        """Mean ± deviation."""
+        return scale(self.mean) if self.deviation is None else scale(self.mean, self.deviation)

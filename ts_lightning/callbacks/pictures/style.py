@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 #: first and second series or class: told apart by colour-blind readers too
 BLUE, ORANGE, INK = "#2166ac", "#d6604d", "#333333"
+#: in every figure of a report: the spaces, and the data that a curve is measured on
+SPACES = {"target": BLUE, "weight": ORANGE}
+SPLITS = {"training": "#9a9a9a", "validation": "#117733", "test": "#882255"}
 #: further classes (Tol's muted scheme)
 COLOURS = (BLUE, ORANGE, "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#332288", "#777777")
+_COLUMNS = 2
 _STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": "#999999",
@@ -34,13 +39,15 @@ _STYLE: Any = {
 
 @contextmanager
 def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) -> Iterator[list[Any]]:
-    """A figure with panels side by side, written as ``<file_stem>.png`` and ``.svg`` when the block ends.
+    """A figure of panels, written as ``<file_stem>.png`` and ``.svg`` when the block ends.
+
+    Two panels are side by side, and further ones in rows below, so that all can be read at the width of a page.
 
     Args:
         file_stem: where the files go, without suffix.
         title: over all panels.
-        widths: of each panel, in inches.
-        height: in inches.
+        widths: of each panel, in inches; of more than two, all are equal.
+        height: of a row, in inches.
 
     Yields:
         The panels' axes.
@@ -49,10 +56,13 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        drawn = Figure(figsize=(sum(widths), height), layout="constrained")
-        panels = drawn.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+        rows, columns = math.ceil(len(widths) / _COLUMNS), widths[:_COLUMNS]
+        drawn = Figure(figsize=(sum(columns), rows * height), layout="constrained")
+        panels = drawn.subplots(rows, len(columns), width_ratios=columns, squeeze=False).ravel()
+        for empty in panels[len(widths) :]:
+            empty.remove()
         drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
-        yield list(panels)
+        yield list(panels[: len(widths)])
         drawn.savefig(file_stem.with_name(f"{file_stem.name}.png"), dpi=110)
         drawn.savefig(file_stem.with_name(f"{file_stem.name}.svg"))
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from ts_lightning.errors import DataError, expect
 from ts_lightning.recipes.data.order import ordering
 from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
-from ts_lightning.recipes.data.text_set import TextSamples, TextSet
+from ts_lightning.recipes.data.text_set import TextSamples, TextSet, held_out
 from ts_lightning.recipes.data.text_sources import Source, load
 from ts_lightning.recipes.data.tokens import Encoded, Split, TextEncoder
 
 _TEST_BATCH = 500
 _LENGTH: dict[Source, int] = {"topics": 50, "imdb": 500, "csv": 500, "parquet": 500}
+
+
+class _Ready(NamedTuple):
+    """What is made of the texts, once."""
+
+    texts: TextSet
+    encoder: TextEncoder
+    train: TextSamples
+    validation: TextSamples
+    test: TextSamples
 
 
 class TextDataModule(LightningDataModule):
@@ -39,6 +49,8 @@ class TextDataModule(LightningDataModule):
         length: words of a text that are used at most, its last ones; also the length of a sequence if any training
             text is as long. Default 50 for ``topics``, nearly all of nearly every sentence, and 500 for others, the
             paper's for IMDB.
+        validation: share of the training texts, 0 to below 1, that validation measures and training leaves out, chosen
+            by a hash of the text; 0 validates on the test texts.
         batch_size: texts in a training batch.
         seed: for the order of the training data; default the run's (seed_everything).
         split: how words are split: the name of one of torchtext's tokenizers, as ``basic_english``, or a function from
@@ -63,6 +75,7 @@ class TextDataModule(LightningDataModule):
         largest: int = 8,
         words: int = 5000,
         length: int | None = None,
+        validation: float = 0.0,
         batch_size: int = 40,
         seed: int | None = None,
         split: str | Split | None = None,
@@ -75,6 +88,7 @@ class TextDataModule(LightningDataModule):
         length = _LENGTH[source] if length is None else length
         for option, value, minimum in (("words", words, 3), ("length", length, 1), ("batch_size", batch_size, 1)):
             expect(option, value, minimum)
+        expect("validation", validation, 0, below=1)
         self.source: Source = source
         self.root = None if root is None else Path(root)
         self.file = None if file is None else Path(file)
@@ -84,18 +98,29 @@ class TextDataModule(LightningDataModule):
         self.largest = largest
         self.words = words
         self.length = length
+        self.validation = validation
         self.batch_size = batch_size
         self.seed = seed
         self.tokenizer = split if isinstance(split, str) else None
         self.split = splitter(split) if isinstance(split, str) else split
         self.vocab = vocab
         self.vectors = pretrained(vectors) if isinstance(vectors, str) else vectors
-        self._ready: tuple[TextSet, TextEncoder, TensorDataset, TensorDataset] | None = None
+        self._ready: _Ready | None = None
 
     @property
     def texts(self) -> TextSet:
-        """All texts and classes; read on first use."""
-        return self._read()[0]
+        """Training and test texts and their classes; read on first use."""
+        return self._read().texts
+
+    @property
+    def validates_on(self) -> Literal["val", "test"]:
+        """The data that validation measures."""
+        return "val" if self.validation else "test"
+
+    @property
+    def validation_texts(self) -> int:
+        """How many texts validation measures that no training batch has; 0 where these are the test texts."""
+        return len(self._read().validation) if self.validation else 0
 
     @property
     def labels(self) -> list[str]:
@@ -105,7 +130,7 @@ class TextDataModule(LightningDataModule):
     @property
     def encoder(self) -> TextEncoder:
         """From texts to sequences; made from the training texts on first use."""
-        return self._read()[1]
+        return self._read().encoder
 
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
         """The pretrained vectors of the encoder's words (words, dimension), and (words,) which have one."""
@@ -117,36 +142,40 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Shuffled batches: x (batch, length) int32, y (batch,) int64."""
-        return DataLoader(self._read()[2], self.batch_size, shuffle=True, generator=ordering(self.seed))
+        return DataLoader(self._read().train, self.batch_size, shuffle=True, generator=ordering(self.seed))
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The test texts, in order."""
-        return DataLoader(self._read()[3], batch_size=_TEST_BATCH)
+        """The validation texts, or else the test texts, in order."""
+        return DataLoader(self._read().validation, batch_size=_TEST_BATCH)
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test texts, in order."""
-        return self.val_dataloader()
+        return self.test_dataloader()
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """The test texts, in order."""
-        return self.val_dataloader()
+        return DataLoader(self._read().test, batch_size=_TEST_BATCH)
 
-    def _read(self) -> tuple[TextSet, TextEncoder, TensorDataset, TensorDataset]:
+    def _read(self) -> _Ready:
         if self._ready is None:
             texts = load(
                 self.source, self.root, self.file, self.test_file, self.text_column, self.label_column, self.largest
             )
+            texts, x_val, y_val = held_out(texts, self.validation, self.source)
             if self.vocab is not None and self.split is not None:
                 encoder = TextEncoder.from_vocab(self.vocab, texts.x_train, self.length, self.split)
             else:
                 encoder = TextEncoder.learn(texts.x_train, self.words, self.length, self.split)
-            train, test = encoder(texts.x_train), encoder(texts.x_test)
-            for name, encoded in (("training", train), ("test", test)):
-                said = remarks(encoded, encoder)
-                if said:
-                    warnings.warn(f"{len(encoded.ids):,} {name} texts: {'; '.join(said)}.", stacklevel=4)
-            pairs = TensorDataset(train.ids, texts.y_train), TextSamples(test.ids, texts.y_test, texts.x_test)
-            self._ready = texts, encoder, *pairs
+            parts = {"training": (texts.x_train, texts.y_train), "validation": (x_val, y_val)}
+            parts["test"] = texts.x_test, texts.y_test
+            made = {}
+            for name, (x, y) in parts.items():
+                encoded = encoder(x)
+                if said := remarks(encoded, encoder):
+                    warnings.warn(f"{len(x):,} {name} texts: {'; '.join(said)}.", stacklevel=4)
+                made[name] = TextSamples(encoded.ids, y, x)
+            measured = made["validation" if self.validation else "test"]
+            self._ready = _Ready(texts, encoder, made["training"], measured, made["test"])
         return self._ready
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,6 +115,32 @@ def split_by_hash(texts: Sequence[str], labels: Sequence[Any], source: str) -> T
         )
     parts = [[column[i] for i in rows] for rows in (train_rows, test_rows) for column in (texts, labels)]
     return text_set(parts[0], parts[1], parts[2], parts[3], source)
+
+
+def held_out(texts: TextSet, share: float, source: str) -> tuple[TextSet, list[str], Tensor]:
+    """Take a share of the training texts out for validation, chosen by a hash of the text as in :func:`split_by_hash`.
+
+    Args:
+        texts: training and test texts.
+        share: of the training texts, 0 to below 1.
+        source: where the texts come from, for the error.
+
+    Returns:
+        What is left, the validation texts and their classes (N,), int64.
+
+    Raises:
+        DataError: no text would be left on one side.
+    """
+    # what the choice of test texts leaves of the hash
+    chosen = [_hash(text) // _TEST_SHARE % 1000 < 1000 * share for text in texts.x_train]
+    if share > 0 and (all(chosen) or not any(chosen)):
+        raise DataError(
+            f"{source}: found {len(chosen)} training texts, too few to hold out a share of {share:g} for validation. "
+            f"Expected more, or --data.validation 0, which validates on the test texts."
+        )
+    left, out = ([i for i, it in enumerate(chosen) if it == side] for side in (False, True))
+    train = replace(texts, x_train=[texts.x_train[i] for i in left], y_train=texts.y_train[left])
+    return train, [texts.x_train[i] for i in out], texts.y_train[out]
 
 
 def _hash(text: str) -> int:

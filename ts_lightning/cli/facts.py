@@ -1,0 +1,66 @@
+"""What a run was made on: the data, the hardware, and which layers were solved, each in a line."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sized
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+_CPUS = Path("/proc/cpuinfo")
+_LISTED = 4
+
+
+class Facts(Callback):
+    """Keeps the lines at the end of training, before a test takes the Trainer's data away.
+
+    Attributes:
+        found: the lines, by their labels.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read them off."""
+        self.found = _facts(trainer, pl_module)
+
+
+def _facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+    engine = getattr(module, "target_space_engine", None)
+    found = {"data": _data(trainer), "hardware": _hardware(trainer.strategy.root_device, trainer.world_size)}
+    if engine is not None:
+        names = list(engine.targets)
+        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        found["solved layers"] = f"{len(names)}: {', '.join(names[:_LISTED])}{more}"
+    return {name: text for name, text in found.items() if text}
+
+
+def _data(trainer: Trainer) -> str:
+    """The data module, the training samples where they can be counted, and the batches of an epoch."""
+    data = getattr(trainer, "datamodule", None)
+    loader = trainer.train_dataloader
+    samples = getattr(loader, "dataset", None)
+    told = [] if data is None else [type(data).__name__]
+    if isinstance(samples, Sized):
+        told.append(f"{len(samples):,} training samples")
+    if isinstance(size := getattr(loader, "batch_size", None), int):
+        told.append(f"batches of {size:,}")
+    return ", ".join(told)
+
+
+def _hardware(device: torch.device, processes: int) -> str:
+    count = f"{processes} processes, each on " if processes > 1 else ""
+    if device.type == "cuda":
+        return f"{count}{torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{count}{_cpu()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    names = re.findall(r"^model name\s*:\s*(.+)$", _CPUS.read_text(), re.MULTILINE) if _CPUS.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
