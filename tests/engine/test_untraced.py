@@ -486,3 +486,50 @@ def test_the_guard_serves_other_runs():
     with pytest.raises(RuntimeError), Untraced(model)():
         model(torch.ones(40, 3, dtype=torch.float64))  # more rows than the bank has
     assert held(model) == before
+
+
+class Tied(nn.Module):
+    """A decoder by the encoder's weight, and a layer behind it."""
+
+    def __init__(self, ahead=False):
+        super().__init__()
+        self.first, self.encoder, self.last = nn.Linear(3, 3), nn.Linear(3, 4), nn.Linear(3, 2)
+        self.ahead = ahead  # the weight is taken before the encoder is called
+
+    def forward(self, x):
+        self.size = self.encoder.weight.norm()  # on which nothing depends
+        h = torch.tanh(self.first(x))
+        if self.ahead:
+            return self.encoder(self.last(h @ self.encoder.weight.t() @ self.encoder.weight).repeat(1, 2)[:, :3])
+        return self.last(torch.tanh(functional.linear(torch.tanh(self.encoder(h)), self.encoder.weight.t())))
+
+
+def test_tied_weights_train_with_exact_gradients():
+    torch.manual_seed(0)
+    model = Tied().double()
+    space = TargetSpace(model, batch(), EXACT)
+    weights = [p.detach().clone() for p in model.parameters()]
+    space.solve()
+    assert all(map(torch.equal, weights, model.parameters()))
+
+    def loss():
+        return model(batch(8, seed=2)).square().sum() + model.last.weight.sum()
+
+    loss().backward()
+    space.pullback()
+    for name, target in space.targets.items():
+        along, values = torch.randn_like(target), []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                target.add_(along, alpha=step)
+            space.solve()
+            values.append(float(loss().detach()))
+            with torch.no_grad():
+                target.sub_(along, alpha=step)
+        expected = float((target.grad * along).sum())
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+
+
+def test_a_weight_that_is_used_before_its_layer_is_refused_with_both_names():
+    with pytest.raises(TargetSpaceError, match=r"'last' depends on the weight of layer 'encoder'.*exclude"):
+        TargetSpace(Tied(ahead=True).double(), batch(), EXACT)

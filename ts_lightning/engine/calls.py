@@ -36,12 +36,14 @@ class Calls(TorchFunctionMode):
     Attributes:
         differentiated: whether the forward asked for derivatives.
         noise: that training has on the tensors of the pass.
+        values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
     """
 
     def __init__(self, patched: Mapping[nn.Module, Callable[[Tensor], Any]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.differentiated = False
         self.noise = Noise()
+        self.values: dict[int, Tensor] = {}
         self._of_weight = {id(module.weight): (module, forward) for module, forward in patched.items()}
         self._stand_ins: dict[Any, Callable[..., Any]] = {
             torch.autograd.grad: self._grad,
@@ -61,6 +63,9 @@ class Calls(TorchFunctionMode):
         stand_in = self._stand_ins.get(func)
         if stand_in is not None:
             return stand_in(*args, **(kwargs or {}))
+        values = self.values
+        if values and any(id(argument) in values for argument in args):
+            args = tuple(values.get(id(argument), argument) for argument in args)
         found = func(*args, **kwargs) if kwargs else func(*args)
         self.noise.follow(func, args, found)
         return found

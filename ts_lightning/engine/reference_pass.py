@@ -18,6 +18,7 @@ from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.calls import Calls, patched_forwards
 from ts_lightning.engine.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.ties import check_order, solved_values
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer, Visit
@@ -38,6 +39,7 @@ class ReferencePass:
         self._device = layers[0].parameters[0].device
         self._untraced = Untraced(batch.model, batch.seed)
         self._mode = ReferenceMode(batch.model, batch.shards)
+        self._checked = False  # that weights are solved before they are used
 
     def with_fastest_layout(self) -> ReferencePass:
         """The pass on the batch in the layout that is fastest, if the model can be run on it; otherwise this one."""
@@ -73,9 +75,12 @@ class ReferencePass:
             held: the names of layers that run as they are, with the weights that they have.
 
         Raises:
-            TargetSpaceError: a layer was not reached, or reached twice, or depends on derivatives.
+            TargetSpaceError: a layer was not reached, or reached twice, or depends on derivatives, or on a weight that
+                is not solved by then.
         """
         visited: list[str] = []
+        inputs: list[tuple[TargetLayer, Any]] = []
+        to_check = torch.is_grad_enabled() and not self._checked
         layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
 
         def once(layer: TargetLayer, x: Any) -> Any:
@@ -85,8 +90,10 @@ class ReferencePass:
                     f"Give each use a layer of its own, or add '{layer.module_name}' to exclude."
                 )
             visited.append(layer.name)
+            if to_check:
+                inputs.append((layer, x))
             try:
-                with torch._C.DisableTorchFunction():
+                with torch._C.DisableTorchFunction(), solved_values(layer, calls.values):
                     layer.expect_noise(x, calls.noise)
                     return visit(layer, x)
             except TargetSpaceError as error:
@@ -119,4 +126,7 @@ class ReferencePass:
                 f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
                 f"override reference_forward, or add the name to exclude."
             )
+        if to_check:
+            self._checked = True
+            check_order(layers, inputs)
         return visited

@@ -1,0 +1,70 @@
+"""Solved weights that a forward takes by themselves, as a decoder does that is tied to the encoder's weight.
+
+Behind the layer's own solve the reference pass gives such calls the solved value, so that gradients go both ways. Ahead
+of it there is none: the weights would depend on those of the last step, which is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
+
+@contextmanager
+def solved_values(layer: TargetLayer, values: dict[int, Tensor]) -> Iterator[None]:
+    """Write down by id of the parameter what ``layer`` is solved to, whoever solves it."""
+    solve: Callable[..., Any] = layer.solve
+
+    def noted(x: Any, targets: Tensor) -> Any:
+        found, passed = solve(x, targets)
+        pairs = zip(layer.parameters, found, strict=True)
+        values.update({id(parameter): value.to(parameter.dtype) for parameter, value in pairs})
+        return found, passed
+
+    layer.__dict__["solve"] = noted
+    try:
+        yield
+    finally:
+        del layer.__dict__["solve"]
+
+
+def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLayer, Any]]) -> None:
+    """Check that no layer's input depends on a weight that was taken before it was solved.
+
+    Args:
+        layers: what is solved.
+        inputs: each layer with its input, in a graph of autograd.
+
+    Raises:
+        TargetSpaceError: one does; names both layers.
+    """
+    owners = {id(parameter): layer for layer in layers for parameter in layer.parameters}
+    seen: set[Any] = set()
+    for layer, x in inputs:
+        nodes = [tensor.grad_fn for tensor in _tensors(x) if tensor.grad_fn is not None]
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            owner = owners.get(id(getattr(node, "variable", None)))
+            if owner is not None:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' depends on the weight of layer '{owner.name}', which forward takes by "
+                    f"itself before that layer is called; it is not solved by then. Call the layer first, or add "
+                    f"'{owner.module_name}' to exclude."
+                )
+            nodes += [before for before, _ in node.next_functions if before is not None]
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    """The tensors of a layer's input."""
+    if isinstance(x, Tensor):
+        return [x]
+    return list(x.tensors) if hasattr(x, "tensors") else [x.data]
