@@ -25,7 +25,6 @@ from torch.nn import functional
 from ts_lightning.engine.batches import tensors_in
 
 _LARGEST = 1e6  # of dropout of rate 1, which leaves nothing
-_DROPOUTS = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"
 _VIEWS = """
     view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze transpose swapaxes swapdims permute
     movedim moveaxis t contiguous clone expand expand_as repeat tile narrow select index_select gather take_along_dim
@@ -57,6 +56,7 @@ def _averaged(noise: float, given: Tensor, found: Tensor) -> float:
     return noise * found.numel() / max(given.numel(), 1)
 
 
+_DROPOUTS = frozenset(_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"))
 _TRANSPOSED: tuple[Any, ...] = (Tensor.T, Tensor.mT)
 _RULES: dict[Any, Callable[[float, Tensor, Tensor], float]] = {
     **dict.fromkeys(_named(_VIEWS + _FUNCTIONS), _kept),
@@ -78,7 +78,7 @@ class Noise:
 
     def dropouts(self) -> dict[Any, Callable[..., Any]]:
         """What stands for functional dropout in the pass."""
-        return {function: self._dropout(function) for function in _named(_DROPOUTS)}
+        return {function: self._dropout(function) for function in _DROPOUTS}
 
     def follow(self, function: Any, args: Any, found: Any) -> None:
         """Take note of what a function made of noisy tensors."""

@@ -14,6 +14,7 @@ import sysconfig
 import warnings
 from collections import deque
 from functools import cache
+from operator import is_
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -237,18 +238,14 @@ class Undo:
 
 
 def _put_back(holder: dict[Any, Any], entries: dict[Any, Any]) -> None:
-    if len(holder) == len(entries) and all(map(_same, holder, entries)):
-        for key, value in entries.items():
-            if holder[key] is not value:
-                holder[key] = value
-    else:  # with their order, in which state_dict() goes
-        holder.clear()
-        for key, value in entries.items():
+    if len(holder) == len(entries) and list(holder) == list(entries):
+        if all(map(is_, holder.values(), entries.values())):
+            return
+    else:
+        holder.clear()  # since state_dict() goes in the order of entries
+    for key, value in entries.items():
+        if key not in holder or holder[key] is not value:
             holder[key] = value
-
-
-def _same(one: object, other: object) -> bool:
-    return one is other or one == other
 
 
 def _detached(value: Any) -> Any:
