@@ -1,6 +1,7 @@
 """TargetSpace in a plain loop: training, steps out of order, given targets, substitution."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -299,3 +300,17 @@ def test_gradients_that_are_alike_have_memory_of_their_own():
     space.pullback()
     assert torch.equal(model.p.grad, model.q.grad)
     assert model.p.grad.data_ptr() != model.q.grad.data_ptr()
+
+
+def test_an_optimizer_of_solved_weights_is_told_once_what_to_do():
+    model = dense()
+    space = TargetSpace(model, moons()[0])
+    wrong = torch.optim.Adam(model.parameters())
+    with pytest.warns(UserWarning, match=r"Adam steps the weights of hidden\.0.*space\.parameters\(\)"):
+        wrong.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrong.step()
+        torch.optim.Adam(space.parameters()).step()
+        space.release()
+        torch.optim.Adam(model.parameters()).step()  # in weight space from here on

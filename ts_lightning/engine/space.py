@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.engine.bystanders import watch
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
@@ -113,6 +114,12 @@ class TargetSpace:
         self._steppers = 0  # optimizers that train the targets by their own steps
         self._checked = False  # whether weights written from outside were looked for since the last step
         self._begin(reference, self.config.init, state)
+        watch(self)
+
+    def solved_now(self) -> list[tuple[str, nn.Parameter]]:
+        """The solved weights with the names of their modules; none once the space is released."""
+        layers = self.layers if self._solution.exists else []
+        return [(layer.module_name, p) for layer in layers for p in layer.parameters]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: every target, then every parameter of the model that is not solved."""
