@@ -39,8 +39,8 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         names = list(dict.fromkeys(name for name, p in space.solved_now() if id(p) in trained))
         if names:
             warnings.warn(
-                f"{type(optimizer).__name__} steps the weights of {', '.join(names[:5])}, which are solved from targets, "
-                f"without effect. Give it space.parameters(), or call space.substitute(optimizer) before "
-                f"its first step; to go on in weight space, call space.release().",
+                f"{type(optimizer).__name__} steps the weights of {', '.join(names[:5])}, which are solved from "
+                f"targets, without effect. Give it space.parameters(), or call space.substitute(optimizer) before its "
+                f"first step; to go on in weight space, call space.release().",
                 stacklevel=4,
             )
