@@ -16,7 +16,7 @@ from ts_lightning import ReferenceConfig, TargetSpaceConfig
         ({"ridge": True}, TypeError, r"ridge .*=True"),
         ({"ridge_scale": "max"}, ValueError, "ridge_scale='max': expected one of 'absolute'"),
         ({"method": "SCU"}, ValueError, "method='SCU': expected one of 'scu', 'ocu'"),
-        ({"init": "zeros"}, ValueError, "init='zeros': expected one of 'projected', 'normalised', 'weights'"),
+        ({"init": "zeros"}, ValueError, "init='zeros': expected one of 'auto', 'projected', 'normalised', 'weights'"),
         ({"init_std": -1}, ValueError, "init_std=-1"),
         ({"forget_bias": float("nan")}, ValueError, "forget_bias=nan: expected a finite number"),
         ({"forget_bias": None}, TypeError, "forget_bias=None: expected a number, found NoneType"),

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 RidgeScaleName = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
-Init = Literal["projected", "normalised", "weights"]
+Init = Literal["auto", "projected", "normalised", "weights"]
 Selection = Literal["first", "random", "balanced"]
 SolveDtype = Literal["auto", "float32", "float64"]
 Size = int | Literal["auto"]
@@ -141,13 +141,15 @@ class TargetSpaceConfig:
             name that was given to :func:`register_ridge_scale`.
         method: ``"scu"`` passes on what each solved layer really produces on the reference batch (sequential
             cascade untangling); ``"ocu"`` passes on its targets (optimistic; paper, section 3.3).
-        init: ``"projected"``: targets start at random and are replaced by what the solved layer achieves.
-            ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard deviation ``init_std`` layer by
-            layer, and to a tenth of it in the last layer.
+        init: ``"auto"``: ``"weights"`` for layers whose weights were loaded into a LightningModule or are none of a
+            fresh start (trained, zero, biases of one's own; a random draw of any usual kind is fresh), and
+            ``"normalised"`` for the others. ``"projected"``: targets start at random and are replaced by what the
+            solved layer achieves. ``"normalised"``: the outputs of orthogonal layers, rescaled to the standard
+            deviation ``init_std`` layer by layer, and to a tenth of it in the last layer.
             ``"weights"``: the model's present weights, around which the layers are solved.
         init_std: standard deviation of the initial targets (pre-activation units), and for a recurrent layer of what
-            its inputs contribute to them. ``None``: where ``init="normalised"`` 0.6, and 0.05 for recurrent layers,
-            whose states then remember; where ``init="projected"`` 1, and 0.1 for convolutions (the paper's).
+            its inputs contribute to them. ``None``: of normalised layers 0.6, and 0.05 for recurrent layers,
+            whose states then remember; of projected ones 1, and 0.1 for convolutions (the paper's).
         forget_bias: added to the forget gate of an nn.LSTM with biases after the solve, so that targets around zero
             remember. It becomes part of the layer's bias.
         step_scale: the unit that targets are trained in, which makes up for targets being larger than weights: a
@@ -190,7 +192,7 @@ class TargetSpaceConfig:
     ridge: Ridge = "auto"
     ridge_scale: RidgeScaleName | str = "variance"
     method: Method = "scu"
-    init: Init = "normalised"
+    init: Init = "auto"
     init_std: float | None = None
     forget_bias: float = 1.0
     step_scale: StepScale = "auto"

@@ -228,3 +228,31 @@ def test_batch_size(batch, size):
 def test_the_size_by_itself_depends_on_the_layers(model, expected):
     assert reference_size(model, "auto") == expected
     assert reference_size(model, 7) == 7
+
+
+KEYS = {
+    "a fold": (lambda: torch.utils.data.SubsetRandomSampler(range(20, 30)), {}, range(20, 27)),
+    "weights": (lambda: torch.utils.data.WeightedRandomSampler([0.0] * 25 + [1.0] * 5, 40), {}, range(25, 30)),
+    "own sampler": (lambda: [9, 3, 9, 4, 8, 1, 2, 7, 6, 5], {}, [9, 3, 4, 8, 1, 2, 7]),
+    "slices": (lambda: [slice(10, 30)] * 50, {"batch_size": None}, range(10, 17)),
+    "lists": (lambda: [[5, 6], [7, 8, 9, 1, 2, 3]], {"batch_size": None}, [5, 6, 7, 8, 9, 1, 2]),
+}
+
+
+@pytest.mark.parametrize(("sampler", "options", "expected"), KEYS.values(), ids=KEYS)
+def test_samples_are_among_those_that_the_sampler_may_ask_for(sampler, options, expected):
+    loader = DataLoader(TensorDataset(X, Y), sampler=sampler(), **options)
+    assert torch.equal(choose(loader)[0], X[list(expected)])
+
+
+def test_a_sampler_of_names_and_a_batch_sampler_of_ones_own():
+    named = {f"tile{i}": (X[i], Y[i]) for i in range(30)}
+    assert torch.equal(choose(DataLoader(named, 4, sampler=list(named)[5:]))[0], X[5:12])
+    buckets = [[20, 21, 22], [3, 4], [28, 29, 27]]
+    assert torch.equal(choose(DataLoader(TensorDataset(X, Y), batch_sampler=buckets))[0], X[[20, 21, 22, 3, 4, 28, 29]])
+
+
+def test_batches_of_different_lengths_are_told():
+    loader = DataLoader(Stream([torch.zeros(4, 3), torch.zeros(4, 5)]), batch_size=None)
+    with pytest.raises(TargetSpaceError, match=r"do not make one reference batch.*Override reference_batch\(\)"):
+        choose(loader)

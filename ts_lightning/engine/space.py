@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.bystanders import watch
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
+from ts_lightning.engine.describe import described, start_of
+from ts_lightning.engine.fresh import given_layers
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.pulled import Pulled
@@ -26,7 +28,7 @@ from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import select_layers
 from ts_lightning.engine.solution import Solution
-from ts_lightning.engine.start import anchor_weights, project, start
+from ts_lightning.engine.start import anchor_weights, check_state, project, start
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
 from ts_lightning.errors import TargetSpaceError
@@ -75,6 +77,7 @@ class TargetSpace:
         group: the processes that train together, each of which is given the whole reference batch and keeps its share
             (or all of it with ``reference.shard=False``); ``None`` for one process. Gradients on the weights must be
             averaged over them, as DistributedDataParallel does, before :meth:`pullback`.
+        loaded: parameters whose values were loaded, so that ``init="auto"`` keeps them whatever they look like.
 
     Raises:
         TargetSpaceError: the model cannot be trained in target space as asked; says why and what to do.
@@ -97,6 +100,7 @@ class TargetSpace:
         forward: Callable[[Any], Any] | None = None,
         state: Mapping[str, Any] | None = None,
         group: dist.ProcessGroup | None = None,
+        loaded: Collection[nn.Parameter] = (),
     ) -> None:
         self.config = TargetSpaceConfig() if config is None else config
         self.model = model
@@ -113,6 +117,9 @@ class TargetSpace:
         self._said_adopted = False
         self._steppers = 0  # optimizers that train the targets by their own steps
         self._checked = False  # whether weights written from outside were looked for since the last step
+        auto = self.config.init == "auto" and state is None
+        self._given = given_layers(self.layers, loaded) if auto else set()
+        self._started = start_of(self.config.init, self.layers, self._given, state is not None)
         self._begin(reference, self.config.init, state)
         watch(self)
 
@@ -357,14 +364,23 @@ class TargetSpace:
             **self._pass.batch.state_dict(),
         }
 
+    def describe(self) -> str:
+        """What is solved and how it started, what is left in weight space and why, in one line."""
+        return described(self.model, self.layers, self.config, self._pass.batch, self._started)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to the targets of an earlier :meth:`state_dict` of this space; the weights follow with a solve."""
+        """Go back to the targets of an earlier :meth:`state_dict` of this space; the weights follow with a solve.
+
+        Raises:
+            TargetSpaceError: the state is of other layers, rows or samples.
+        """
+        check_state(self.state_dict(), state)
         with torch.no_grad():
             for name, target in self.targets.items():
                 target.copy_(self.partition.share(name, state["targets"][name]))
         for layer in self.layers:
             layer.anchor = None
-            if layer.name in state["anchors"]:
+            if layer.name in state.get("anchors", {}):
                 layer.anchor_at([w0.to(self._device) for w0 in state["anchors"][layer.name]])
         self._solution.drop()
 
@@ -420,7 +436,7 @@ class TargetSpace:
         batch = ReferenceBatch.of(self.model, reference, self._forward, seed)
         self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         before = run.outputs() if init == "refresh" else []
-        started = start(run, self.layers, self.config, init, state, generator)
+        started = start(run, self.layers, self.config, init, state, generator, self._given)
         self._rows = {layer.name: layer.rows.cpu() for layer in self.layers if layer.rows is not None}
         self._places = started.places
         self._take(started.targets)

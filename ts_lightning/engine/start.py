@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
@@ -54,6 +55,7 @@ def start(
     init: Init | Literal["refresh"],
     state: Mapping[str, Any] | None,
     generator: torch.Generator,
+    given: Collection[str] = (),
 ) -> Start:
     """Fix each layer's rows and unit, and make its targets, in one walk.
 
@@ -64,6 +66,7 @@ def start(
         init: how targets start; "refresh" takes the present weights, and solves around zero where a layer did.
         state: what :meth:`TargetSpace.state_dict` gave, to start from in the place of ``init``.
         generator: for sampled rows and random targets.
+        given: the names of the layers that start from the weights where ``init`` is "auto".
 
     Raises:
         TargetSpaceError: the reference batch is empty, or the state is of other layers, shapes or rows.
@@ -98,15 +101,15 @@ def start(
         if state is not None:
             values = _restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
-            if layer.name in state["anchors"]:
+            if layer.name in state.get("anchors", {}):
                 layer.anchor_at([w0.to(values) for w0 in state["anchors"][layer.name]])
-        elif init == "weights" or (init == "refresh" and anchored) or not layer.varies(x):
+        elif init == "weights" or layer.name in given or (init == "refresh" and anchored) or not layer.varies(x):
             values, unit = layer.anchored_targets(x), 1.0
         elif init == "refresh":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
             if rank < columns:
                 found.deficient.append((layer.name, rank, columns))
-        elif init == "normalised":
+        elif init in ("auto", "normalised"):
             values = layer.start(x, config.init_std or layer.normalised_std, generator)
         else:
             std = config.init_std or layer.projected_std
@@ -121,7 +124,7 @@ def start(
 
     visited = run.walk(visit)
     readout = next(layer for layer in layers if layer.name == visited[-1])
-    if state is None and init == "normalised" and readout.anchor is None:
+    if state is None and init in ("auto", "normalised") and readout.anchor is None:
         found.targets[readout.name].mul_(_READOUT)
     return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
 
@@ -188,6 +191,45 @@ def anchor_weights(
         return layer.solve(x, targets[layer.name])[1]
 
     run.walk(visit, None, held)
+
+
+def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Check that a state is of the target space whose present state is ``own``.
+
+    Raises:
+        TargetSpaceError: its targets stand for something else; says for what.
+    """
+    if set(own["targets"]) != set(state["targets"]):
+        raise TargetSpaceError(
+            f"The state is of another target space: it has targets of {', '.join(sorted(state['targets']))}; found "
+            f"layers {', '.join(sorted(own['targets']))}. Give the state of this one, or TargetSpace(..., state=...)."
+        )
+    for name, target in own["targets"].items():
+        given = state["targets"][name]
+        if given.shape != target.shape:
+            raise TargetSpaceError(
+                f"The state is of another target space: layer '{name}' has targets {tuple(given.shape)} in it; "
+                f"expected {tuple(target.shape)}. Give the state of this one, or TargetSpace(..., state=...)."
+            )
+        rows = own["rows"].get(name), state["rows"].get(name)
+        if (rows[0] is None) != (rows[1] is None) or (rows[0] is not None and not torch.equal(*rows)):
+            raise TargetSpaceError(
+                f"The state is of another target space: layer '{name}' has targets at other rows in it. Give the "
+                f"state of this one, or TargetSpace(..., state=...)."
+            )
+        if own["units"][name] != state["units"][name]:
+            raise TargetSpaceError(
+                f"The state is of another target space: layer '{name}' has targets in units of {state['units'][name]} "
+                f"in it; expected {own['units'][name]}. Give the state of this one, or TargetSpace(..., state=...)."
+            )
+    samples, given_samples = (list(tensors_in(it["reference"])) for it in (own, state))
+    if len(samples) != len(given_samples) or any(
+        a.shape != b.shape or not torch.equal(a.cpu(), b.cpu()) for a, b in zip(samples, given_samples, strict=True)
+    ):
+        raise TargetSpaceError(
+            "The state is of another target space: its targets are those of other samples than this reference batch. "
+            "Give the state of this one, or TargetSpace(model, reference, state=...) with its reference batch."
+        )
 
 
 def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace
@@ -39,11 +40,13 @@ class Restored:
         optimizer_states: of the checkpoint.
         resuming: a fit was given the checkpoint to resume from, so that what does not fit it is an error; otherwise the
             weights are started from.
+        same_module: it is what the module's last fit left.
     """
 
     entry: dict[str, Any] | None
     optimizer_states: Sequence[dict[str, Any]] = ()
     resuming: bool = False
+    same_module: bool = False
 
     def mismatch(self, settings: TargetSpaceConfig) -> str | None:
         """What of the settings differs from those that the entry was written with, in words."""
@@ -64,9 +67,21 @@ def save(checkpoint: dict[str, Any], space: TargetSpace, substitutions: Sequence
         more: what the target space does not know of itself.
     """
     drawn = {name: getattr(space.config.reference, name) for name in _DRAWN}
-    checkpoint[KEY] = {**space.state_dict(), "weights": fingerprints(space), "drawn": drawn, **more}
+    entry = space.state_dict()
+    if not _storable(entry["reference"]):
+        entry["reference"] = None  # of a class of its own: taken anew from the data
+    checkpoint[KEY] = {**entry, "weights": fingerprints(space), "drawn": drawn, **more}
     if "optimizer_states" in checkpoint and substitutions:  # none where another Trainer saves
         checkpoint["optimizer_states"] = [substitution.state_dict() for substitution in substitutions]
+
+
+def _storable(value: Any) -> bool:
+    """Whether ``torch.load`` with ``weights_only=True`` reads a value."""
+    if isinstance(value, dict):
+        return all(map(_storable, value)) and all(map(_storable, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_storable, value))
+    return isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes, type(None))
 
 
 def class_path(kind: type) -> str | None:

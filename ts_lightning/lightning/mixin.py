@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class TargetSpaceMixin(TargetSpaceModule):
         config = self.target_space
         assert config is not None
         size = reference_size(self, config.reference.size)
-        seed = (torch.initial_seed() + session_of(self).epoch) % 2**63
+        seed = (torch.initial_seed() + session_of(self).construction.epoch) % 2**63
         with contextlib.closing(read_ahead(self.trainer)) as batches:
             loader = training_loader(self.trainer)
             return reference_samples(loader, size, config.reference.selection, seed, batches)
@@ -74,7 +74,7 @@ class TargetSpaceMixin(TargetSpaceModule):
             TargetSpaceError: neither ``forward`` nor ``training_step`` can be run on the batch.
         """
         own = getattr(super(), "reference_forward", None)
-        return session_of(self).call(batch) if own is None else own(batch)
+        return session_of(self).construction.call(batch) if own is None else own(batch)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizers, for manual optimisation; their ``zero_grad`` clears the solved weights' gradients, too."""
@@ -103,6 +103,12 @@ class TargetSpaceMixin(TargetSpaceModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing of its own; see :meth:`__init_subclass__`."""
         super().on_load_checkpoint(checkpoint)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As in PyTorch; ``init="auto"`` keeps what is loaded."""
+        result = super().load_state_dict(state_dict, *args, **options)
+        session_of(self).construction.load(state_dict)
+        return result
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let the session hear of checkpoints whether or not the class's own hooks call ``super()``."""

@@ -124,8 +124,8 @@ def _keys(loader: DataLoader[Any], enough: int | None) -> Sequence[Any]:
         if type(sampler) is WeightedRandomSampler:
             indices: list[int] = sampler.weights.nonzero().squeeze(1).tolist()
             return indices
-        found = iter(_own_copy(sampler))
-        keys = (key for keys in found for key in keys) if isinstance(sampler, BatchSampler) else found
+        total = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
+        keys = (key for given in _own_copy(sampler) for key in _single(given, total))
     with isolate_rng():
         distinct: dict[Any, Any] = {}
         for key in keys:
@@ -142,6 +142,15 @@ def _hashable(key: Any) -> Any:
     except TypeError:
         return repr(key)
     return key
+
+
+def _single(key: Any, total: int) -> Iterable[Any]:
+    """The keys of single samples that a sampler's key stands for, as a slice does in a data set of ``total``."""
+    if isinstance(key, slice):
+        return range(*key.indices(total))
+    if isinstance(key, (Tensor, np.ndarray)):
+        return [key.item()] if key.ndim == 0 else key.tolist()
+    return key if isinstance(key, list) else [key]
 
 
 def _own_copy(sampler: Any) -> Any:

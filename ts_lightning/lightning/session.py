@@ -15,22 +15,16 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
-from lightning.pytorch.utilities import move_data_to_device, rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch.distributed import ProcessGroup
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size, formed
 from ts_lightning.engine.selection import untrained_layers
-from ts_lightning.engine.space import TargetSpace
-from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
-from ts_lightning.lightning.fingerprint import differing, fingerprints
+from ts_lightning.lightning.construction import Construction
+from ts_lightning.lightning.fingerprint import fingerprints
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
-from ts_lightning.lightning.reference_call import by_position, by_signature, needs, quiet, reference_call
-from ts_lightning.lightning.reference_data import form_of
-from ts_lightning.lightning.strategy import process_group
 from ts_lightning.lightning.substitution import KEY, Substitution
 
 
@@ -49,16 +43,15 @@ class Session:
         module: the module.
 
     Attributes:
-        epoch: in which the reference batch was taken.
+        construction: how its target space is built.
     """
 
     def __init__(self, module: TargetSpaceModule) -> None:
         self.module = module
-        self.epoch = 0
+        self.construction = Construction(module)
         self._restored: Restored | None = None
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
-        self._call: Callable[[Any], Any] | None = None  # of a batch
         self._covered: list[tuple[Any, str]] = []
         self._begun = False  # for as long as a fit goes on
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
@@ -93,7 +86,7 @@ class Session:
         elif space is not None:
             present = [substitution.optimizer for substitution in self._substitutions]
             same = list(map(id, present)) == list(map(id, self.trainer.strategy.optimizers))
-            save(checkpoint, space, self._substitutions if same else [], epoch=self.epoch)
+            save(checkpoint, space, self._substitutions if same else [], epoch=self.construction.epoch)
 
     def loaded(self, checkpoint: dict[str, Any]) -> None:
         """Keep what of a checkpoint the next fit starts from, or the present one goes back to.
@@ -117,6 +110,7 @@ class Session:
         # of before a fit, as callbacks save that try something out, like the finders
         untrained = entry is None and checkpoint.get(SETTINGS, {}).get("settings") and checkpoint["global_step"] == 0
         states = checkpoint.get("optimizer_states", ()) if fitting else ()
+        self.construction.restoring = checkpoint.get("state_dict") if fitting else None
         self._restored = None if untrained else Restored(entry, states, fitting)
 
     def _fitting(self) -> bool:
@@ -144,16 +138,17 @@ class Session:
         restored, self._restored = self._restored, None
         last, module.target_space_engine = module.target_space_engine, None
         states = self._give_back()
-        if module.target_space is None:
+        settings = None if module.target_space is None else self._trained_only(module.target_space)
+        if settings is None:
             return
-        group = process_group(self.trainer.strategy)
-        settings = self._trained_only(module.target_space)
         if restored is None and last is not None:
             same = replace(last.config, cuda_graphs=settings.cuda_graphs) == settings
-            entry = {**last.state_dict(), "weights": self._left, "drawn": {}, "epoch": self.epoch} if same else None
-            restored = Restored(entry, [states.get(id(optimizer), {}) for optimizer in optimizers])
+            epoch = self.construction.epoch
+            entry = {**last.state_dict(), "weights": self._left, "drawn": {}, "epoch": epoch} if same else None
+            restored = Restored(entry, [states.get(id(optimizer), {}) for optimizer in optimizers], same_module=True)
         with isolate_rng(include_cuda=module.device.type == "cuda"):
-            space, goes_on = self._built(settings, restored, group)
+            space, goes_on = self.construction.space(settings, restored)
+        rank_zero_info(space.describe())
         self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
         if restored is not None and goes_on:
             for substitution, state in zip(self._substitutions, restored.optimizer_states, strict=False):
@@ -162,78 +157,16 @@ class Session:
         self._hook.attach()
         module.target_space_engine = space
 
-    def _built(
-        self, settings: TargetSpaceConfig, restored: Restored | None, group: ProcessGroup | None
-    ) -> tuple[TargetSpace, bool]:
-        """A target space, and whether it goes on from the targets that were restored."""
-        self.epoch = 0
-        if restored is None:
-            return self._made(self._drawn(), settings, group), False
-        from_weights = replace(settings, init="weights")
-        entry = restored.entry
-        if entry is None:
-            return self._made(self._drawn(), from_weights, group), False
-        why = restored.mismatch(settings)
-        if why is not None and restored.resuming:
-            raise TargetSpaceError(
-                f"{why} Use the same, or start from the checkpoint's weights alone: load them, and fit without "
-                f"ckpt_path."
-            )
-        changed = differing(self.module, entry["weights"])
-        if why is None and changed:
-            why = f"The weights {', '.join(changed)} are not those that the targets were solved to."
-        if why is None:
-            self.epoch = entry["epoch"]
-            try:
-                return self._made(self._stored(entry), settings, group, entry), True
-            except TargetSpaceError as error:
-                if restored.resuming:
-                    raise
-                why = str(error)
-        rank_zero_warn(f"{why} Target space starts from the weights.")
-        return self._made(self._drawn(), from_weights, group), False
-
-    def _made(
-        self, batch: Any, config: TargetSpaceConfig, group: ProcessGroup | None, state: dict[str, Any] | None = None
-    ) -> TargetSpace:
-        """A target space on a reference batch."""
-        if batch_size(batch) == 0:
-            raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
-        givers = [holder for holder in (self.module, *type(self.module).__mro__) if "reference_forward" in vars(holder)]
-        self._call = reference_call(self.module, batch) if len(givers) == 1 else None  # the mixin's alone
-        return TargetSpace(self.module, batch, config, forward=self._forward, state=state, group=group)
-
-    def call(self, batch: Any) -> Any:
-        """Run the module on a batch where it has no ``reference_forward`` of its own."""
-        call = self._call or by_signature(self.module, batch) or by_position(self.module, batch)
-        if call is None:  # reached by an override that calls this
-            raise TargetSpaceError(
-                f"{needs(self.module, batch)} Override reference_forward(batch) to call the model with it."
-            )
-        return call(batch)
-
-    def _forward(self, batch: Any) -> Any:
-        with quiet(self.module):
-            return self.module.reference_forward(batch)
-
-    def _stored(self, entry: dict[str, Any]) -> Any:
-        """The reference batch of an entry, as the training loop would hand it on."""
-        batch = move_data_to_device(entry["reference"], self.module.device)
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        return batch if entry["plain"] else formed(batch, self._drawn(self.epoch))
-
-    def _drawn(self, epoch: int = 0) -> Any:
-        """A new reference batch, the same in all processes, as the training loop would hand it on."""
-        self.epoch = epoch
-        batch = self.trainer.strategy.broadcast(self.module.reference_batch())
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = self.module._on_before_batch_transfer(batch)
-        return self.trainer.strategy.batch_to_device(batch)
-
-    def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig:
-        """The config with the layers excluded whose weights no optimizer trains; they stay as they are."""
+    def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig | None:
+        """The config with the layers excluded whose weights no optimizer trains; None where none trains any."""
         trained = {id(p) for o in self.trainer.strategy.optimizers for g in o.param_groups for p in g["params"]}
-        idle = untrained_layers(self.module, trained) if trained else []
+        if trained.isdisjoint(map(id, self.module.parameters())):
+            rank_zero_warn(
+                "Target space: no optimizer of configure_optimizers() trains a parameter of the module. Nothing is "
+                "solved; what the module trains by itself, it trains in weight space."
+            )
+            return None
+        idle = untrained_layers(self.module, trained)
         if idle:
             warnings.warn(
                 f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4
@@ -246,10 +179,10 @@ class Session:
         if space is None or config is None or config.reference.refresh is None:
             return
         epoch = self.trainer.current_epoch
-        if epoch % config.reference.refresh or epoch == self.epoch:
+        if epoch % config.reference.refresh or epoch == self.construction.epoch:
             return  # the latter where it resumes within this epoch
         with isolate_rng(include_cuda=self.module.device.type == "cuda"):
-            change = space.refresh(self._drawn(epoch))
+            change = space.refresh(self.construction.drawn(epoch))
         targets = set(space.targets.values())
         for optimizer in self.trainer.strategy.optimizers:
             for target in targets.intersection(optimizer.state):
@@ -279,6 +212,7 @@ class Session:
         teardown = self._own(self.trainer.strategy, "teardown")
         if self._hook is not None and self.module.target_space_engine is not None:
             self._left = fingerprints(self.module.target_space_engine)
+            self.construction.forget()
             self._hook.detach()
         failure = None if self._hook is None else self._hook.unseen_failure()
         self._hook, self._begun = None, False

@@ -1,0 +1,101 @@
+"""What a target space does to a model, in one line: what is solved, from what, how it started, what is left and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.engine.batches import batch_size
+from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.selection import plain_name
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.registry import family
+
+_NAMED = 3  # layers of a kind that are named; the others are counted
+
+
+def described(
+    model: nn.Module, layers: Sequence[TargetLayer], config: TargetSpaceConfig, batch: ReferenceBatch, started: str
+) -> str:
+    """The line.
+
+    Args:
+        model: the model.
+        layers: what of it is solved.
+        config: the settings.
+        batch: the reference batch.
+        started: how the targets started, see :func:`start_of`.
+    """
+    solved = {id(p) for layer in layers for p in layer.parameters}
+    modules = {
+        plain_name(name): module
+        for name, module in model.named_modules()
+        if any(p.requires_grad and p.dim() > 1 for p in module.parameters(recurse=False))
+    }
+    left = {
+        name: module
+        for name, module in modules.items()
+        if not any(id(p) in solved for p in module.parameters(recurse=False))
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    share = sum(p.numel() for p in trained if id(p) in solved) / max(1, sum(p.numel() for p in trained))
+    text = (
+        f"Target space: {len(modules) - len(left)} of {len(modules)} layers ({100 * share:.1f} % of the trainable "
+        f"parameters), {_samples(batch)}, {started}"
+    )
+    kinds: dict[str, list[str]] = {}
+    for name, module in left.items():
+        kinds.setdefault(_why(config, name, module), []).append(name)
+    if kinds:
+        text += "; in weight space: " + ", ".join(f"{_listed(names)} ({why})" for why, names in kinds.items())
+    return f"{text}."
+
+
+def start_of(init: Init, layers: Sequence[TargetLayer], given: Collection[str], restored: bool) -> str:
+    """How targets start, in words.
+
+    Args:
+        init: the setting.
+        layers: what is solved.
+        given: the names of the layers that "auto" starts from their weights.
+        restored: from a state.
+    """
+    if restored:
+        return "targets restored"
+    if init == "weights" or len(given) == len(layers):
+        return "start from the weights"
+    named = f", {_listed([layer.name for layer in layers if layer.name in given])} from the weights" if given else ""
+    return f"start {'normalised' if init == 'auto' else init}{named}"
+
+
+def _samples(batch: ReferenceBatch) -> str:
+    if callable(batch.data):
+        return "a reference function of your own"
+    count = batch_size(batch.data) if batch.shards is None else batch.shards.samples
+    return "a reference batch of your own" if count is None else f"{count} reference samples"
+
+
+def _why(config: TargetSpaceConfig, name: str, module: nn.Module) -> str:
+    """Why a layer is left in weight space."""
+    kind = type(module)
+    path = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
+    if _matches(name, config.exclude):
+        return f"{path}: excluded"
+    if config.layers is not None and not _matches(name, config.layers):
+        return f"{path}: not among layers"
+    if parametrize.is_parametrized(module):
+        return f"{path}: parametrised"
+    return f"{path}: {'not supported' if family(module) is None else 'cannot be solved here'}"
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more"
