@@ -16,6 +16,7 @@ Size = int | Literal["auto"]
 Rows = int | Literal["auto", "all"]
 StepScale = float | Literal["auto"]
 Ridge = float | Literal["auto"]
+Untangle = int | Literal["auto"]
 
 #: names of all ridge scales; ``register_ridge_scale`` adds to them
 ridge_scales: list[str] = list(get_args(RidgeScaleName))
@@ -159,6 +160,10 @@ class TargetSpaceConfig:
             recurrent ones, whose steps add up along time; three times that for a convolution that is solved from a
             sample of its rows, of whose steps the ridge takes more, and for a Linear on sequences beside recurrent
             layers, whose own do not add up.
+        untangle: how often a solve goes through the reference batch. ``1``: every time. A larger number ``k``: every
+            ``k``-th time; between, each layer's inputs on the reference batch are those of the last time, so that its
+            weights are a linear map of its targets, which costs one product each way. ``"auto"`` chooses the number
+            between 1 and 16 while training, by how far the weights jump each time: ``docs/cost.md``.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
@@ -196,6 +201,7 @@ class TargetSpaceConfig:
     init_std: float | None = None
     forget_bias: float = 1.0
     step_scale: StepScale = "auto"
+    untangle: Untangle = 1
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
     cuda_graphs: bool = False
@@ -218,8 +224,15 @@ class TargetSpaceConfig:
         check_finite("forget_bias", self.forget_bias)
         if self.step_scale != "auto":
             check_positive("step_scale ('auto' or a number)", self.step_scale)
+        if self.untangle != "auto":
+            _count("untangle ('auto' or a number)", self.untangle)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         check_choice("cuda_graphs", self.cuda_graphs, (False, True))
+        if self.cuda_graphs and self.untangle != 1:
+            raise ValueError(
+                f"cuda_graphs=True records solves that all untangle; found untangle={self.untangle!r}. Use untangle=1, "
+                f"or cuda_graphs=False."
+            )
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")
         if self.method == "ocu" and isinstance(self.reference.rows, int):

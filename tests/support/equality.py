@@ -156,7 +156,9 @@ class SameEverywhere(Callback):
             self.same &= all(torch.equal(mine, other) for other in all_)
 
 
-def run(name, processes, *, optimizer="SGD", dtype="float64", shard=True, rows="auto", accumulate=1, **clipping):
+def run(
+    name, processes, *, optimizer="SGD", dtype="float64", shard=True, rows="auto", accumulate=1, untangle=1, **clipping
+):
     """Fit with batches of BATCH in all processes together; returns final weights, targets, and whether all agreed."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     cls, dtype = NETWORKS[name], getattr(torch, dtype)
@@ -168,7 +170,8 @@ def run(name, processes, *, optimizer="SGD", dtype="float64", shard=True, rows="
     for layer in network.modules():
         if isinstance(layer, InterleavedNorm):
             layer.parts = processes // world
-    config = TargetSpaceConfig(step_scale=5.0, reference=ReferenceConfig(size=cls.size, shard=shard, rows=rows))
+    reference = ReferenceConfig(size=cls.size, shard=shard, rows=rows)
+    config = TargetSpaceConfig(step_scale=5.0, untangle=untangle, reference=reference)
     model = Lit(network, config, optimizer)
     same = SameEverywhere()
     strategy = {"strategy": "target_space_ddp", "devices": world} if world > 1 else {}

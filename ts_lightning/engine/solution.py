@@ -31,21 +31,24 @@ class Solution:
 
     Attributes:
         differentiable: whether there is a graph for one pull-back.
+        kept: whether it was made by kept maps, without the reference batch.
+        pairs: the Parameters and their values; empty where there was no solve since the last :meth:`drop`.
         graphs: see above.
     """
 
     def __init__(self, run: Run, read: Callable[[], Iterable[nn.Parameter]], graphs: SolveGraphs | None) -> None:
         self.differentiable = False
+        self.kept = False
         self.graphs = graphs
         self._run, self._read = run, read
-        self._pairs: Solved = []
+        self.pairs: Solved = []
         self._versions: dict[int, tuple[int, int]] = {}
         self._written: list[tuple[int, int]] = []
 
     def drop(self) -> None:
         """Free the graph, and the values where no Parameter holds them."""
         self.differentiable = False
-        self._pairs, self._written = [], []
+        self.pairs, self._written = [], []
 
     def release(self) -> None:
         """Free CUDA graphs, too; they can be recorded anew."""
@@ -56,13 +59,21 @@ class Solution:
     @property
     def exists(self) -> bool:
         """Whether there has been a solve since the last :meth:`drop`."""
-        return bool(self._pairs)
+        return bool(self.pairs)
 
     def make(self, replay: Callable[[], Solved | None]) -> None:
         """Solve anew, without writing to the Parameters."""
         self.drop()
         replayed = None if self.graphs is None else replay()
-        self._pairs = self._run(None) if replayed is None else replayed
+        self._made(self._run(None) if replayed is None else replayed, kept=False)
+
+    def make_kept(self, solved: Callable[[], Solved]) -> None:
+        """Solve by kept maps, without writing to the Parameters."""
+        self.drop()
+        self._made(solved(), kept=True)
+
+    def _made(self, solved: Solved, *, kept: bool) -> None:
+        self.pairs, self.kept = solved, kept
         self._versions = {id(p): version(p) for p in self._read()}
         self.differentiable = True
 
@@ -74,15 +85,15 @@ class Solution:
             changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
                 has yet to go backward through them stays valid.
         """
-        for parameter, value in self._pairs:
+        for parameter, value in self.pairs:
             if not (changed_only and torch.equal(parameter, value.to(parameter.dtype))):
                 parameter.copy_(value)
         self.accept()
-        return [parameter for parameter, _ in self._pairs]
+        return [parameter for parameter, _ in self.pairs]
 
     def accept(self) -> None:
         """Take the Parameters' present values for those that were written."""
-        self._written = [version(parameter) for parameter, _ in self._pairs]
+        self._written = [version(parameter) for parameter, _ in self.pairs]
 
     def changed(self) -> list[nn.Parameter]:
         """The trained parameters that have changed or joined since the solve, as far as their versions tell.
@@ -95,7 +106,7 @@ class Solution:
         """The ids of solved Parameters that hold other values than were written, of which the targets know nothing."""
         return {
             id(parameter)
-            for (parameter, value), written in zip(self._pairs, self._written, strict=True)
+            for (parameter, value), written in zip(self.pairs, self._written, strict=True)
             if (parameter.device.type == "cpu" or version(parameter) != written)
             and not torch.equal(parameter, value.to(parameter.dtype))
         }
@@ -107,8 +118,8 @@ class Solution:
         pulled back at once.
         """
         # a value may depend on no target: the redundant bias of a recurrent layer, kept at zero
-        pulled = [p.grad is not None and value.requires_grad for p, value in self._pairs]
-        chosen = list(compress(self._pairs, pulled))
+        pulled = [p.grad is not None and value.requires_grad for p, value in self.pairs]
+        chosen = list(compress(self.pairs, pulled))
         if not chosen:
             return [None] * len(trained)
         self.differentiable = False
@@ -119,5 +130,5 @@ class Solution:
             found = self.graphs.pull(pulled, trained, arriving, self._run)
         else:
             found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
-        self._pairs = [(parameter, value.detach()) for parameter, value in self._pairs]  # frees what the graph held
+        self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
         return found

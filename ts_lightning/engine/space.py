@@ -31,6 +31,7 @@ from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.start import anchor_weights, check_state, project, start
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
+from ts_lightning.engine.untangling import Untangling
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
@@ -113,10 +114,12 @@ class TargetSpace:
         graphs = self.config.cuda_graphs and self._device.type == "cuda" and alone
         recorder = SolveGraphs(model, self.layers, self._device) if graphs else None
         self._solution = Solution(self._run, self.parameters, recorder)
+        self._untangling = Untangling(self.config.untangle, self.layers)
         self.pulled = Pulled(self.layers, lambda: self.pullback(keep=True))
         self._said_adopted = False
         self._steppers = 0  # optimizers that train the targets by their own steps
         self._checked = False  # whether weights written from outside were looked for since the last step
+        self._reevaluated = False  # whether the loss was asked for at other targets since the last step
         auto = self.config.init == "auto" and state is None
         self._given = given_layers(self.layers, loaded) if auto else set()
         self._started = start_of(self.config.init, self.layers, self._given, state is not None)
@@ -149,7 +152,9 @@ class TargetSpace:
         return not solution.differentiable or bool(solution.changed())
 
     def solve(self) -> None:
-        """Solve all weights from the targets over the reference batch, and write them to the model.
+        """Solve all weights from the targets, and write them to the model.
+
+        Over the reference batch, or within a period of ``untangle`` by the maps that its last pass left.
 
         Keeps the graph from the targets to the weights for one :meth:`pullback`, until which the targets stay as they
         are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce them.
@@ -158,18 +163,36 @@ class TargetSpace:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
         """
         self._hold()
-        self._solution.make(self._replayed)
+        untangling = self._untangling
+        if untangling.due:
+            with full_precision(self._device):
+                expected = untangling.expected(self.targets)
+            self._solution.make(self._replayed)
+            if expected is not None:
+                jump = untangling.jump(expected, self._solution.pairs)
+                self.partition.same([jump])
+                untangling.judge(float(jump))
+        else:
+            untangling.advance()
+            self._solution.make_kept(self._run_kept)
         self.partition.same_weights(self._solution.write(changed_only=self._steppers > 1))
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
         solution = self._solution
-        if not solution.exists or (solution.changed() and not solution.overwritten()):
+        if not solution.exists:
+            self.solve()
+        elif solution.changed() and not solution.overwritten():
+            self._reevaluated = True
+            self._untangling.end_period()  # so that a search along a line is along one function
             self.solve()
 
     def stepped(self) -> None:
         """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned."""
         checked, self._checked = self._checked, False
+        if self._reevaluated:
+            self._reevaluated = False
+            self._untangling.end_period()
         if checked or not self._solution.overwritten():
             self.solve()
 
@@ -205,9 +228,10 @@ class TargetSpace:
     def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
 
-        Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient
-        is exact, because the map from weights' to targets' gradients is linear: gradients accumulated over several
-        backward passes are pulled back at once.
+        Other parameters that shaped the reference activations (norms, embeddings) receive their share, unless the
+        solve was one by kept maps, in which these have none. The gradient is exact for the solve that was made, because
+        the map from weights' to targets' gradients is linear: gradients accumulated over several backward passes are
+        pulled back at once.
 
         Args:
             keep: leave the gradients on the weights until they are cleared, for whoever looks at them, and set the
@@ -252,16 +276,20 @@ class TargetSpace:
                 f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
             )
         if changed:
+            self._untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment
-        elif not solution.differentiable:
-            solution.make(self._replayed)  # the same weights with another graph
+        elif not solution.differentiable:  # the same weights with another graph
+            if solution.kept:
+                solution.make_kept(self._run_kept)
+            else:
+                solution.make(self._replayed)
             solution.accept()
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not trained:
             return
         with full_precision(self._device):
-            # every solve adds up what its processes give
-            gradients = solution.gradients(trained, 1 / self.partition.ranks)
+            # every solve over the reference batch adds up what its processes give
+            gradients = solution.gradients(trained, 1.0 if solution.kept else 1 / self.partition.ranks)
         if self.shards is not None:
             mine = zip(trained, gradients, strict=True)
             shared = [g for p, g in mine if g is not None and not isinstance(p, Target)]
@@ -274,13 +302,20 @@ class TargetSpace:
         solved: Solved = []
 
         def visit(layer: TargetLayer, x: Any) -> Any:
-            values, passed = layer.solve(x, self.targets[layer.name])
+            values, passed = self._untangling.solve(layer, x, self.targets[layer.name], self.shards)
             solved.extend(zip(layer.parameters, values, strict=True))
             return passed
 
+        self._untangling.begin()
         with torch.inference_mode(False), torch.enable_grad(), self._trained.unfrozen():
             self._pass.walk(visit, around, self._trained.held)
+        self._untangling.end(self.shards)
         return solved
+
+    def _run_kept(self) -> Solved:
+        """The same by the maps of the last untangling."""
+        with torch.inference_mode(False), torch.enable_grad(), self._trained.unfrozen(), full_precision(self._device):
+            return self._untangling.kept(self.targets)
 
     def _replayed(self) -> Solved | None:
         assert self._solution.graphs is not None
@@ -321,10 +356,11 @@ class TargetSpace:
         """Replace the targets by what the solved layers achieve, layer by layer, each fed by the one before."""
         with torch.no_grad():
             self._pass.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self._trained.held)
+        self._untangling.forget()
         self.solve()
 
     def residuals(self) -> dict[str, float]:
-        """The relative residual ||A W - T|| / ||T|| of each layer's solve."""
+        """The relative residual ||A W - T|| / ||T|| of each layer, in a solve over the reference batch."""
         found: dict[str, float] = {}
 
         def visit(layer: TargetLayer, x: Any) -> Any:
@@ -362,6 +398,7 @@ class TargetSpace:
             "units": self.units,
             "anchors": {layer.name: list(layer.anchor) for layer in self.layers if layer.anchor is not None},
             **self._pass.batch.state_dict(),
+            **({"untangling": self._untangling.state_dict(self.shards)} if self._untangling.active else {}),
         }
 
     def describe(self) -> str:
@@ -382,6 +419,8 @@ class TargetSpace:
             layer.anchor = None
             if layer.name in state.get("anchors", {}):
                 layer.anchor_at([w0.to(self._device) for w0 in state["anchors"][layer.name]])
+        self._untangling.forget()
+        self._restore_period(state)
         self._solution.drop()
 
     def refresh(self, reference: Reference) -> float:
@@ -397,6 +436,7 @@ class TargetSpace:
         for name, target in kept.items():
             target.data = self.targets[name].data
             self.targets[name] = target
+        self._untangling.forget()
         self.solve()
         return change
 
@@ -408,6 +448,7 @@ class TargetSpace:
         frozen, thawed = self._trained.newly_held()
         if frozen or thawed:
             self._solution.release()
+            self._untangling.forget()
         if thawed:
             anchor_weights(self._pass, thawed, self.targets, self._trained.held)
 
@@ -429,6 +470,7 @@ class TargetSpace:
         """
         self.partition.reset(self.layers)
         self.release()
+        self._untangling.forget()
         # Follows the user's seed without drawing from the global generator, so that the order of training data is
         # the same with and without target space.
         seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), self._device)
@@ -454,8 +496,17 @@ class TargetSpace:
         self._pass, targets = self.partition.cut(run, self.layers, started)
         self._take(targets)
         if self.shards is not None:
+            self._untangling.forget()
+            self.solve()
+        if state is not None and self._restore_period(state):
             self.solve()
         return change
+
+    def _restore_period(self, state: Mapping[str, Any]) -> bool:
+        """Go on within the period of a state; whether its next solve is one by kept maps."""
+        return "untangling" in state and self._untangling.load_state_dict(
+            state["untangling"], self._device, self.shards
+        )
 
 
 def _change(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:

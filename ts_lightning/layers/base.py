@@ -25,6 +25,7 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.rows import sample_dimension, share_rows
+from ts_lightning.ridge.kept import Inputs, Matrix
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.system import RidgeSolver
 
@@ -222,6 +223,28 @@ class TargetLayer(ABC):
             The values of :attr:`parameters`, and what the next layer receives: in SCU what the layer produces with
             them, in OCU what it was asked to produce.
         """
+
+    def kept_targets(self, targets: Tensor) -> list[Tensor]:
+        """T of each of the layer's systems for ``targets`` in :attr:`unit`, in the outputs' unit and in solve's order.
+
+        With :meth:`kept_values` it says how weights follow from targets between two untanglings, where :meth:`solve` is
+        not called.
+
+        Raises:
+            TargetSpaceError: the family does not say so.
+        """
+        raise TargetSpaceError(
+            f"layer '{self.name}': {type(self).__name__} does not say how its weights follow from targets between two "
+            f"untanglings (kept_targets and kept_values). Use untangle=1, or add '{self.module_name}' to exclude."
+        )
+
+    def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
+        """The values of :attr:`parameters` for W of each system."""
+        raise NotImplementedError
+
+    def kept_inputs(self, tensor: Tensor) -> Inputs:
+        """A of a system for what it was made of, see :class:`~ts_lightning.ridge.kept.Inputs`."""
+        return Matrix(tensor)
 
     @abstractmethod
     def achieved(self, x: Any, values: Sequence[Tensor]) -> Tensor:

@@ -88,6 +88,14 @@ class LinearTargets(AffineLayer):
         """Whether an input has a feature that is not the same in all rows."""
         return feature_varies(x)
 
+    def kept_targets(self, targets: Tensor) -> list[Tensor]:
+        """T (N, out)."""
+        return [(targets * self.unit).reshape(-1, targets.shape[-1])]
+
+    def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
+        """Weight and bias."""
+        return self.pack(w[0])
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (..., out)."""
         return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

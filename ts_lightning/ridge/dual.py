@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
+from ts_lightning.ridge.kept import KeptMap
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
 
@@ -37,6 +38,8 @@ class DualApply(torch.autograd.Function):
         missed = factor.c.unsqueeze(-1) * r[..., rows.own, :]
         if solver.observer is not None:
             solver.observer([factor], t, lambda: missed)
+        if solver.keep is not None:
+            solver.keep(KeptMap.dual(whole, factor, rows.own))
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(whole, r, w)
         ctx.set_materialize_grads(False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
+from ts_lightning.ridge.kept import KeptMap, Matrix
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
@@ -43,6 +44,8 @@ class PrimalApply(torch.autograd.Function):
         residual = t.to(dtype) - achieved
         if solver.observer is not None:
             solver.observer([factor], t, lambda: residual)
+        if solver.keep is not None:
+            solver.keep(KeptMap.primal(Matrix(a), factor))
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
@@ -103,6 +106,8 @@ class PrimalBlocks(torch.autograd.Function):
             factor = solver.of(inputs).primal(moments, rows.total, a.dtype)
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
             factors.append(factor)
+            if solver.keep is not None:
+                solver.keep(KeptMap.primal(Matrix(a[..., inputs]), factor))
         solver.check(w, t)
         if solver.observer is not None:
             dtype = factors[0].cholesky.dtype

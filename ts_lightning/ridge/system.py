@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,6 +130,8 @@ class RidgeSolver:
         noise: the mean square of the noise that training has on the inputs, in units of their own mean square, (d,);
             None for none.
         observer: called at every solve; None for no call.
+        keep: given the map from T to W of every solve, a :class:`~ts_lightning.ridge.kept.KeptMap` for each of its
+            systems in order; None where none is kept.
         deferred_checks: for CUDA graphs, which cannot branch on values: solves append whether each check passed, and
             go on; None where a solve acts on its checks at once.
     """
@@ -142,6 +145,7 @@ class RidgeSolver:
         self.gradient_is_replicated = False
         self.noise: Tensor | None = None
         self.observer: Observer | None = None
+        self.keep: Callable[[Any], None] | None = None
         self.deferred_checks: list[Tensor] | None = None
         self._warned_of_larger_ridge = False
 

@@ -224,6 +224,15 @@ class InProjection(TargetLayer):
             passed += z.chunk(count, -1)
         return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)], passed
 
+    def kept_targets(self, targets: Tensor) -> list[Tensor]:
+        """T of each part."""
+        return [t for part, own in zip(self._parts, self._each(targets), strict=True) for t in part.kept_targets(own)]
+
+    def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
+        """Weight and bias for W of each part."""
+        values = [part.kept_values([own]) for part, own in zip(self._parts, w, strict=True)]
+        return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)]
+
     def achieved(self, x: Sources, values: Sequence[Tensor]) -> Tensor:
         """The projections at the solved rows."""
         mine = zip(self._parts, x.tensors, self._shares(x.projections, values), strict=True)

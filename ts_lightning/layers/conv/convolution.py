@@ -24,6 +24,7 @@ from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows
 from ts_lightning.ridge.gradients import sum_gradients
+from ts_lightning.ridge.kept import Inputs, KeptMap
 from ts_lightning.ridge.moments import sum_moments
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
@@ -148,6 +149,25 @@ class ConvTargets(AffineLayer):
         """Whether an input has a channel that is not the same everywhere."""
         return feature_varies(x.movedim(1, -1))
 
+    def kept_targets(self, targets: Tensor) -> list[Tensor]:
+        """(groups, rows, out / groups), or as they are where A is an operator."""
+        wanted = targets * self.unit
+        if self.patches is None:
+            return [wanted]
+        t = self._target_rows(wanted)
+        return [t.squeeze(0) if len(t) == 1 else t]
+
+    def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
+        """Weight and bias for W (groups, d, out / groups)."""
+        weight, bias = self.geometry.to_weight(w[0] if w[0].dim() == 3 else w[0].unsqueeze(0), self.bias is not None)
+        return [weight] if bias is None else [weight, bias]
+
+    def kept_inputs(self, tensor: Tensor) -> Inputs:
+        """A as a matrix of patches, or as an operator on all rows."""
+        if self.patches is None:
+            return _Convolved(tensor, self.geometry, self.bias is not None)
+        return super().kept_inputs(tensor)
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""
         return self.geometry.convolve(self.geometry.pad(x), weight, bias)
@@ -203,6 +223,8 @@ class _ConvSolve(torch.autograd.Function):
         residual = t - z  # and not Z, which the next layer may change in place
         if solver.observer is not None:
             solver.observer([factor], t, lambda: residual)
+        if solver.keep is not None:
+            solver.keep(KeptMap.primal(_Convolved(x, geometry, bias), factor))
         ctx.save_for_backward(x, weight, b, residual)
         ctx.set_materialize_grads(False)
         return weight, b, z
@@ -244,6 +266,24 @@ class _ConvSolve(torch.autograd.Function):
                 dx.sub_(offset, alpha=1 / factor.measured.rows)
             dx = dx.to(x.dtype)
         return dx, av.to(residual.dtype), None, None, None
+
+
+class _Convolved:
+    """A as an operator on all rows, for a padded input (N, in, *space) and targets (N, out, *space)."""
+
+    def __init__(self, tensor: Tensor, geometry: Geometry, bias: bool) -> None:
+        self.tensor, self._geometry, self._bias = tensor.detach(), geometry, bias
+
+    def adjoint(self, t: Tensor) -> Tensor:
+        """A'T (groups, d, out / groups)."""
+        x, geometry = self.tensor.to(t.dtype), self._geometry
+        like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel)
+        return _adjoint(geometry, x, t, like, self._bias)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """A V (N, out, *space)."""
+        weight, bias = self._geometry.to_weight(v, self._bias)
+        return self._geometry.convolve(self.tensor.to(v.dtype), weight.contiguous(), bias)
 
 
 def _adjoint(geometry: Geometry, x: Tensor, t: Tensor, like: Tensor, bias: bool) -> Tensor:

@@ -231,6 +231,19 @@ class RecurrentLayer(TargetLayer):
         """Whether a feature of the sequences is not the same at all steps; the states are left aside."""
         return feature_varies(x.data)
 
+    def kept_targets(self, targets: Tensor) -> list[Tensor]:
+        """T of each block, a row for each place."""
+        t = (self.unit * targets).reshape(-1, targets.shape[-1])
+        return [t[:, outputs] for _, outputs in self.blocks]
+
+    def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
+        """Weights and biases for W of each block."""
+        padded = []
+        for block, (inputs, _) in zip(w, self.blocks, strict=True):
+            first, last, _ = inputs.indices(self.columns)
+            padded.append(functional.pad(block, (0, 0, first, self.columns - last)))
+        return self.pack(padded[0] if len(padded) == 1 else torch.cat(padded, -1))
+
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""
         x = self.chosen(x)

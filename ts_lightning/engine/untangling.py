@@ -1,0 +1,167 @@
+"""When the reference batch is gone through again, and the maps from targets to weights that are kept in between.
+
+An untangling is a solve over the reference batch, which gives every layer its inputs A of now. Between two of them A
+and R stay, so that W = P T with a P of each layer's own: no layer waits for another, and equal shapes are one batched
+product. Of a setting "auto" the period follows the *jump* at each untangling that it brought about,
+||W_fresh - W_kept|| / ||W_fresh||, median over layers, as the step size of an integrator follows its error.
+
+Source: none; docs/mathematics.md has the formulas, and docs/cost.md says what is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ts_lightning.config import Untangle
+from ts_lightning.engine.cuda_graphs import Solved
+from ts_lightning.engine.kept_maps import KeptLayer, KeptMaps
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.ridge.kept import KeptMap
+from ts_lightning.ridge.processes import Shards
+
+_LONGEST = 16  # solves from one untangling to the next
+_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps
+
+
+class Untangling:
+    """The period, and how far it has come.
+
+    Args:
+        setting: a fixed period, or "auto".
+        layers: those of the target space.
+
+    Attributes:
+        active: whether any solve may do without the reference batch.
+        period: solves from one untangling to the next.
+        since: solves since the last untangling.
+    """
+
+    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer]) -> None:
+        self.active = setting != 1
+        self.period = 1 if setting == "auto" else setting
+        self.since = 0
+        self._automatic = setting == "auto"
+        self._layers = layers
+        self._maps: KeptMaps | None = None
+        self._found: list[KeptLayer] = []
+        self._ended = False  # whether the period was cut short
+        self._restored = False  # whether the next solve is the last one's repetition
+        self._checked = False
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the next solve is the last of the period."""
+        return self._maps is not None and not self._restored and self.since + 1 >= self.period
+
+    @property
+    def due(self) -> bool:
+        """Whether the next solve has to untangle."""
+        observed = any(solver.observer is not None for layer in self._layers for solver in layer.solvers)
+        return self._maps is None or self._ended or self.scheduled or observed
+
+    def end_period(self) -> None:
+        """Untangle in the next solve."""
+        self._ended = True
+
+    def forget(self) -> None:
+        """Free the maps, which are of other inputs, layers or targets from here on."""
+        self._maps, self._restored, self.since = None, False, 0
+
+    def begin(self) -> None:
+        """A pass over the reference batch begins, which calls :meth:`solve` for its layers."""
+        self._found = []
+
+    def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:
+        """The layer's own solve, whose maps are kept."""
+        if not self.active:
+            return layer.solve(x, target)
+        maps: list[KeptMap] = []
+        for solver in layer.solvers:
+            solver.keep = maps.append
+        try:
+            solved = layer.solve(x, target)
+        finally:
+            for solver in layer.solvers:
+                solver.keep = None
+        if not self._checked and len(layer.kept_targets(target.detach())) != len(maps):
+            raise TargetSpaceError(
+                f"layer '{layer.name}': {type(layer).__name__} has targets for {len(layer.kept_targets(target))} "
+                f"systems, and {len(maps)} were solved. Use untangle=1, or add '{layer.module_name}' to exclude."
+            )
+        self._found.append(KeptLayer.of(layer, maps, target, solved[0], shards))
+        return solved
+
+    def end(self, shards: Shards | None) -> None:
+        """The pass has ended: from here on its maps are in force."""
+        if self.active:
+            self._maps = KeptMaps(self._found, shards)
+            self._checked = True
+        self._found = []
+        self.since, self._ended, self._restored = 0, False, False
+
+    def advance(self) -> None:
+        """A solve by the kept maps follows."""
+        self.since += not self._restored
+        self._restored = False
+
+    def kept(self, targets: Mapping[str, Tensor]) -> Solved:
+        """The solved parameters and their values by the maps in force, differentiable in the targets."""
+        assert self._maps is not None
+        return self._maps.solve(targets, self.period)
+
+    @torch.no_grad()
+    def expected(self, targets: Mapping[str, Tensor]) -> Solved | None:
+        """What the maps give for present targets, where the period is about to be judged by it; None elsewhere."""
+        judged = self._automatic and self.scheduled and not self._ended
+        return self.kept(targets) if judged else None
+
+    @torch.no_grad()
+    def jump(self, expected: Solved, fresh: Solved) -> Tensor:
+        """The median over layers of ||W_fresh - W_kept|| / ||W_fresh||."""
+        kept = {id(parameter): value for parameter, value in expected}
+        pairs = [(parameter, value, kept[id(parameter)]) for parameter, value in fresh]
+        values = [value.detach() for _, value, _ in pairs]
+        moved = torch._foreach_sub(values, [other for _, _, other in pairs])
+        norms = [torch.stack([n.double() for n in torch._foreach_norm(ts)]).square() for ts in (moved, values)]
+        position = {id(parameter): index for index, (parameter, _, _) in enumerate(pairs)}
+        jumps = []
+        for layer in self._layers:
+            at = [position[id(p)] for p in layer.parameters if id(p) in position]
+            if at:
+                change, whole = (squares[at].sum() for squares in norms)
+                jumps.append((change / whole.clamp_min(torch.finfo(whole.dtype).tiny)).sqrt())
+        return torch.stack(jumps).median()
+
+    def judge(self, jump: float) -> None:
+        """Set the length of the period that begins."""
+        if jump > _SHORTER_ABOVE:
+            self.period = max(1, self.period // 2)
+        elif jump < _LONGER_BELOW:
+            self.period = min(_LONGEST, 2 * self.period)
+
+    def state_dict(self, shards: Shards | None) -> dict[str, Any]:
+        """What :meth:`load_state_dict` goes on from, the maps of every process in each."""
+        mine = {} if self._maps is None or self.since == 0 else self._maps.state_dict()
+        maps = [mine] if shards is None else shards.objects(mine)
+        return {"period": self.period, "since": self.since, "maps": maps}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device, shards: Shards | None) -> bool:
+        """Go on within the period of a state.
+
+        Returns:
+            Whether the maps of the state are in force. They are not where the period has just begun, for a solve over
+            the reference batch then makes the same, nor where the number of processes is another.
+        """
+        if self.active and self._automatic:
+            self.period = state["period"]
+        rank, ranks = (0, 1) if shards is None else (shards.rank, shards.ranks)
+        if not self.active or state["since"] == 0 or len(state["maps"]) != ranks:
+            return False
+        self._maps = KeptMaps.of_state(state["maps"][rank], self._layers, device, shards)
+        self.since, self._restored = state["since"], True
+        return True

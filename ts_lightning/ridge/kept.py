@@ -1,0 +1,134 @@
+"""The linear map from targets to weights that a solve leaves behind: W = P T with P = (A'A + R)^-1 A', A and R kept.
+
+Shapes as in ``system.py``: A (..., N, d), T (..., N, m), W (..., d, m). The map is held in one of two forms:
+
+- explicit: P' (..., N, d), as large as A, which it takes the place of; one product each way;
+- factored: A, as a matrix or as an operator, and the Cholesky factor of A'A + R: W = M^-1 (A'T), dL/dT = A (M^-1 G).
+
+In the dual form P = S^-2 A' (A S^-2 A' + c I)^-1, which has fewer rows than columns, is always made explicit. Where
+processes share the rows, each has the columns of P that belong to its rows, and W is the sum of what their maps give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ts_lightning.ridge.system import Factor
+
+_SMALL = 2**17  # numbers in P, up to which calls cost more than what they compute
+
+
+class Inputs(Protocol):
+    """A, as far as a kept map needs it.
+
+    Attributes:
+        tensor: what A is made of, to be stored.
+    """
+
+    tensor: Tensor
+
+    def adjoint(self, t: Tensor) -> Tensor:
+        """A'T (..., d, m)."""
+
+    def apply(self, v: Tensor) -> Tensor:
+        """A V, in the shape of the targets."""
+
+
+class Matrix:
+    """A as a matrix (..., N, d)."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # without what autograd holds of the layers before
+
+    def adjoint(self, t: Tensor) -> Tensor:
+        """A'T."""
+        return self.tensor.to(t.dtype).mT @ t
+
+    def apply(self, v: Tensor) -> Tensor:
+        """A V."""
+        return self.tensor.to(v.dtype) @ v
+
+
+class KeptMap:
+    """The map of one system.
+
+    Args:
+        transposed: P' (..., N, d), of this process's rows; None where the map is factored.
+        inputs: A, where the map is factored.
+        cholesky: the factor of A'A + R, the same.
+    """
+
+    def __init__(self, transposed: Tensor | None, inputs: Inputs | None = None, cholesky: Tensor | None = None) -> None:
+        self.transposed = transposed
+        self._inputs, self._cholesky = inputs, cholesky
+
+    @classmethod
+    def primal(cls, inputs: Inputs, factor: Factor) -> KeptMap:
+        """The map of a primal solve."""
+        return cls(None, inputs, factor.cholesky)
+
+    @classmethod
+    def dual(cls, a: Tensor, factor: Factor, own: slice) -> KeptMap:
+        """The map of a dual solve of all processes' rows ``a``, of which this process has its ``own``."""
+        whole = factor.solve(a)
+        s2 = factor.measured.s2
+        whole = whole if s2 is None else whole / s2.unsqueeze(-2)
+        return cls(whole[..., own, :])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the map is held and applied in."""
+        held = self.transposed if self._cholesky is None else self._cholesky
+        assert held is not None
+        return held.dtype
+
+    def settle(self, outputs: int, times: int) -> None:
+        """Choose the form for a number of applications to targets with so many columns.
+
+        The explicit form costs N d^2 multiplications, and saves 2 d^2 m in every application and its transpose.
+        """
+        if self._cholesky is None or not isinstance(self._inputs, Matrix):
+            return
+        a = self._inputs.tensor
+        if a.numel() <= _SMALL or a.shape[-2] <= 2 * outputs * times:
+            self.transposed = self._solve(a.mT).mT.contiguous()
+            self._inputs = self._cholesky = None
+
+    def apply(self, t: Tensor) -> Tensor:
+        """W = P T, for T in the map's precision; this process's share of it."""
+        if self.transposed is not None:
+            return (t.mT @ self.transposed).mT  # laid out as its transpose, which is how layers hold weights
+        assert self._inputs is not None
+        return self._solve(self._inputs.adjoint(t))
+
+    def transpose(self, g: Tensor) -> Tensor:
+        """dL/dT = P'G, for G in the map's precision."""
+        if self.transposed is not None:
+            return self.transposed @ g
+        assert self._inputs is not None
+        return self._inputs.apply(self._solve(g))
+
+    def _solve(self, b: Tensor) -> Tensor:
+        assert self._cholesky is not None
+        half = torch.linalg.solve_triangular(self._cholesky, b.to(self._cholesky.dtype), upper=False)
+        whole: Tensor = torch.linalg.solve_triangular(self._cholesky.mT, half, upper=True)
+        return whole
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What :meth:`of_state` makes the map from."""
+        if self.transposed is not None:
+            return {"transposed": self.transposed}
+        assert self._inputs is not None
+        assert self._cholesky is not None
+        return {"inputs": self._inputs.tensor, "cholesky": self._cholesky}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Tensor], inputs: Callable[[Tensor], Inputs]) -> KeptMap:
+        """The map that :meth:`state_dict` is of; ``inputs`` makes A from the tensor that it was made of."""
+        if "transposed" in state:
+            return cls(state["transposed"])
+        return cls(None, inputs(state["inputs"]), state["cholesky"])
