@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
