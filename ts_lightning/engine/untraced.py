@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from ts_lightning.engine.hooks import Hooks
+from ts_lightning.engine.random_numbers import SameRandomNumbers
 from ts_lightning.engine.undo import Kept, Undo
 
 
@@ -38,6 +38,7 @@ class Untraced:
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         self.model, self.seed = model, seed
+        self._random_numbers = SameRandomNumbers(seed)
         self._kept, self._hooks = Kept(), Hooks()
 
     @contextmanager
@@ -59,7 +60,7 @@ class Untraced:
             for hook in self._hooks.undone(modules):
                 undo.reach(hook)
             stack.enter_context(self._hooks.chosen(modules))
-            stack.enter_context(_same_random_numbers(self.seed, device))
+            stack.enter_context(self._random_numbers(device))
             stack.enter_context(_no_checkpointing())
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -67,28 +68,6 @@ class Untraced:
                 undo.copy()
             yield undo
             undo.learn()
-
-
-@contextmanager
-def _same_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Start all generators at ``seed``, and leave them as they were found."""
-    states = random.getstate()
-    numpy: Any = sys.modules.get("numpy")
-    of_numpy = None if numpy is None else numpy.random.get_state()
-    cuda = [device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        random.seed(seed)
-        if numpy is not None:
-            numpy.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(states)
-            if numpy is not None:
-                numpy.random.set_state(of_numpy)
 
 
 class _RunPlainly:
