@@ -7,6 +7,7 @@ of the loss, and ``pullback`` (the weights' gradients to the targets). Source: F
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -433,6 +434,9 @@ class TargetSpace:
         """
         kept = self.targets
         change = self._begin(reference, "refresh", None)
+        self._solution.drop()
+        if any(target.shape != self.targets[name].shape for name, target in kept.items()):
+            gc.collect()  # graphs in cycles, for as long as which autograd expects gradients of the old shapes
         for name, target in kept.items():
             target.data = self.targets[name].data
             self.targets[name] = target
