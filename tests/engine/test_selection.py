@@ -27,8 +27,8 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
-def tied():
-    net = Net(other=nn.Linear(4, 2))
+def tied(run=None):
+    net = Net(run, other=nn.Linear(4, 2))
     net.other.weight = net.head.weight
     return net
 
@@ -56,14 +56,6 @@ def frozen():
     return Net().requires_grad_(False)
 
 
-def twice(net, x):
-    return net.head(net.encoder[3](net.encoder(x)))
-
-
-def functionally(net, x):
-    return nn.functional.linear(net.encoder(x), net.head.weight, net.head.bias)
-
-
 X = torch.ones(5, 3)
 REFUSALS = {
     "no supported layer": (
@@ -80,16 +72,21 @@ REFUSALS = {
         ["No layer to solve in Net", "3 Linear", "neither excluded nor frozen"],
     ),
     "all frozen": (frozen, {}, X, ["No layer to solve in Net", "3 Linear", "frozen"]),
-    "half frozen": (half_frozen, {}, X, ["layer 'head' has a frozen weight or bias", "freeze all", "exclude"]),
+    "half frozen": (
+        half_frozen,
+        {"layers": ["head"]},
+        X,
+        ["layer 'head' has a frozen weight or bias", "freeze all", "exclude"],
+    ),
     "half frozen, recurrent": (
         half_frozen_recurrent,
-        {},
+        {"layers": ["rnn"]},
         X,
         ["layer 'rnn' has a frozen weight or bias", "freeze all, or none", "exclude"],
     ),
     "a cell": (
         lambda: Net(cell=nn.LSTMCell(3, 4)),
-        {},
+        {"layers": ["cell"]},
         X,
         [
             "layer 'cell' is an nn.LSTMCell, called step by step",
@@ -99,27 +96,21 @@ REFUSALS = {
     ),
     "projected states": (
         lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)),
-        {},
+        {"layers": ["rnn"]},
         X,
         ["layer 'rnn' has proj_size=2", "Use proj_size=0 with an nn.Linear behind", "add 'rnn' to exclude"],
     ),
     "recurrent, not reached": (
         lambda: Net(rnn=nn.GRU(3, 4, num_layers=2)),
-        {},
+        {"layers": ["rnn"]},
         X,
         ["did not reach rnn. Every", "override reference_forward"],
-    ),
-    "recurrent, used twice": (
-        lambda: nn.Sequential(rnn := nn.RNN(3, 3), Output(), rnn),
-        {},
-        X,
-        ["layer '0' is used twice in one forward", "exclude"],
     ),
     "recurrent, parametrized": (
         lambda: Net(rnn=nn.utils.parametrizations.weight_norm(nn.GRU(3, 4), "weight_hh_l0")),
         {"layers": ["rnn"]},
         X,
-        ["layers: 'rnn'", "without parametrizations"],
+        ["layers: 'rnn'", "that linear functions and convolutions apply"],
     ),
     "recurrent, no samples": (
         lambda: nn.GRU(3, 4),
@@ -129,13 +120,16 @@ REFUSALS = {
     ),
     "not reached": (
         lambda: Net(extra=nn.Linear(2, 2)),
-        {},
+        {"layers": ["extra", "head"]},
         X,
         ["did not reach extra", "override reference_forward", "exclude"],
     ),
-    "used without its forward": (lambda: Net(functionally), {}, X, ["did not reach head"]),
-    "used twice": (lambda: Net(twice), {}, X, ["layer 'encoder.3' is used twice in one forward", "exclude"]),
-    "tied": (tied, {}, X, ["layer 'head' shares a weight: head.weight, other.weight are one", "untie", "exclude"]),
+    "tied": (
+        tied,
+        {"layers": ["head"]},
+        X,
+        ["layer 'head' shares a weight: head.weight, other.weight are one", "untie", "exclude"],
+    ),
     "lazy": (lambda: Net(lazy=nn.LazyLinear(3)), {}, X, ["layer 'lazy' (LazyLinear) is lazy", "Run one forward pass"]),
     "empty reference": (Net, {}, X[:0], ["layer 'encoder.0' received an empty input, (0, 3)", "at least one sample"]),
     "unknown name": (Net, {"layers": ["haed"]}, X, ["layers: 'haed' matches no layer", "Close names: head"]),
@@ -162,7 +156,7 @@ REFUSALS = {
         lambda: Net(head=nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))),
         {"layers": ["head"]},
         X,
-        ["layers: 'head'", "(ParametrizedLinear)", "without parametrizations"],
+        ["layers: 'head'", "(ParametrizedLinear)", "that linear functions and convolutions apply"],
     ),
     "unbatched images": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3)),
@@ -232,11 +226,11 @@ def test_frozen_layers_are_left_out_and_said_once():
     ],
 )
 def test_names_and_globs(settings, expected):
-    assert [layer.name for layer in select_layers(Net(), TargetSpaceConfig(**settings))] == expected
+    assert [layer.name for layer in select_layers(Net(), TargetSpaceConfig(**settings)).layers] == expected
 
 
 def test_layers_of_a_compiled_model_go_by_their_plain_names():
-    chosen = select_layers(torch.compile(Net()), TargetSpaceConfig(layers=["encoder"]))
+    chosen = select_layers(torch.compile(Net()), TargetSpaceConfig(layers=["encoder"])).layers
     assert [layer.name for layer in chosen] == ["encoder.0", "encoder.3"]
 
 
@@ -249,19 +243,21 @@ def test_only_layers_that_compute_what_their_base_class_computes():
             return super().forward(input) * 2
 
     model = nn.Sequential(Same(3, 3), Other(3, 3))
-    assert [layer.name for layer in select_layers(model, TargetSpaceConfig())] == ["0"]
+    assert [layer.name for layer in select_layers(model, TargetSpaceConfig()).layers] == ["0"]
 
 
 def test_a_cell_that_is_frozen_or_excluded_or_not_asked_for_is_no_matter():
     for settings in ({"exclude": ["cell"]}, {"layers": ["head"]}):
-        assert "head" in [x.name for x in select_layers(Net(cell=nn.GRUCell(3, 4)), TargetSpaceConfig(**settings))]
-    assert select_layers(Net(cell=nn.RNNCell(3, 4).requires_grad_(False)), TargetSpaceConfig())
+        found = select_layers(Net(cell=nn.GRUCell(3, 4)), TargetSpaceConfig(**settings))
+        assert "head" in [x.name for x in found.layers]
+        assert not found.left
+    assert not select_layers(Net(cell=nn.RNNCell(3, 4).requires_grad_(False)), TargetSpaceConfig()).left
 
 
 def test_layers_of_a_stack_are_named_after_their_weights():
     model = Net(rnn=nn.LSTM(3, 4, num_layers=2, bidirectional=True))
     names = ["rnn.l0", "rnn.l0_reverse", "rnn.l1", "rnn.l1_reverse"]
-    chosen = select_layers(model, TargetSpaceConfig(layers=["rnn"]))
+    chosen = select_layers(model, TargetSpaceConfig(layers=["rnn"])).layers
     assert [layer.name for layer in chosen] == names
     for layer in chosen:
         suffix = layer.name.removeprefix("rnn.")
@@ -273,4 +269,125 @@ def test_layers_of_a_stack_are_named_after_their_weights():
 def test_a_module_registered_twice_is_one_layer():
     model = Net()
     model.alias = model.head
-    assert [layer.name for layer in select_layers(model, TargetSpaceConfig())] == ["encoder.0", "encoder.3", "head"]
+    assert [layer.name for layer in select_layers(model, TargetSpaceConfig()).layers] == [
+        "encoder.0",
+        "encoder.3",
+        "head",
+    ]
+
+
+def masked(net, x):
+    """Rows of the head are those where the encoder's first output is positive."""
+    h = net.encoder(x)
+    return net.head(h[h[:, 0] > 0]).sum() + h.mean()
+
+
+def stepwise(net, x):
+    return net.head(net.encoder(net.cell(x)[0][:, :3]))
+
+
+def both(net, x):
+    return net.head(net.encoder(x)) + net.other(net.encoder(x))
+
+
+LEFT = {
+    "half frozen": (half_frozen, ("head", "nn.Linear", "partly frozen")),
+    "half frozen, recurrent": (half_frozen_recurrent, ("rnn", "nn.LSTM", "partly frozen")),
+    "a cell": (lambda: Net(stepwise, cell=nn.LSTMCell(3, 4)), ("cell", "nn.LSTMCell", "called step by step")),
+    "projected states": (lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)), ("rnn", "nn.LSTM", "proj_size")),
+    "not reached": (lambda: Net(rnn=nn.GRU(3, 4)), ("rnn", "nn.GRU", "not called in the reference forward")),
+    "tied": (lambda: tied(both), ("head", "nn.Linear", "tied to other.weight")),
+    "tied, the other one": (lambda: tied(both), ("other", "nn.Linear", "tied to head.weight")),
+    "a table": (lambda: Net(table=nn.Embedding(3, 4)), ("table", "nn.Embedding", "a table")),
+    "not supported": (
+        lambda: Net(attention=nn.MultiheadAttention(4, 2, add_zero_attn=True)),
+        ("attention", "nn.MultiheadAttention", "a weight or option not supported"),
+    ),
+    "parametrized": (
+        lambda: Net(head=nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))),
+        ("head", "ParametrizedLinear", "parametrized weight"),
+    ),
+    "hooked weight": (
+        lambda: Net(head=nn.utils.spectral_norm(nn.Linear(4, 2))),
+        ("head", "nn.Linear", "a weight or option not supported"),
+    ),
+    "rows that depend on weights": (lambda: Net(masked), ("head", "nn.Linear", "its rows depend on weights")),
+    "a forward set on the instance": (
+        lambda: patched(Net(lambda net, x: net.head(net.encoder(net.rnn(x)[0])), rnn=nn.GRU(3, 3))),
+        ("rnn", "nn.GRU", "a forward set on the instance"),
+    ),
+}
+
+
+def patched(net):
+    original = net.rnn.forward
+    net.rnn.forward = lambda x: original(x)
+    return net
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*spectral_norm:FutureWarning")
+@pytest.mark.parametrize("case", LEFT)
+def test_by_default_it_stays_in_weight_space_and_the_rest_trains(case):
+    make, expected = LEFT[case]
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(40, 3)
+    space = TargetSpace(model, x)
+    assert expected in space.left
+    assert not [name for name in space.targets if name.split(".")[0] == expected[0]]
+    optimizer = torch.optim.Adam(space.parameters(), 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        space.pullback()
+        optimizer.step()
+        space.solve()
+        assert loss.isfinite()
+    again = TargetSpace(model, x, state=space.state_dict())
+    assert expected in again.left
+    assert list(again.targets) == list(space.targets)
+
+
+def test_all_problems_of_named_layers_make_one_error():
+    net = Net(cell=nn.GRUCell(3, 4), extra=nn.Linear(2, 2))
+    net.encoder[0].bias.requires_grad_(False)
+    config = TargetSpaceConfig(layers=["cell", "extra", "encoder", "haed"], exclude=["none"])
+    with pytest.raises(TargetSpaceError) as caught:
+        TargetSpace(net, X, config)
+    for text in ("'cell'", "reach extra", "'encoder.0' has a frozen", "layers: 'haed'", "exclude: 'none'"):
+        assert text in str(caught.value)
+
+
+def test_what_is_excluded_is_not_among_what_is_left():
+    model = Net(table=nn.Embedding(3, 3), rnn=nn.GRU(3, 4))
+    assert TargetSpace(model, X, TargetSpaceConfig(exclude=["table", "rnn"])).left == []
+
+
+def test_rows_that_change_later_are_an_error_that_names_the_layer():
+    class Late(Net):
+        steps = 0
+
+        def forward(self, x):
+            h = self.encoder(x)
+            return self.head(h[: 5 - self.steps])
+
+    model = Late()
+    space = TargetSpace(model, X)
+    model.steps = 2
+    with pytest.raises(TargetSpaceError, match=r"layer 'head' is applied at \(3,\) places.*found \(5,\).*exclude"):
+        space.solve()
+
+
+def test_a_second_use_that_comes_later_is_an_error_that_names_the_layer():
+    class Late(Net):
+        twice = False
+
+        def forward(self, x):
+            h = self.encoder(x)
+            return self.head(self.encoder[3](h) if self.twice else h)
+
+    model = Late()
+    space = TargetSpace(model, X)
+    model.twice = True
+    with pytest.raises(TargetSpaceError, match=r"layer 'encoder\.3' is used twice.*used once when training started"):
+        space.solve()

@@ -48,6 +48,45 @@ class Attending(nn.Module):
         return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
 
 
+class Applied(nn.Module):
+    """A weight (in, out) that a function applies."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(5, 4) / 2), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x, self.weight)
+
+
+class Pairs(nn.Module):
+    """Products of an input with its tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.readout = nn.Bilinear(3, 3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.readout(torch.tanh(self.pair(x, torch.tanh(x))))
+
+
+class Twice(nn.Module):
+    """A layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.readout = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.readout(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+def transposed(**options):
+    return nn.Sequential(
+        nn.ConvTranspose2d(2, 2, 3, **options), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)
+    )
+
+
 def rows(value):
     return replace(CONFIG, reference=ReferenceConfig(rows=value))
 
@@ -82,6 +121,16 @@ CASES = {
         )
     },
     "attention": (Attending, (5, 4), 12, CONFIG),
+    "transposed": (lambda: transposed(stride=2), (2, 4, 4), 6, rows(60)),
+    "transposed, all rows": (lambda: transposed(groups=2, padding=1), (2, 4, 4), 6, rows("all")),
+    "bilinear": (Pairs, (3,), 20, CONFIG),
+    "a function's": (
+        lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), Applied(), nn.Tanh(), nn.Linear(4, 2)),
+        (3,),
+        20,
+        CONFIG,
+    ),
+    "used twice": (Twice, (3,), 20, CONFIG),
 }
 for name in ("conv", "conv, dual"):
     CASES[name] = (lambda: Conv(inner=4, kernel_size=3), *CASES[name][1:])
@@ -138,7 +187,7 @@ def inputs_of(space):
 
     def visit(layer, x):
         seen[layer.name] = x
-        return layer.solve(x, space.targets[layer.name])[1]
+        return layer.solve(x, space.targets[layer.name])
 
     with torch.no_grad():
         space._pass.walk(visit, None, set())

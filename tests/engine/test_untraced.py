@@ -352,12 +352,12 @@ def test_what_changes_the_result_runs_in_the_pass(case):
     assert len(space.targets) == 3
 
 
-def test_a_patched_forward_with_another_bias_is_refused_by_kind():
+def test_a_patched_forward_without_the_bias_is_solved_without_it():
     model = net(lambda m, h: m.e(h), e=nn.Linear(6, 6))
     e = model[2].e
     e.forward = lambda h: functional.linear(h, e.weight)
-    with pytest.raises(TargetSpaceError, match=r"replaced on the instance.*exclude"):
-        TargetSpace(model, batch())
+    space = TargetSpace(model, batch())
+    assert [len(layer.parameters) for layer in space.layers] == [2, 1, 2]
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
@@ -366,7 +366,7 @@ def test_a_patched_forward_of_another_kind_is_refused_by_name(kind):
     e, original = model[2].e, model[2].e.forward
     e.forward = lambda h: original(h)
     with pytest.raises(TargetSpaceError, match=r"layer '2\.e'.*set on the instance.*exclude"):
-        TargetSpace(model, batch())
+        TargetSpace(model, batch(), TargetSpaceConfig(layers=["*"]))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -450,8 +450,12 @@ def test_a_layer_that_depends_on_derivatives_is_refused_by_name():
         def forward(self, x):
             return self.readout(super().forward(x)[1])
 
+    named = TargetSpaceConfig(layers=["*"])
     with pytest.raises(TargetSpaceError, match=r"layer 'readout' receives derivatives.*exclude"):
-        TargetSpace(OfForces(), batch())
+        TargetSpace(OfForces(), batch(), named)
+    space = TargetSpace(OfForces(), batch())
+    assert ("readout", "nn.Linear", "behind derivatives that forward computes") in space.left
+    assert "readout" not in space.targets
 
 
 def test_frozen_norms_keep_their_running_statistics():

@@ -199,15 +199,17 @@ def test_a_refusal_leaves_the_model_as_it_was():
     model.add_module("idle", nn.Linear(2, 2))
     kept, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     run = trainer()
+    model.target_space = TargetSpaceConfig(layers=["net", "idle"])
     with pytest.raises(TargetSpaceError, match="did not reach idle"):
         run.fit(model, loader())
     assert_equal(model.state_dict(), kept)
     assert [m.training for m in model.modules()] == flags
     assert "optimizer_step" not in run.strategy.__dict__
     assert model.target_space_engine is None
-    model.target_space = TargetSpaceConfig(exclude=["idle"])
+    model.target_space = TargetSpaceConfig()
     fit(model)
     assert list(model.target_space_engine.targets) == ["net.0", "net.2", "net.4"]
+    assert model.target_space_engine.left == [("idle", "nn.Linear", "not called in the reference forward")]
 
 
 Pair = namedtuple("Pair", ["image", "label"])

@@ -48,6 +48,18 @@ class Wide(MLP):
     size = 7
 
 
+class Siamese(MLP):
+    """One layer for both halves, solved at its first use."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5))
+        self.readout = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.readout(torch.tanh(self.net(x[:, :6]) * self.net(x[:, 6:])))
+
+
 class CNN(nn.Module):
     shape, size = (2, 7, 7), 9
 
@@ -116,7 +128,9 @@ class EmptyAttention(Attention):
     size = 1
 
 
-NETWORKS = {cls.__name__: cls for cls in (MLP, Wide, CNN, LSTM, Steps, Attention, Empty, EmptySteps, EmptyAttention)}
+NETWORKS = {
+    cls.__name__: cls for cls in (MLP, Wide, Siamese, CNN, LSTM, Steps, Attention, Empty, EmptySteps, EmptyAttention)
+}
 
 
 OPTIMIZERS = {

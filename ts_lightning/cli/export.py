@@ -18,7 +18,7 @@ from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError
 from ts_lightning.lightning.checkpoint import SETTINGS
-from ts_lightning.lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.session import session_of
 from ts_lightning.lightning.substitution import KEY
 from ts_lightning.optional import imported
 
@@ -131,6 +131,11 @@ def _class(checkpoint: dict[str, Any], given: str | None) -> type[LightningModul
     return kind
 
 
+def _as_trained(model: Any, samples: Any) -> Any:
+    """Call a module without the mixin as target space calls it by default."""
+    return session_of(model).construction.call(samples)
+
+
 def _from_reference(model: LightningModule, checkpoint: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What ``forward`` is called with on the first samples of the checkpoint's reference batch."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -141,7 +146,7 @@ def _from_reference(model: LightningModule, checkpoint: dict[str, Any]) -> tuple
             lambda _, arguments, named: seen.append((arguments, named)), with_kwargs=True
         )
         # of a module that was converted, the checkpoint's class is the one without the mixin
-        call: Any = getattr(type(model), "reference_forward", TargetSpaceMixin.reference_forward)
+        call: Any = getattr(type(model), "reference_forward", _as_trained)
         with torch.no_grad():
             call(model, samples)
         handle.remove()

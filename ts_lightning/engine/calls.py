@@ -1,7 +1,6 @@
 """Calls that a forward makes in the reference pass, seen by a TorchFunctionMode, and what stands for some of them.
 
-- A linear function or a convolution that takes a solved layer's weight is the layer's forward: a ``forward`` that is
-  set on a module's instance, as adapters do, runs as it is and calls it so.
+- A function that applies a solved layer's weight is the layer's forward, see ``layers/functional.py``.
 - Derivatives (forces by ``autograd.grad`` in ``forward``) are not computed. With weights that are solved from the very
   inputs they would be others than the trained model's; NaNs stand for them, and no solved layer may depend on these.
 - Hooks on tensors are not registered: they would run at the pull-back.
@@ -15,23 +14,53 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.noise import Noise
-from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.functional import Applied, Form, applied, transposes
+from ts_lightning.layers.linear import LinearTargets
 
-_CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
+
+class Watch:
+    """What functions do with parameters, outside of the layers that stand for modules.
+
+    Args:
+        parameters: to watch.
+
+    Attributes:
+        calls: that apply a parameter as a layer's weight, by its id.
+        others: the names of other functions that were given a parameter, by its id.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = {id(parameter): parameter for parameter in parameters}
+        self.calls: dict[int, list[tuple[Form, Tensor | None]]] = {}
+        self.others: dict[int, list[str]] = {}
+
+    def applied(self, call: Applied) -> None:
+        """Take note of a call that applies a weight."""
+        self.calls.setdefault(id(call.weight), []).append((call.form, call.bias))
+
+    def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
+        """Take note of another function, if it makes tensors of what it is given."""
+        owner = getattr(function, "__self__", None)  # of a property
+        name = str(getattr(owner, "__name__", "") or getattr(function, "__name__", function)).strip("_")
+        for weight in weights:
+            if any(t is not weight for t in tensors_in(found)):
+                self.others.setdefault(id(weight), []).append(name)
 
 
 class Calls(TorchFunctionMode):
     """The mode.
 
     Args:
-        patched: the layer's forward in the pass, by module, of those modules that have a ``forward`` of their own.
+        layers: that are solved.
+        use: stands for a use of a layer.
+        watch: sees what functions do with other parameters; None for nobody.
 
     Attributes:
         differentiated: whether the forward asked for derivatives.
@@ -39,12 +68,18 @@ class Calls(TorchFunctionMode):
         values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
     """
 
-    def __init__(self, patched: Mapping[nn.Module, Callable[[Tensor], Any]]) -> None:
+    def __init__(
+        self, layers: Sequence[TargetLayer], use: Callable[[TargetLayer, Any], Any], watch: Watch | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.differentiated = False
         self.noise = Noise()
         self.values: dict[int, Tensor] = {}
-        self._of_weight = {id(module.weight): (module, forward) for module, forward in patched.items()}
+        self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
+        self._use, self._watch = use, watch
+        watched = () if watch is None else watch.parameters.values()
+        # the latter keep transposes alive, whose ids are looked up
+        self._known = {id(p): (p, False, p) for p in (*watched, *(x.parameters[0] for x in self._layers.values()))}
         self._stand_ins: dict[Any, Callable[..., Any]] = {
             torch.autograd.grad: self._grad,
             torch.autograd.backward: self._nothing,
@@ -54,21 +89,50 @@ class Calls(TorchFunctionMode):
             Tensor.register_post_accumulate_grad_hook: self._handle,
             **self.noise.dropouts(),
         }
-        if patched:
-            self._stand_ins[functional.linear] = self._linear
-            self._stand_ins.update({function: self._convolution(function) for function in _CONVOLUTIONS})
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, or what stands for it."""
+        kwargs = kwargs or {}
         stand_in = self._stand_ins.get(func)
         if stand_in is not None:
-            return stand_in(*args, **(kwargs or {}))
+            return stand_in(*args, **kwargs)
+        call = applied(func, args, kwargs, self._weight)
+        if call is not None and self._watch is not None:
+            self._watch.applied(call)
+        layer = None if call is None else self._layers.get(id(call.weight))
+        if call is not None and layer is not None and self._fits(layer, call):
+            return call.result(self._use(layer, call.x), len(layer.parameters) > 1)
         values = self.values
         if values and any(id(argument) in values for argument in args):
-            args = tuple(values.get(id(argument), argument) for argument in args)
-        found = func(*args, **kwargs) if kwargs else func(*args)
+            found = func(*(values.get(id(argument), argument) for argument in args), **kwargs)
+        else:
+            found = func(*args, **kwargs)
+        if call is None and (self._watch is not None or transposes(func, args, kwargs)):
+            self._follow(func, args, kwargs, found)
         self.noise.follow(func, args, found)
         return found
+
+    def _weight(self, tensor: Any) -> tuple[Tensor, bool] | None:
+        found = self._known.get(id(tensor))
+        return None if found is None else found[:2]
+
+    def _fits(self, layer: TargetLayer, call: Applied) -> bool:
+        """Whether a call is a use of a layer; in another one the solved value stands for the weight."""
+        bias = layer.parameters[1] if len(layer.parameters) > 1 else None
+        return call.form == getattr(layer, "form", Form()) and (bias is None or call.bias is bias)
+
+    def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
+        """Follow a weight through transposes, and let the watch see other functions of it."""
+        given = [*args, *kwargs.values()]
+        nested = [entry for value in given if isinstance(value, (list, tuple)) for entry in value]
+        weights = [self._known[id(value)] for value in (*given, *nested) if id(value) in self._known]
+        if not weights:
+            return
+        weight, transposed, _ = weights[0]
+        if weight.dim() == 2 and transposes(func, args, kwargs):
+            self._known[id(found)] = (weight, not transposed, found)
+        elif self._watch is not None:
+            self._watch.other(func, [weight for weight, *_ in weights], found)
 
     def _grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         self.differentiated = True
@@ -80,57 +144,3 @@ class Calls(TorchFunctionMode):
 
     def _handle(self, tensor: Tensor, hook: Any) -> RemovableHandle:
         return RemovableHandle(OrderedDict())
-
-    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-        if id(weight) not in self._of_weight:
-            return functional.linear(input, weight, bias)
-        module, forward = self._of_weight[id(weight)]
-        _check(module, bias is module.bias)
-        return forward(input)
-
-    def _convolution(self, function: Any) -> Callable[..., Any]:
-        def convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-            if id(weight) not in self._of_weight:
-                return function(input, weight, bias, *args, **kwargs)
-            module: Any
-            module, forward = self._of_weight[id(weight)]
-            names = ("stride", "padding", "dilation", "groups")
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            own = all(_sizes(given[name]) == _sizes(getattr(module, name)) for name in given)
-            _check(module, own and bias is module.bias and module.padding_mode == "zeros")
-            return forward(input)
-
-        return convolution
-
-
-def _sizes(value: Any) -> Any:
-    """One number for sizes that are all the same."""
-    return value[0] if isinstance(value, (tuple, list)) and len(set(value)) == 1 else value
-
-
-def _check(module: nn.Module, own: bool) -> None:
-    if not own:
-        raise TargetSpaceError(
-            f"A {type(module).__name__}'s forward was replaced on the instance, and calls its function with the weight "
-            f"and another bias, stride, padding or other option than the module's own. Expected these: add the layer "
-            f"to exclude."
-        )
-
-
-def patched_forwards(
-    parts: Mapping[nn.Module, Sequence[TargetLayer]], forwards: Mapping[nn.Module, Callable[..., Any]]
-) -> dict[nn.Module, Callable[[Tensor], Any]]:
-    """Those of the modules' ``forwards`` that a forward set on the instance has to reach by a function.
-
-    Raises:
-        TargetSpaceError: a module with such a forward that is neither dense nor a convolution.
-    """
-    found = {module: forward for module, forward in forwards.items() if "forward" in vars(module)}
-    for module in found:
-        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            raise TargetSpaceError(
-                f"layer '{parts[module][0].module_name}' ({type(module).__name__}) has a forward that was set on the "
-                f"instance. That is possible with nn.Linear and nn.Conv*: add '{parts[module][0].module_name}' to "
-                f"exclude, or give the change a subclass."
-            )
-    return found

@@ -4,7 +4,8 @@ A start is fresh if the weights look like a random draw: of the layer's own ``re
 truncated normal or orthogonal of any of the usual scales, with biases at zero or as drawn. Weights that were trained
 leave the bounds of their draw, grow tails and singular values beyond those of a random matrix; zero, constant and
 structured weights and biases are no draw at all. Small layers tell little: they count as fresh only where no other
-layer of the model looks trained.
+layer of the model looks trained. Least of all do small weights that functions apply, whose draw nobody knows: they are
+fresh but for constants.
 """
 
 from __future__ import annotations
@@ -50,17 +51,29 @@ def verdict(layer: TargetLayer) -> Verdict:
     """What a layer's weights look like: "given" where a user wrote values that are neither drawn nor trained."""
     matrices = [p for p in layer.parameters if p.dim() > 1]
     vectors = [p for p in layer.parameters if p.dim() == 1]
-    fan_in = max(1, matrices[0].numel() // len(matrices[0])) if matrices else 1
     recurrent = isinstance(layer.module, nn.RNNBase)
-    bound = 1 / math.sqrt(layer.module.hidden_size if isinstance(layer.module, nn.RNNBase) else fan_in)
+    bound = 1 / math.sqrt(_fan(layer.module, matrices[0]) if matrices else 1)
     if any(p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) for p in matrices):
         return "given"
     zero = all(bool((p == 0).all()) for p in vectors)
+    unknown = layer.by_function and not isinstance(layer.module, (nn.Linear, nn.modules.conv._ConvNd))
+    if unknown and all(p.numel() < _TELLING for p in layer.parameters):
+        return "fresh"
     drawn = all(_drawn(p, bound, zero or p.numel() >= _TELLING) for p in matrices)
     if not drawn:
         return "trained"
     forgets = recurrent and all(bool(((p == 0) | (p == 1)).all()) for p in vectors)
     return "fresh" if zero or forgets or all(_within(p, bound) for p in vectors) else "given"
+
+
+def _fan(module: nn.Module, weight: Tensor) -> int:
+    """What ``reset_parameters`` divides by: weight and bias are uniform within one over its root."""
+    if isinstance(module, nn.RNNBase):
+        return module.hidden_size
+    if isinstance(module, nn.Bilinear):
+        return module.in1_features
+    # of a transposed convolution (in, out / groups, *kernel), this is the outputs' side, as PyTorch has it
+    return max(1, weight.numel() // len(weight))
 
 
 def _within(values: Tensor, bound: float) -> bool:

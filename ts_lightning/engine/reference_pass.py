@@ -6,7 +6,7 @@ It leaves no trace (``untraced.py``), sets a mode of its own (``mode.py``), and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.calls import Calls, patched_forwards
+from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference_batch import ReferenceBatch
-from ts_lightning.engine.ties import check_order, solved_values
+from ts_lightning.engine.ties import check_order
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
+
+#: stands for a layer's forward at its first use: (layer, its input) -> values of its parameters, what it passes on
+Solve = Callable[[TargetLayer, Any], tuple[Sequence[Tensor], Any]]
 
 
 class ReferencePass:
@@ -36,7 +39,8 @@ class ReferencePass:
     def __init__(self, batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> None:
         self.batch = batch
         self._layers = layers
-        self._device = layers[0].parameters[0].device
+        parameters = layers[0].parameters if layers else batch.model.parameters()
+        self._device = next((p.device for p in parameters), torch.device("cpu"))
         self._untraced = Untraced(batch.model, batch.seed)
         self._mode = ReferenceMode(batch.model, batch.shards)
         self._checked = False  # that weights are solved before they are used
@@ -65,68 +69,121 @@ class ReferencePass:
             return [t.detach().clone() for t in tensors_in(self.batch.run()) if t.is_floating_point()]
 
     def walk(
-        self, visit: Visit, around: AbstractContextManager[Any] | None = None, held: Collection[str] = ()
+        self,
+        visit: Solve,
+        around: AbstractContextManager[Any] | None = None,
+        held: Collection[str] = (),
+        *,
+        bound: bool = True,
     ) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
+
+        A layer that the forward uses several times is visited at its first use. At the others it runs with the values
+        of its parameters that the visit gave.
 
         Args:
             visit: stands for each layer's forward.
             around: entered around the model's forward alone.
             held: the names of layers that run as they are, with the weights that they have.
+            bound: whether layers are bound to this batch, so that each has the rows that it is bound to.
 
         Raises:
-            TargetSpaceError: a layer was not reached, or reached twice, or depends on derivatives, or on a weight that
-                is not solved by then.
+            TargetSpaceError: a layer was not reached, has other rows, or depends on derivatives, or on a weight that is
+                not solved by then.
         """
-        visited: list[str] = []
         inputs: list[tuple[TargetLayer, Any]] = []
         to_check = torch.is_grad_enabled() and not self._checked
+        solved: dict[str, Sequence[Tensor]] = {}
         layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
 
-        def once(layer: TargetLayer, x: Any) -> Any:
-            if layer.name in visited:
-                raise TargetSpaceError(
-                    f"layer '{layer.module_name}' is used twice in one forward; its weights would have two solutions. "
-                    f"Give each use a layer of its own, or add '{layer.module_name}' to exclude."
-                )
-            visited.append(layer.name)
+        def use(layer: TargetLayer, x: Any, calls: Calls) -> Any:
+            if layer.name in solved:
+                _check_reused(layer)
+                return layer.produce(x, solved[layer.name])
+            if bound:
+                _check_rows(layer, x)
             if to_check:
                 inputs.append((layer, x))
             try:
-                with torch._C.DisableTorchFunction(), solved_values(layer, calls.values):
-                    layer.expect_noise(x, calls.noise)
-                    return visit(layer, x)
+                layer.expect_noise(x, calls.noise)
+                solved[layer.name], passed = visit(layer, x)
             except TargetSpaceError as error:
                 if not calls.differentiated:
                     raise
-                raise TargetSpaceError(
-                    f"layer '{layer.name}' receives derivatives that forward computes by autograd; weights cannot be "
-                    f"solved from these. Add '{layer.module_name}' to exclude."
-                ) from error
+                raise derived(layer) from error
+            pairs = zip(layer.parameters, solved[layer.name], strict=True)
+            calls.values.update({id(parameter): value.to(parameter.dtype) for parameter, value in pairs})
+            return passed
+
+        self.run(use, layers, around)
+        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in solved)
+        if missing:
+            raise unreached(*missing)
+        if to_check:
+            self._checked = True
+            check_order(layers, inputs)
+        return list(solved)
+
+    def run(
+        self,
+        use: Callable[[TargetLayer, Any, Calls], Any],
+        layers: Sequence[TargetLayer],
+        around: AbstractContextManager[Any] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Run the model with ``use`` for every use of each of the ``layers``: layer, input and the calls so far."""
+
+        def plainly(layer: TargetLayer, x: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                return use(layer, x, calls)
 
         parts: dict[nn.Module, list[TargetLayer]] = {}
         for layer in layers:
-            parts.setdefault(layer.module, []).append(layer)
-        stand_ins = {module: partial(inside[0].forward, inside, once) for module, inside in parts.items()}
-        patched = patched_forwards(parts, stand_ins)
-        calls = Calls(patched)
+            if not layer.by_function:
+                parts.setdefault(layer.module, []).append(layer)
+        stand_ins = {module: partial(inside[0].forward, inside, plainly) for module, inside in parts.items()}
+        calls = Calls(layers, plainly, watch)
         with (
             full_precision(self._device),
             self._untraced(copied=False) as undo,
             self._mode(undo.modules),
-            forwards({module: forward for module, forward in stand_ins.items() if module not in patched}),
+            forwards(stand_ins),
             around or nullcontext(),
         ):
             undo.copy()
             with calls:
                 self.batch.run()
-        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in visited)
-        if missing:
-            raise TargetSpaceError(
-                f"The reference forward did not reach {', '.join(missing)}. Every chosen layer must be called in it: "
-                f"override reference_forward, or add the name to exclude."
-            )
-        if to_check:
-            self._checked = True
-            check_order(layers, inputs)
-        return visited
+
+
+def unreached(*modules: str) -> TargetSpaceError:
+    """The error of modules that the reference forward does not call."""
+    return TargetSpaceError(
+        f"The reference forward did not reach {', '.join(modules)}. Every chosen layer must be called in it: override "
+        f"reference_forward, or add the name to exclude."
+    )
+
+
+def derived(layer: TargetLayer) -> TargetSpaceError:
+    """The error of a layer behind derivatives."""
+    return TargetSpaceError(
+        f"layer '{layer.name}' receives derivatives that forward computes by autograd; weights cannot be solved from "
+        f"these. Add '{layer.module_name}' to exclude."
+    )
+
+
+def _check_reused(layer: TargetLayer) -> None:
+    if not layer.reused:
+        raise TargetSpaceError(
+            f"layer '{layer.module_name}' is used twice in one forward; it was used once when training started, and "
+            f"gradients would be wrong in part. Add '{layer.module_name}' to exclude."
+        )
+
+
+def _check_rows(layer: TargetLayer, x: Any) -> None:
+    found = layer.places(x)
+    if found != layer.binding.places:
+        raise TargetSpaceError(
+            f"layer '{layer.name}' is applied at {tuple(found)} places of the reference batch; found "
+            f"{tuple(layer.binding.places)} when training started, and its targets are for these. Its rows depend on "
+            f"what is trained: add '{layer.module_name}' to exclude."
+        )

@@ -27,9 +27,10 @@ from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
-from ts_lightning.engine.selection import select_layers
+from ts_lightning.engine.selection import Left, name_the_rest, select_layers
 from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.start import anchor_weights, check_state, project, start
+from ts_lightning.engine.survey import survey
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.untangling import Untangling
@@ -85,6 +86,8 @@ class TargetSpace:
         TargetSpaceError: the model cannot be trained in target space as asked; says why and what to do.
 
     Attributes:
+        layers: that are solved, in the model's order.
+        left: what stays in weight space of all that was meant to be solved: name, kind and reason of each module.
         targets: the trainable targets by layer name, each in the shape of the layer's output on the reference batch,
             or (rows, out) where rows are sampled; in the layer's unit, and in float32 where the weights are of half
             precision. Those of a recurrent module are named after its layers, "rnn.l0", "rnn.l0_reverse", ..., and
@@ -106,9 +109,9 @@ class TargetSpace:
     ) -> None:
         self.config = TargetSpaceConfig() if config is None else config
         self.model = model
-        self.layers = select_layers(model, self.config)
         self._forward = forward
         self.partition = Partition(group, self.config.reference.shard)
+        batch = self._select(reference, state)
         self._trained = Trained(model, self.layers)
         self._device = self.layers[0].parameters[0].device
         alone = self.partition.group is None and all(p.device == self._device for p in model.parameters())
@@ -124,13 +127,39 @@ class TargetSpace:
         auto = self.config.init == "auto" and state is None
         self._given = given_layers(self.layers, loaded) if auto else set()
         self._started = start_of(self.config.init, self.layers, self._given, state is not None)
-        self._begin(reference, self.config.init, state)
+        self._begin(batch, self.config.init, state)
         watch(self)
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""
         layers = self.layers if self._solution.exists else []
         return [(layer.module_name, p) for layer in layers for p in layer.parameters]
+
+    def _select(self, reference: Reference, state: Mapping[str, Any] | None) -> ReferenceBatch:
+        """Find what is solved, and what is left in weight space; returns the reference batch, on which this is seen.
+
+        An earlier state says itself which layers could not be solved when its training started.
+        """
+        found = select_layers(self.model, self.config)
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        batch = self._batch(reference, state, device)
+        known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
+        found.left.update(known)
+        found.layers = [layer for layer in found.layers if layer.module_name not in known]
+        seen = survey(batch, found, self.config, probe=state is None)
+        name_the_rest(self.model, found, self.config, seen)
+        found.check(self.model)
+        self.layers, self.left = found.layers, list(found.left.values())
+        return batch
+
+    def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
+        """The reference batch, whose seed follows the user's.
+
+        It is not drawn from the global generator, so that the order of training data is the same with and without
+        target space.
+        """
+        seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
+        return ReferenceBatch.of(self.model, reference, self._forward, seed)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: every target, then every parameter of the model that is not solved."""
@@ -302,10 +331,10 @@ class TargetSpace:
         """The solved parameters and their values, without a CUDA graph; see :meth:`ReferencePass.walk`."""
         solved: Solved = []
 
-        def visit(layer: TargetLayer, x: Any) -> Any:
+        def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
             values, passed = self._untangling.solve(layer, x, self.targets[layer.name], self.shards)
             solved.extend(zip(layer.parameters, values, strict=True))
-            return passed
+            return values, passed
 
         self._untangling.begin()
         with torch.inference_mode(False), torch.enable_grad(), self._trained.unfrozen():
@@ -364,11 +393,11 @@ class TargetSpace:
         """The relative residual ||A W - T|| / ||T|| of each layer, in a solve over the reference batch."""
         found: dict[str, float] = {}
 
-        def visit(layer: TargetLayer, x: Any) -> Any:
+        def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
             values, passed = layer.solve(x, self.targets[layer.name])
             wanted = self.targets[layer.name] * layer.unit
             found[layer.name] = relative_difference(layer.achieved(x, values), wanted, self.shards)
-            return passed
+            return values, passed
 
         with torch.no_grad():
             self._pass.walk(visit, None, self._trained.held)
@@ -398,6 +427,7 @@ class TargetSpace:
             "places": {name: list(places) for name, places in self._places.items()},
             "units": self.units,
             "anchors": {layer.name: list(layer.anchor) for layer in self.layers if layer.anchor is not None},
+            "left": [list(left) for left in self.left],
             **self._pass.batch.state_dict(),
             **({"untangling": self._untangling.state_dict(self.shards)} if self._untangling.active else {}),
         }
@@ -433,7 +463,7 @@ class TargetSpace:
             The largest change of any of the model's outputs on the new reference batch.
         """
         kept = self.targets
-        change = self._begin(reference, "refresh", None)
+        change = self._begin(self._batch(reference, None, self._device), "refresh", None)
         self._solution.drop()
         if any(target.shape != self.targets[name].shape for name, target in kept.items()):
             gc.collect()  # graphs in cycles, for as long as which autograd expects gradients of the old shapes
@@ -466,7 +496,7 @@ class TargetSpace:
                 stacklevel=6,
             )
 
-    def _begin(self, reference: Reference, init: Init | Literal["refresh"], state: Mapping[str, Any] | None) -> float:
+    def _begin(self, batch: ReferenceBatch, init: Init | Literal["refresh"], state: Mapping[str, Any] | None) -> float:
         """Make or take the targets on a reference batch, and keep this process's share of both.
 
         Returns:
@@ -475,11 +505,7 @@ class TargetSpace:
         self.partition.reset(self.layers)
         self.release()
         self._untangling.forget()
-        # Follows the user's seed without drawing from the global generator, so that the order of training data is
-        # the same with and without target space.
-        seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), self._device)
-        generator = torch.Generator().manual_seed(seed)
-        batch = ReferenceBatch.of(self.model, reference, self._forward, seed)
+        generator = torch.Generator().manual_seed(batch.seed)
         self._pass = run = ReferencePass(batch, self.layers).with_fastest_layout()
         before = run.outputs() if init == "refresh" else []
         started = start(run, self.layers, self.config, init, state, generator, self._given)

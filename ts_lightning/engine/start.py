@@ -40,11 +40,19 @@ class Start(NamedTuple):
     deficient: list[tuple[str, int, int]]
 
 
-def project(layer: TargetLayer, x: Any, target: Tensor) -> Any:
-    """Replace a layer's target by what its solution achieves on input ``x``; returns what is passed on."""
+def empty(layer: TargetLayer, x: Any) -> TargetSpaceError:
+    """The error of a layer without rows."""
+    return TargetSpaceError(
+        f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. Expected at least "
+        f"one sample: check reference_batch() and the training data."
+    )
+
+
+def project(layer: TargetLayer, x: Any, target: Tensor) -> tuple[list[Tensor], Any]:
+    """Replace a layer's target by what its solution achieves on input ``x``, for which it is solved again."""
     values, _ = layer.solve(x, target)
     target.copy_(layer.achieved(x, values)).div_(layer.unit)
-    return layer.solve(x, target)[1]
+    return layer.solve(x, target)
 
 
 @torch.no_grad()
@@ -83,12 +91,9 @@ def start(
     else:
         step = StepUnit(config.step_scale)
 
-    def visit(layer: TargetLayer, x: Any) -> Any:
+    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
         if x.numel() == 0:
-            raise TargetSpaceError(
-                f"layer '{layer.name}' received an empty input, {tuple(x.shape)}, from the reference batch. "
-                f"Expected at least one sample: check reference_batch() and the training data."
-            )
+            raise empty(layer, x)
         if state is not None:
             _check_rows(layer, layer.places(x), state)
         chosen = rows if state is None else state["rows"].get(layer.name, "all")
@@ -120,9 +125,9 @@ def start(
         found.targets[layer.name] = Target(target)
         if state is None and init == "projected" and layer.anchor is None:
             return project(layer, x, found.targets[layer.name])
-        return layer.solve(x, found.targets[layer.name])[1]
+        return layer.solve(x, found.targets[layer.name])
 
-    visited = run.walk(visit)
+    visited = run.walk(visit, bound=False)
     readout = next(layer for layer in layers if layer.name == visited[-1])
     if state is None and init in ("auto", "normalised") and readout.anchor is None:
         found.targets[readout.name].mul_(_READOUT)
@@ -150,7 +155,7 @@ def keep_share(
     cuts: dict[str, Cut] = {}
     targets: dict[str, Target] = {}
 
-    def visit(layer: TargetLayer, x: Any) -> Any:
+    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
         binding, cuts[layer.name] = layer.shard(x, shards)
         layer.adopt(binding)
         cut = cuts[layer.name]
@@ -163,9 +168,9 @@ def keep_share(
                 f"from the whole: something before it mixes samples, or its rows do not follow their order. Use "
                 f"reference.shard=False, or add '{layer.module_name}' to exclude."
             )
-        return passed
+        return values, passed
 
-    run.walk(visit)
+    run.walk(visit, bound=False)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
 
 
@@ -185,10 +190,10 @@ def anchor_weights(
         held: the names of layers that keep their weights.
     """
 
-    def visit(layer: TargetLayer, x: Any) -> Any:
+    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
         if layer.name in chosen:
             targets[layer.name].copy_(layer.anchored_targets(x))
-        return layer.solve(x, targets[layer.name])[1]
+        return layer.solve(x, targets[layer.name])
 
     run.walk(visit, None, held)
 

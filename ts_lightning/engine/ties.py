@@ -6,32 +6,13 @@ of it there is none: the weights would depend on those of the last step, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-
-
-@contextmanager
-def solved_values(layer: TargetLayer, values: dict[int, Tensor]) -> Iterator[None]:
-    """Write down by id of the parameter what ``layer`` is solved to, whoever solves it."""
-    solve: Callable[..., Any] = layer.solve
-
-    def noted(x: Any, targets: Tensor) -> Any:
-        found, passed = solve(x, targets)
-        pairs = zip(layer.parameters, found, strict=True)
-        values.update({id(parameter): value.to(parameter.dtype) for parameter, value in pairs})
-        return found, passed
-
-    layer.__dict__["solve"] = noted
-    try:
-        yield
-    finally:
-        del layer.__dict__["solve"]
 
 
 def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLayer, Any]]) -> None:

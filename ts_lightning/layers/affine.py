@@ -53,6 +53,10 @@ class AffineLayer(TargetLayer):
     def select(self, z: Tensor) -> Tensor:
         """The entries of the layer's output ``z`` that have targets, in the targets' shape."""
 
+    def produce(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The layer's output."""
+        return self.apply(x, *values)
+
     def achieved(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
         """The outputs at the solved rows."""
         return self.select(self.apply(x, *values))

@@ -55,6 +55,7 @@ class TargetLayer(ABC):
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
         anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
+        reused: whether one forward uses the layer several times; it is solved from the rows of the first use.
     """
 
     #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md
@@ -69,6 +70,8 @@ class TargetLayer(ABC):
     many_rows: ClassVar[bool] = True
     #: whether PyTorch moves the weights of such a module in memory while it runs, which CUDA graphs cannot follow
     moves_weights: ClassVar[bool] = False
+    #: whether the forward reaches the weight through a function, and not by a call of the module
+    by_function: ClassVar[bool] = False
     parameters: list[nn.Parameter]
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, width: int) -> None:
@@ -81,6 +84,7 @@ class TargetLayer(ABC):
         self.solvers = [RidgeSolver(1.0, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)]
         self.solver = self.solvers[0]
         self.anchor: tuple[Tensor, ...] | None = None
+        self.reused = False
         self._binding: Binding | None = None
 
     @property
@@ -146,7 +150,8 @@ class TargetLayer(ABC):
         """Solve as ``binding`` says from here on."""
         self._binding = binding
         self.solver.ridge, self.solver.shared = binding.ridge, binding.shared
-        self.solver.gradient_is_replicated = binding.gradient_is_replicated
+        # at the other uses each process has rows of its own
+        self.solver.gradient_is_replicated = binding.gradient_is_replicated and not self.reused
 
     def anchor_at(self, values: Sequence[Tensor]) -> None:
         """Solve around given weights W0 from here on: W = W0 + (A'A + R)^-1 A'(T - A W0).
@@ -245,6 +250,10 @@ class TargetLayer(ABC):
     def kept_inputs(self, tensor: Tensor) -> Inputs:
         """A of a system for what it was made of, see :class:`~ts_lightning.ridge.kept.Inputs`."""
         return Matrix(tensor)
+
+    @abstractmethod
+    def produce(self, x: Any, values: Sequence[Tensor]) -> Any:
+        """What the next layer receives for any input ``x`` and these values of the parameters."""
 
     @abstractmethod
     def achieved(self, x: Any, values: Sequence[Tensor]) -> Tensor:

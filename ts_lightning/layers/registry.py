@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.attention.projections import InProjection
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.bilinear import BilinearTargets
 from ts_lightning.layers.conv.convolution import ConvTargets
+from ts_lightning.layers.conv.transposed import ConvTransposeTargets
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.recurrent.cells import GRULayer, LSTMLayer, RNNLayer
 
@@ -15,16 +18,14 @@ _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.Conv1d: ConvTargets,
     nn.Conv2d: ConvTargets,
     nn.Conv3d: ConvTargets,
+    nn.ConvTranspose1d: ConvTransposeTargets,
+    nn.ConvTranspose2d: ConvTransposeTargets,
+    nn.ConvTranspose3d: ConvTransposeTargets,
+    nn.Bilinear: BilinearTargets,
     nn.RNN: RNNLayer,
     nn.LSTM: LSTMLayer,
     nn.GRU: GRULayer,
     nn.MultiheadAttention: InProjection,
-}
-
-#: modules with weights that cannot be solved as they are, and why; "kind" is the module's class
-_REFUSED: dict[type[nn.Module], str] = {
-    nn.RNNCellBase: "is an nn.{kind}Cell, called step by step; targets need all steps at once. Use nn.{kind} on whole "
-    "sequences",
 }
 
 
@@ -93,10 +94,23 @@ def register_layer(module: type[nn.Module], family: type[TargetLayer]) -> None:
     _FAMILIES[module] = family
 
 
-def refusal(module: nn.Module) -> str | None:
-    """Why a module of this class cannot be solved, and what to use in its place; None where nothing is known."""
-    text = next((text for base, text in _REFUSED.items() if isinstance(module, base)), None)
-    return None if text is None else text.format(kind=type(module).__name__.removesuffix("Cell"))
+def refusal(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | None:
+    """Why the module ``name`` cannot be solved by what is known of its class, in a few words, and as an error.
+
+    None where nothing is known.
+    """
+    if isinstance(module, nn.RNNCellBase):
+        kind = type(module).__name__.removesuffix("Cell")
+        return "called step by step", TargetSpaceError(
+            f"layer '{name}' is an nn.{kind}Cell, called step by step; targets need all steps at once. Use nn.{kind} "
+            f"on whole sequences, or add '{name}' to exclude."
+        )
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return "proj_size", TargetSpaceError(
+            f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with an "
+            f"nn.Linear behind the layer, or add '{name}' to exclude."
+        )
+    return None
 
 
 def supported() -> str:

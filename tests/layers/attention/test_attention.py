@@ -165,10 +165,10 @@ def _projected(space):
     found = []
 
     def run(layer, x):
-        _, passed = layer.solve(x, space.targets[layer.name])
+        values, passed = layer.solve(x, space.targets[layer.name])
         if isinstance(layer, InProjection):
             found.extend(passed)
-        return passed
+        return values, passed
 
     space._pass.walk(run)
     return found

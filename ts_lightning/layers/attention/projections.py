@@ -179,7 +179,7 @@ class InProjection(TargetLayer):
         shares = self._shares(projections, [parameter.detach() for parameter in self.parameters])
         for share, solver in zip(shares, self.solvers, strict=False):
             layer = LinearTargets(self.name, self.module, self.config, *share)
-            layer.module_name, layer.solver = self.module_name, solver
+            layer.module_name, layer.solver, layer.reused = self.module_name, solver, self.reused
             layers.append(layer)
         return layers
 
@@ -232,6 +232,14 @@ class InProjection(TargetLayer):
         """Weight and bias for W of each part."""
         values = [part.kept_values([own]) for part, own in zip(self._parts, w, strict=True)]
         return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)]
+
+    def produce(self, x: Sources, values: Sequence[Tensor]) -> list[Tensor]:
+        """Queries, keys and values, of inputs that may be spread otherwise than those that were bound."""
+        passed: list[Tensor] = []
+        for tensor, count, own in zip(x.tensors, x.projections, self._shares(x.projections, values), strict=True):
+            own = tuple(value.to(tensor.dtype) for value in own)
+            passed += functional.linear(tensor, *own).chunk(count, -1)
+        return passed
 
     def achieved(self, x: Sources, values: Sequence[Tensor]) -> Tensor:
         """The projections at the solved rows."""

@@ -55,6 +55,14 @@ class ConvTargets(AffineLayer):
         super().__init__(name, module, config, weight, bias)
         self.geometry = Geometry.of(module)
 
+    def turned(self, weight: Tensor) -> Tensor:
+        """A convolution's weight (out, in / groups, *kernel) for the parameter's value."""
+        return weight
+
+    def turned_back(self, weight: Tensor) -> Tensor:
+        """The inverse of :meth:`turned`."""
+        return weight
+
     @classmethod
     def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
         """Whether the module computes what ``base`` does, and has a weight of its own."""
@@ -91,7 +99,7 @@ class ConvTargets(AffineLayer):
                 f"(N, C, *space): give the reference batch its first dimension."
             )
         places = self.places(x)
-        columns = self.weight[0].numel() + (self.bias is not None)
+        columns = self.turned(self.weight)[0].numel() + (self.bias is not None)
         chosen = sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device)
         # otherwise the reference batch is convolved with the weights
         gathered = chosen is not None or places.numel() < columns
@@ -120,9 +128,9 @@ class ConvTargets(AffineLayer):
         return targets.view(targets.shape[0], self.geometry.groups, -1).transpose(0, 1)
 
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Weight (out, in / groups, *kernel) and bias (out,), and what is passed on (N, out, *space)."""
+        """Weight and bias (out,), and what is passed on (N, out, *space)."""
         padded, wanted = self.geometry.pad(x), targets * self.unit
-        anchor = self.anchor
+        anchor = None if self.anchor is None else [self.turned(self.anchor[0]), *self.anchor[1:]]
         if self.patches is None:
             z0 = None if anchor is None else self.geometry.convolve(padded, *(value.to(x.dtype) for value in anchor))
             t = wanted if z0 is None else wanted - z0
@@ -130,7 +138,7 @@ class ConvTargets(AffineLayer):
             solved = [weight] if bias is None else [weight, bias]
             if anchor is not None:
                 solved, z = [value + w0 for value, w0 in zip(solved, anchor, strict=True)], z + z0
-            return solved, wanted if self.ocu else z
+            return [self.turned_back(solved[0]), *solved[1:]], wanted if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         if anchor is not None:
             w0 = self.geometry.to_matrix(anchor[0], anchor[1] if len(anchor) > 1 else None)
@@ -140,10 +148,11 @@ class ConvTargets(AffineLayer):
         w = solve(a.squeeze(0), t.squeeze(0), self.solver).unsqueeze(0) if alone else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w if anchor is None else w + w0, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
+        own = [self.turned_back(values[0]), *values[1:]]
         if self.ocu:
             # a copy, since the next layer may change its input in place
-            return values, wanted.clone()
-        return values, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
+            return own, wanted.clone()
+        return own, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
 
     def varies(self, x: Tensor) -> bool:
         """Whether an input has a channel that is not the same everywhere."""
@@ -160,6 +169,7 @@ class ConvTargets(AffineLayer):
     def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
         """Weight and bias for W (groups, d, out / groups)."""
         weight, bias = self.geometry.to_weight(w[0] if w[0].dim() == 3 else w[0].unsqueeze(0), self.bias is not None)
+        weight = self.turned_back(weight)
         return [weight] if bias is None else [weight, bias]
 
     def kept_inputs(self, tensor: Tensor) -> Inputs:
@@ -170,7 +180,13 @@ class ConvTargets(AffineLayer):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""
-        return self.geometry.convolve(self.geometry.pad(x), weight, bias)
+        return self.geometry.convolve(self.geometry.pad(x), self.turned(weight), bias)
+
+    def produce(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The output, also of one sample without a dimension for it."""
+        if x.dim() < self.weight.dim():
+            return self.produce(x.unsqueeze(0), values).squeeze(0)
+        return self.apply(x, *(value.to(x.dtype) for value in values))
 
     def select(self, z: Tensor) -> Tensor:
         """The outputs at the solved rows."""
@@ -180,7 +196,7 @@ class ConvTargets(AffineLayer):
         """Targets for a weight and bias."""
         x = self.geometry.pad(x).double()
         bias = values[1].double() if len(values) > 1 else None
-        w0 = self.geometry.to_matrix(values[0].double(), bias)
+        w0 = self.geometry.to_matrix(self.turned(values[0].double()), bias)
         if self.patches is not None:
             t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver, damping)
             rows = t.transpose(0, 1).reshape(t.shape[1], -1)

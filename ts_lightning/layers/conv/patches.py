@@ -7,6 +7,7 @@ column of ones if the layer has a bias; groups are a leading dimension. Inputs a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,16 +34,29 @@ class Geometry:
     def of(cls, module: nn.Module) -> Geometry:
         """The geometry of an nn.Conv1d, nn.Conv2d or nn.Conv3d."""
         m: Any = module
-        if isinstance(m.padding, str):
-            totals = [d * (k - 1) if m.padding == "same" else 0 for d, k in zip(m.dilation, m.kernel_size, strict=True)]
+        mode = "constant" if m.padding_mode == "zeros" else m.padding_mode
+        return cls.with_padding(m.kernel_size, m.stride, m.dilation, m.padding, m.groups, mode)
+
+    @classmethod
+    def with_padding(
+        cls,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+        padding: str | Sequence[int],
+        groups: int,
+        mode: str = "constant",
+    ) -> Geometry:
+        """The geometry of PyTorch's options; ``mode`` is that of F.pad."""
+        if isinstance(padding, str):
+            totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
             sides = [(total // 2, total - total // 2) for total in totals]
         else:
-            sides = [(p, p) for p in m.padding]
-        mode = "constant" if m.padding_mode == "zeros" else m.padding_mode
+            sides = [(p, p) for p in padding]
         ahead = mode != "constant" or any(low != high for low, high in sides)
         prepad = tuple(p for side in reversed(sides) for p in side) if ahead else ()
-        padding = tuple(0 if ahead else low for low, _ in sides)
-        return cls(m.kernel_size, m.stride, m.dilation, padding, m.groups, prepad, mode)
+        own = tuple(0 if ahead else low for low, _ in sides)
+        return cls(kernel, stride, dilation, own, groups, prepad, mode)
 
     def pad(self, x: Tensor) -> Tensor:
         """``x`` with the padding that the convolution cannot do itself; differentiable."""

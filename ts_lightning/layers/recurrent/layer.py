@@ -89,17 +89,8 @@ class RecurrentLayer(TargetLayer):
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
-        """One layer for each level and direction.
-
-        Raises:
-            TargetSpaceError: the module projects its states (``proj_size``).
-        """
+        """One layer for each level and direction."""
         assert isinstance(module, nn.RNNBase)
-        if module.proj_size:
-            raise TargetSpaceError(
-                f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with "
-                f"an nn.Linear behind the layer, or add '{name}' to exclude."
-            )
         suffixes = [f"l{n}{side}" for n in range(module.num_layers) for side in ("", "_reverse")[: directions(module)]]
         return [cls(name, module, config, suffix) for suffix in suffixes]
 
@@ -244,6 +235,10 @@ class RecurrentLayer(TargetLayer):
             first, last, _ = inputs.indices(self.columns)
             padded.append(functional.pad(block, (0, 0, first, self.columns - last)))
         return self.pack(padded[0] if len(padded) == 1 else torch.cat(padded, -1))
+
+    def produce(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
+        """The real run, in OCU too."""
+        return self.run(x, values)
 
     def achieved(self, x: Sequences, values: Sequence[Tensor]) -> Tensor:
         """The pre-activations of the real run with these parameters, without the forget bias."""

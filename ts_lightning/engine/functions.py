@@ -1,0 +1,66 @@
+"""Layers whose weights the forward reaches through functions: found by what a dry run saw of each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.calls import Watch
+from ts_lightning.engine.selection import Selection, join, owners_of, plain_name
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.functional import layer_of
+
+
+def watched(model: nn.Module) -> Watch:
+    """A watch on all that a model trains."""
+    return Watch([parameter for parameter in model.parameters() if parameter.requires_grad])
+
+
+def functional_layers(
+    model: nn.Module, config: TargetSpaceConfig, found: Selection, watch: Watch, called: Iterable[str]
+) -> list[TargetLayer]:
+    """The layers of weights that functions apply, each always in one way.
+
+    A weight that is shared between modules, or that anything else is made of, has none.
+
+    Args:
+        model: the model.
+        config: the settings.
+        found: says what the user chose.
+        watch: what the dry run saw.
+        called: names of layers of ``found`` that the run called as modules.
+    """
+    called = set(called)
+    taken = {id(p) for layer in found.layers if layer.name in called for p in layer.parameters}
+    owners = owners_of(model)
+    layers: list[TargetLayer] = []
+    for prefix, module in model.named_modules():
+        prefix = plain_name(prefix)
+        own = {n: p for n, p in module.named_parameters(recurse=False) if _applied(p, watch) and id(p) not in taken}
+        for local, weight in own.items():
+            alone = len(own) == 1 and bool(prefix)
+            name = prefix if alone else join(prefix, local)
+            if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
+                continue
+            form, _ = watch.calls[id(weight)][0]
+            layer = layer_of(name, module, config, weight, _bias(weight, watch, owners), form)
+            layers.append(layer)
+    return layers
+
+
+def _applied(parameter: Tensor, watch: Watch) -> bool:
+    """Whether functions apply a parameter as a weight, always in one way, and nothing else is made of it."""
+    calls = watch.calls.get(id(parameter), ())
+    return len({form for form, _ in calls}) == 1 and id(parameter) not in watch.others
+
+
+def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]]) -> Tensor | None:
+    """The parameter that all calls add to what this weight gives, and that nothing else is made of."""
+    added = {id(bias): bias for _, bias in watch.calls[id(weight)]}
+    (bias,) = added.values() if len(added) == 1 else (None,)
+    if bias is None or id(bias) not in watch.parameters or bias.dim() != 1 or len(owners[id(bias)]) > 1:
+        return None
+    elsewhere = [w for w, calls in watch.calls.items() for _, other in calls if other is bias and w != id(weight)]
+    return None if elsewhere or id(bias) in watch.others else bias

@@ -1,0 +1,137 @@
+"""A dry run of a model on the reference batch, ahead of the start: which of the chosen layers can be solved in it.
+
+The model runs with its weights, which also shows what weights functions apply, and with random ones. A layer is left
+in weight space if a run does not call it, if its input has no form that it can be solved from, or if the number of its
+rows is not the same in both runs: it then follows the weights (masks, routing, early exits), and would change from
+solve to solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.calls import Calls, Watch
+from ts_lightning.engine.functions import functional_layers, watched
+from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
+from ts_lightning.engine.selection import Selection
+from ts_lightning.engine.start import empty
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.binding import StepUnit
+
+
+class Survey:
+    """What one dry run sees of each layer.
+
+    Args:
+        layers: to look at.
+        config: the settings.
+        generator: for random weights; None for the layers' own.
+
+    Attributes:
+        places: of each layer's first use, by its name.
+        uses: how often each layer was used.
+        refusals: why a layer cannot be solved from its input: in a few words, and as an error.
+    """
+
+    def __init__(
+        self, layers: Sequence[TargetLayer], config: TargetSpaceConfig, generator: torch.Generator | None = None
+    ) -> None:
+        self.places: dict[str, torch.Size] = {}
+        self.uses: dict[str, int] = {}
+        self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
+        self._layers, self._config, self._generator = layers, config, generator
+
+    @torch.no_grad()
+    def make(self, batch: ReferenceBatch, watch: Watch) -> Survey:
+        """Run the model; ``watch`` sees what functions do with its parameters."""
+        ReferencePass(batch, self._layers).run(self._use, self._layers, watch=watch)
+        return self
+
+    def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
+        self.uses[layer.name] = self.uses.get(layer.name, 0) + 1
+        values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
+        if self.uses[layer.name] == 1:
+            self._bind(layer, x)
+        passed = layer.produce(x, values)
+        if calls.differentiated and any(bool(t.isnan().any()) for t in tensors_in(passed)):
+            self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
+        return passed
+
+    def _bind(self, layer: TargetLayer, x: Any) -> None:
+        if x.numel() == 0:
+            self.refusals[layer.name] = "an empty input on the reference batch", empty(layer, x)
+            self.places[layer.name] = layer.places(x)
+            return
+        rows = self._config.reference.rows
+        try:
+            binding = layer.bind(x, rows, StepUnit(1.0), torch.Generator().manual_seed(0))
+        except TargetSpaceError as error:
+            self.refusals[layer.name] = "an input of another form", error
+        else:
+            self.places[layer.name] = binding.places
+
+
+def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *, probe: bool = True) -> Watch:
+    """Add the layers to ``found`` that functions are, and leave those in weight space that ``batch`` cannot solve.
+
+    Args:
+        batch: the reference batch.
+        found: the chosen layers.
+        config: the settings.
+        probe: whether to run the model with random weights, too.
+
+    Returns:
+        What functions do with the model's parameters.
+    """
+    watch = watched(batch.model)
+    first = Survey(found.layers, config).make(batch, watch)
+    functions = functional_layers(batch.model, config, found, watch, first.uses)
+    if functions:
+        weights = {id(layer.parameters[0]) for layer in functions}
+        found.layers = [layer for layer in found.layers if id(layer.parameters[0]) not in weights] + functions
+        order = {id(p): index for index, p in enumerate(batch.model.parameters())}
+        found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
+        first = Survey(found.layers, config).make(batch, Watch(()))
+    second = first
+    if probe:
+        try:
+            second = Survey(found.layers, config, torch.Generator().manual_seed(0)).make(batch, Watch(()))
+        except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
+            second = first
+    for layer in list(found.layers):
+        layer.reused = first.uses.get(layer.name, 0) > 1
+        why = _why(layer, first, second)
+        if why is not None and layer.module_name not in found.left:
+            found.leave(layer.module_name, layer.module, *why)
+    return watch
+
+
+def _why(layer: TargetLayer, first: Survey, second: Survey) -> tuple[str, TargetSpaceError] | None:
+    """Why a layer cannot be solved, after a run with its own weights and a ``second`` one with random ones."""
+    name = layer.module_name
+    if layer.name not in first.uses:
+        return "not called in the reference forward", unreached(name)
+    if layer.name in first.refusals:
+        return first.refusals[layer.name]
+    here, there = first.places[layer.name], second.places.get(layer.name)
+    if here == there:
+        return None
+    return "its rows depend on weights", TargetSpaceError(
+        f"layer '{layer.name}' is applied at {tuple(here)} places of the reference batch, and with other weights "
+        f"{'not at all' if there is None else f'at {tuple(there)}'}. Targets need the same rows at every step: add "
+        f"'{name}' to exclude."
+    )
+
+
+def _random(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights at which signals keep their size, whatever a layer starts from; biases stay small."""
+    scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
+    return (scale * torch.randn(parameter.shape, generator=generator)).to(parameter)

@@ -1,0 +1,83 @@
+"""nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d: convolutions of the input with zeros between its entries.
+
+A transposed convolution with stride s, padding p, dilation d and kernel k is a convolution of stride 1 with the flipped
+kernel, on the input with s - 1 zeros between its entries along each axis and d (k - 1) - p zeros around it, the output
+padding behind these. Its rows are the output's positions. Source: Dumoulin and Visin (2016), arXiv 1603.07285.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.layers.affine import AffineLayer
+from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.conv.convolution import ConvTargets
+from ts_lightning.layers.conv.patches import Geometry
+
+
+class ConvTransposeTargets(ConvTargets):
+    """Targets (N, out, *space), or (rows, out) where rows are sampled, for an input (N, in, *space) that is spread."""
+
+    def __init__(
+        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        AffineLayer.__init__(self, name, module, config, weight, bias)
+        m: Any = module
+        self.width = m.out_channels
+        kernel = tuple(m.kernel_size)
+        ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
+        self.geometry = Geometry.with_padding(kernel, ones, tuple(m.dilation), zeros, m.groups)
+
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the module computes what ``base`` does, and has a weight of its own."""
+        return super(ConvTargets, cls).solves(module, base)
+
+    @staticmethod
+    def forward(
+        layers: Sequence[TargetLayer], visit: Visit, input: Tensor, output_size: Sequence[int] | None = None
+    ) -> Any:
+        """The module's forward: the layer on the spread input."""
+        (layer,) = layers
+        m: Any = layer.module
+        axes = len(m.kernel_size)
+        extra = m._output_padding(input, output_size, m.stride, m.padding, m.kernel_size, axes, m.dilation)
+        return visit(layer, spread(input, m, extra))
+
+    def turned(self, weight: Tensor) -> Tensor:
+        """(out, in / groups, *kernel), flipped, for (in, out / groups, *kernel)."""
+        return self._swapped(weight, self.geometry.groups)
+
+    def turned_back(self, weight: Tensor) -> Tensor:
+        """(in, out / groups, *kernel)."""
+        return self._swapped(weight, self.geometry.groups)
+
+    @staticmethod
+    def _swapped(weight: Tensor, groups: int) -> Tensor:
+        w = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+        return w.reshape(-1, *w.shape[2:]).flip(tuple(range(2, weight.dim()))).contiguous()
+
+
+def spread(x: Tensor, module: Any, extra: Sequence[int]) -> Tensor:
+    """The input (..., *space) with zeros between and around its entries.
+
+    Args:
+        x: the input.
+        module: the transposed convolution.
+        extra: its output padding.
+    """
+    stride, axes = module.stride, len(module.kernel_size)
+    if any(step > 1 for step in stride):
+        sizes = [(n - 1) * step + 1 for n, step in zip(x.shape[-axes:], stride, strict=True)]
+        between = x.new_zeros(*x.shape[:-axes], *sizes)
+        places: tuple[Any, ...] = (..., *(slice(None, None, step) for step in stride))
+        between[places] = x
+        x = between
+    ahead = [d * (k - 1) - p for d, k, p in zip(module.dilation, module.kernel_size, module.padding, strict=True)]
+    pads = [n for low, more in zip(reversed(ahead), reversed(list(extra)), strict=True) for n in (low, low + more)]
+    return functional.pad(x, pads)  # a negative number takes entries away
