@@ -73,7 +73,7 @@ def test_copies_and_pickles_go_on_in_target_space(copied):
 
 def test_another_process_takes_it_as_it_is():
     model = converted()
-    (found,) = processes.run(fitted, model)
+    (found,) = processes.run(fitted, copy.deepcopy(model))  # processes share the memory of tensors
     assert_equal(found, fitted(model))
 
 
