@@ -44,6 +44,11 @@ class Partition:
         """The number of processes that share the reference batch."""
         return 1 if self.shards is None else self.shards.ranks
 
+    @property
+    def replicated(self) -> bool:
+        """Whether several processes each have the whole."""
+        return self.group is not None and self.shards is None
+
     def reset(self, layers: Iterable[TargetLayer]) -> None:
         """Let every process have the whole again."""
         self.shards, self._cuts = None, {}

@@ -44,11 +44,12 @@ class Solution:
         self.pairs: Solved = []
         self._versions: dict[int, tuple[int, int]] = {}
         self._written: list[tuple[int, int]] = []
+        self._accepted: list[Tensor] | None = None
 
     def drop(self) -> None:
         """Free the graph, and the values where no Parameter holds them."""
         self.differentiable = False
-        self.pairs, self._written = [], []
+        self.pairs, self._written, self._accepted = [], [], None
 
     def release(self) -> None:
         """Free CUDA graphs, too; they can be recorded anew."""
@@ -91,9 +92,14 @@ class Solution:
         self.accept()
         return [parameter for parameter, _ in self.pairs]
 
-    def accept(self) -> None:
-        """Take the Parameters' present values for those that were written."""
+    def accept(self, *, copied: bool = False) -> None:
+        """Take the Parameters' present values for those that were written.
+
+        Args:
+            copied: keep a copy of them, where they differ by rounding from this process's own solution.
+        """
         self._written = [version(parameter) for parameter, _ in self.pairs]
+        self._accepted = [parameter.detach().clone() for parameter, _ in self.pairs] if copied else None
 
     def changed(self) -> list[nn.Parameter]:
         """The trained parameters that have changed or joined since the solve, as far as their versions tell.
@@ -104,9 +110,12 @@ class Solution:
 
     def overwritten(self) -> set[int]:
         """The ids of solved Parameters that hold other values than were written, of which the targets know nothing."""
+        pairs = self.pairs
+        if self._accepted is not None and pairs:
+            pairs = [(parameter, kept) for (parameter, _), kept in zip(pairs, self._accepted, strict=True)]
         return {
             id(parameter)
-            for (parameter, value), written in zip(self.pairs, self._written, strict=True)
+            for (parameter, value), written in zip(pairs, self._written, strict=True)
             if (parameter.device.type == "cpu" or version(parameter) != written)
             and not torch.equal(parameter, value.to(parameter.dtype))
         }

@@ -205,7 +205,13 @@ class TargetSpace:
         else:
             untangling.advance()
             self._solution.make_kept(self._run_kept)
-        self.partition.same_weights(self._solution.write(changed_only=self._steppers > 1))
+        self._write(changed_only=self._steppers > 1)
+
+    def _write(self, *, changed_only: bool) -> None:
+        """Write the solution, the first process's where each solves from the whole."""
+        self.partition.same_weights(self._solution.write(changed_only))
+        if self.partition.replicated:
+            self._solution.accept(copied=True)
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
@@ -253,7 +259,7 @@ class TargetSpace:
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
         anchor_weights(self._pass, chosen - self._trained.held, self.targets, self._trained.held)
         self._solution.make(self._replayed)
-        self.partition.same_weights(self._solution.write(changed_only=False))
+        self._write(changed_only=False)
 
     def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
@@ -313,7 +319,7 @@ class TargetSpace:
                 solution.make_kept(self._run_kept)
             else:
                 solution.make(self._replayed)
-            solution.accept()
+            solution.accept(copied=self.partition.replicated)
         trained = [p for p in self.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not trained:
             return
