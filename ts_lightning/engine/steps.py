@@ -66,13 +66,16 @@ class OptimizerSteps:
             self._after_pull()
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self.pull()
-        self._space.pulled.settled = True
+        # with a closure, gradients may not be complete: processes average them in the last backward pass
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._around(kwargs["closure"])}
         # the first of them is the optimizer itself
         at = next((n for n, value in enumerate(args) if n > 0 and callable(value)), None)
-        return None if at is None else ((*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs)
+        if at is not None:
+            return (*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs
+        self.pull()
+        self._space.pulled.settled = True
+        return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._space.pulled.settled = False
