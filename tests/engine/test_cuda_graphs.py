@@ -88,7 +88,7 @@ def train(space, model, x, steps=12):
 
 
 def recorded(space):
-    graphs = space._solution.graphs
+    graphs = space.cascade.solution.graphs
     return graphs is not None and graphs.replayed and len(graphs._pulls) > 0
 
 
@@ -132,7 +132,7 @@ def test_what_needs_float64_goes_on_without(device):
     train(space, model, x)
     assert recorded(space)
     with torch.no_grad():
-        space._pass.batch.data[:, 0] += 3e4
+        space.cascade.reference.batch.data[:, 0] += 3e4
     with pytest.warns(UserWarning, match="cuda_graphs: .*needed float64"):
         space.solve()
     assert not recorded(space)
@@ -193,7 +193,7 @@ def test_gradients_of_some_layers_alone(name, device):
             for target in space.targets.values():
                 target.grad = None
             space.pullback()
-        assert not graphs or len(space._solution.graphs._pulls) == 2
+        assert not graphs or len(space.cascade.solution.graphs._pulls) == 2
         found.append([p.grad for p in space.parameters()])
     for value, expected in zip(found[1], found[0], strict=True):
         assert (value is None) == (expected is None)

@@ -81,8 +81,8 @@ class RandomUse(RuleBasedStateMachine):
 
     def pull(self):
         """What a step begins with, and what of the sequence so far it settles."""
-        if self.space.pulled.pending() and any(p.grad is not None for p in self.weights()):
-            self.space.pulled.pull_pending()
+        if self.space.cascade.pulled.pending() and any(p.grad is not None for p in self.weights()):
+            self.space.cascade.pulled.pull_pending()
             self.anchors.update(self.written)
             self.written = {}
             if not self.solved:  # for the norm's new parameters
@@ -120,7 +120,7 @@ class RandomUse(RuleBasedStateMachine):
     @rule(rows=st.integers(1, 6))
     def backward(self, rows):
         if not self.solved:
-            self.space.prepare()
+            self.space.stepping.prepare()
             self.solved = True
             self.settle_held()
         x = self.samples(rows)

@@ -190,7 +190,7 @@ def inputs_of(space):
         return layer.solve(x, space.targets[layer.name])
 
     with torch.no_grad():
-        space._pass.walk(visit, None, set())
+        space.cascade.reference.walk(visit, None, set())
     return seen
 
 
@@ -199,13 +199,13 @@ def test_kept_weights_are_linear_in_targets_with_the_inputs_of_the_untangling(ca
     _, space, _ = made(case, 3)
     generator = torch.Generator().manual_seed(1)
     move(space, generator, 0.3)
-    space._untangling.end_period()
+    space.cascade.untangling.end_period()
     space.solve()
     inputs, before = inputs_of(space), {name: t.detach().clone() for name, t in space.targets.items()}
     for _ in range(2):
         move(space, generator)
         space.solve()
-        assert space._solution.kept
+        assert space.cascade.solution.kept
     for layer in space.layers:
         x, target = inputs[layer.name], space.targets[layer.name].detach()
         with torch.no_grad():
@@ -225,7 +225,7 @@ def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
     generator = torch.Generator().manual_seed(1)
     move(space, generator, 0.3)
     space.solve()
-    assert space._solution.kept
+    assert space.cascade.solution.kept
 
     def loss():
         return functional.cross_entropy(model(x), torch.arange(len(x)) % 2)
@@ -241,7 +241,7 @@ def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
             for name, target in space.targets.items():
                 target.copy_(start[name] + 1e-5 * steps * way[name])
         space.solve()
-        assert space._solution.kept
+        assert space.cascade.solution.kept
         values[steps] = float(loss().detach())
     slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / 12e-5
     predicted = sum(float((found[name] * way[name]).sum()) for name in start)
@@ -257,7 +257,7 @@ def test_one_is_the_full_solve_at_every_step_to_the_last_bit():
         optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
         for _ in range(4):
             if untangle == 2:
-                space._untangling.end_period()
+                space.cascade.untangling.end_period()
             step(model, space, optimizer, x)
         found.append(torch.cat([t.detach().flatten() for ts in weights(space).values() for t in ts]))
     assert torch.equal(*found)
@@ -272,7 +272,7 @@ def test_layers_around_given_weights_keep_their_offset():
     for _ in range(2):
         move(space, generator)
         space.solve()
-        assert space._solution.kept
+        assert space.cascade.solution.kept
     for layer in space.layers:
         with torch.no_grad():
             expected = layer.solve(inputs[layer.name], space.targets[layer.name])[0]
@@ -286,7 +286,7 @@ def kinds(space, steps, **changes):
     for _ in range(steps):
         move(space, generator, **changes)
         space.solve()
-        found.append(space._solution.kept)
+        found.append(space.cascade.solution.kept)
     return found
 
 
@@ -317,7 +317,7 @@ def test_what_changes_the_inputs_or_takes_weights_over_untangles():
         loaded,
     ):
         change()
-        assert not space._solution.kept
+        assert not space.cascade.solution.kept
         assert kinds(space, 2) == [True, True]
 
 
@@ -329,7 +329,7 @@ def test_other_parameters_get_their_share_at_untanglings_only():
     norm = model.norms[0].weight
     direct = []
     for kept in (False, True, False):
-        assert space._solution.kept == kept
+        assert space.cascade.solution.kept == kept
         norm.grad = None
         loss = functional.cross_entropy(model(x), torch.arange(20) % 2)
         direct.append(torch.autograd.grad(loss, norm, retain_graph=True)[0])
@@ -355,11 +355,11 @@ def test_the_period_follows_the_jump(period, jump, then):
 def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(monkeypatch):
     _, space, _ = made("dense", "auto")
     generator, jumps = torch.Generator().manual_seed(1), []
-    judge = space._untangling.judge
-    monkeypatch.setattr(space._untangling, "judge", lambda jump: jumps.append(jump) or judge(jump))
+    judge = space.cascade.untangling.judge
+    monkeypatch.setattr(space.cascade.untangling, "judge", lambda jump: jumps.append(jump) or judge(jump))
     expected = []
     for _ in range(3):
-        space._untangling.period = 1
+        space.cascade.untangling.period = 1
         inputs = inputs_of(space)
         move(space, generator)
         kept = {
@@ -377,10 +377,10 @@ def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(
 def test_small_steps_lengthen_the_period_and_large_ones_shorten_it():
     _, space, _ = made("dense", "auto")
     found = kinds(space, 40, by=1e-5)
-    assert space._untangling.period == 16
+    assert space.cascade.untangling.period == 16
     assert found.count(False) == 5  # after 1, 2, 4, 8 and 16
     kinds(space, 64, by=3.0)
-    assert space._untangling.period < 4
+    assert space.cascade.untangling.period < 4
 
 
 def test_targets_that_are_not_finite_are_reported_between_untanglings():

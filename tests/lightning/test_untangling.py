@@ -59,7 +59,7 @@ class Counted(Lit):
         self.kept = []
 
     def on_train_batch_end(self, *args):
-        self.kept.append(self.target_space_engine._solution.kept)
+        self.kept.append(self.target_space_engine.cascade.solution.kept)
 
 
 def counted(untangle, **options):

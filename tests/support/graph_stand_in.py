@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ts_lightning.engine import cuda_graphs as graphs
-from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.beginning import Beginning
 
 
 class Graph:
@@ -39,7 +39,7 @@ def install(monkeypatch):
     }
     for name, value in {"CUDAGraph": Graph, "graph": _recording, **nothing}.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    record, record_pull, begin = graphs.SolveGraphs._record, graphs._Pull.record, TargetSpace._begin
+    record, record_pull, begin = graphs.SolveGraphs._record, graphs._Pull.record, Beginning.begin
     owner = {}
 
     def solve_recorded(self, run, aliased):
@@ -67,8 +67,8 @@ def install(monkeypatch):
         recorded, run = owner["graphs"], owner["run"]
         pulled = [any(value is one for one in values) for _, value in recorded._solved]
         originals = {id(stand_in): which for which, stand_in in recorded._aliases.items()}
-        space = run.__self__
-        by_id = {id(parameter): parameter for parameter in space.parameters()}
+        cascade = run.__self__
+        by_id = {id(parameter): parameter for parameter in cascade.trained.parameters()}
         wanted = [by_id[originals[id(stand_in)]] for stand_in in trained]
 
         def again():
@@ -82,10 +82,11 @@ def install(monkeypatch):
         self.graph.again = again
 
     def begun(self, *args):
-        if self.config.cuda_graphs and self._solution.graphs is None:
-            self._solution.graphs = graphs.SolveGraphs(self.model, self.layers, self._device)
+        cascade = self._cascade
+        if self._config.cuda_graphs and cascade.solution.graphs is None:
+            cascade.solution.graphs = graphs.SolveGraphs(cascade.model, cascade.layers, cascade.device)
         return begin(self, *args)
 
     monkeypatch.setattr(graphs.SolveGraphs, "_record", solve_recorded)
     monkeypatch.setattr(graphs._Pull, "record", pull_recorded)
-    monkeypatch.setattr(TargetSpace, "_begin", begun)
+    monkeypatch.setattr(Beginning, "begin", begun)

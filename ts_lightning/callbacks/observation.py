@@ -52,8 +52,8 @@ class Observation:
     def begin(self) -> None:
         """Start to observe; the time from here to the next solve or pull-back counts as the main pass."""
         self._clock = _Clock(next(iter(self.space.targets.values())).device)
-        self._own_solve, self._own_pullback = self.space.solve, self.space.pullback
-        self.space.__dict__.update(solve=self._solve, pullback=self._pullback)
+        self._own_solve, self._own_pullback = self.space.cascade.solve, self.space.cascade.pullback
+        self.space.cascade.__dict__.update(solve=self._solve, pullback=self._pullback)
         for layer in self.space.layers:
             for solver in layer.solvers:
                 solver.observer = partial(self._saw, layer.name)
@@ -65,7 +65,7 @@ class Observation:
             for solver in layer.solvers:
                 solver.observer = None
         for name in ("solve", "pullback"):
-            self.space.__dict__.pop(name, None)
+            self.space.cascade.__dict__.pop(name, None)
 
     def values(self) -> dict[str, dict[str, Tensor]]:
         """The measures by quantity and layer, 0-dimensional and on the CPU; the same in all processes.
@@ -128,7 +128,7 @@ class Observation:
         self._numbers["rank", name] = _flat(ranks).min()
         self._numbers["ridge", name] = _flat(map(ridge, factors)).max()
 
-    def _pullback(self, *, keep: bool = False) -> bool:
+    def _pullback(self, *, keep: bool) -> bool:
         self._clock.switch("observation")
         scale = self._loss_scale()
         for layer in self.space.layers:

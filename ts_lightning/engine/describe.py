@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size
+from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
-from ts_lightning.engine.selection import plain_name
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
 

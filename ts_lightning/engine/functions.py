@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.calls import Watch
-from ts_lightning.engine.selection import Selection, join, owners_of, plain_name
+from ts_lightning.engine.names import join, owners_of, plain_name
+from ts_lightning.engine.selection import Selection
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import layer_of
 

@@ -7,22 +7,19 @@ and so is a name that nothing has; all problems of a model make one error. What 
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.calls import Watch
+from ts_lightning.engine.names import choosable_names, kind_of, matching, owners_of, plain_name
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.registry import family, inner_modules, refusal, registered, supported
+from ts_lightning.layers.registry import family, inner_modules, refusal, supported
 
 
 class Left(NamedTuple):
@@ -99,17 +96,6 @@ def _together(errors: Sequence[TargetSpaceError]) -> TargetSpaceError:
     return TargetSpaceError(text)
 
 
-def plain_name(name: str) -> str:
-    """A module's name without the prefixes that torch.compile adds."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
-def kind_of(module: nn.Module) -> str:
-    """The name of a module's class, with "nn." for PyTorch's own."""
-    name = type(module).__name__
-    return f"nn.{name}" if type(module).__module__.startswith("torch.nn.modules.") else name
-
-
 def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
     """The layers of ``model`` to solve as far as its modules tell.
 
@@ -117,11 +103,11 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
         TargetSpaceError: a lazy layer, with all other problems.
     """
     modules = {plain_name(name): module for name, module in model.named_modules()}
-    solvable = _solvable(modules)
+    solvable = solvable_modules(modules)
     found = Selection()
-    names = _names(modules)
-    asked = None if config.layers is None else _match(config.layers, names, "layers", found.problems)
-    dropped = _match(config.exclude, names, "exclude", found.problems)
+    names = choosable_names(modules)
+    asked = None if config.layers is None else matching(config.layers, names, "layers", found.problems)
+    dropped = matching(config.exclude, names, "exclude", found.problems)
     found.asked, found.excluded = asked, dropped
     lazy = _lazy(modules)
     frozen: list[str] = []
@@ -169,74 +155,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
     return found
 
 
-def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig, watch: Watch) -> None:
-    """Add to ``found.left`` every other module that has trainable matrices and was meant to be solved.
-
-    Norms and other vectors are not counted: targets have no place for them. A name or glob of the user's that gives
-    nothing to solve is a problem.
-
-    Args:
-        model: the model.
-        found: all that is solved; added to.
-        config: the settings.
-        watch: what the model's functions do with its parameters.
-    """
-    modules = {plain_name(name): module for name, module in model.named_modules()}
-    solvable = _solvable(modules)
-    for pattern in config.layers or ():
-        hits = list(_match([pattern], _names(modules), "layers", []))
-        some = {layer.module_name for layer in found.layers}
-        if hits and not any(name in some or name in solvable or name in found.left for name in hits):
-            known = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5] if name in modules)
-            found.problems.append(
-                TargetSpaceError(
-                    f"layers: '{pattern}' matches nothing that can be solved, only {known}. Supported: {supported()}, "
-                    f"and weights that linear functions and convolutions apply as they are."
-                )
-            )
-    solved = {id(p) for layer in found.layers for p in layer.parameters}
-    inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
-    for name, module in modules.items():
-        matrices = [p for p in module.parameters(recurse=False) if p.requires_grad and p.dim() > 1]
-        whole = inner.get(id(module), name)
-        if not any(id(p) not in solved for p in matrices) or whole in found.left:
-            continue
-        if isinstance(module, ParametrizationList):
-            name = name.rpartition(".parametrizations.")[0]
-            module, reason = modules[name], "parametrized weight"
-        else:
-            reason = _why(module, matrices, watch)
-        if name in found.left or found.dropped(name):
-            continue
-        found.left[name] = Left(name, kind_of(module), reason)
-
-
-def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
-    """The names of supported, trainable layers whose weight isn't in ``trained`` (by id).
-
-    Among these are weights of other modules than PyTorch's own, which functions may apply.
-    """
-    found = []
-    modules = {plain_name(name): module for name, module in model.named_modules()}
-    names = {id(module): name for name, module in modules.items()}
-    for name in _solvable(modules):
-        module = modules[name]
-        if not all(p.requires_grad for p in module.parameters(recurse=False)):
-            continue
-        if id(next(module.parameters(recurse=False))) not in trained:
-            found.append(name)
-        else:
-            inner = inner_modules(module)
-            found += [names[id(m)] for m in inner if id(next(m.parameters(recurse=False))) not in trained]
-    for name, module in modules.items():
-        if registered(module) is None and not kind_of(module).startswith("nn."):
-            own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1}
-            idle = [join(name, local) for local, p in own.items() if id(p) not in trained]
-            found += [name] if len(idle) == len(own) == 1 and name else idle
-    return found
-
-
-def _solvable(modules: Mapping[str, nn.Module]) -> dict[str, type[TargetLayer]]:
+def solvable_modules(modules: Mapping[str, nn.Module]) -> dict[str, type[TargetLayer]]:
     """The families of the modules that have one and are not used by another module without being called."""
     inner = {id(m) for module in modules.values() for m in inner_modules(module)}
     kinds = {name: family(module) for name, module in modules.items() if id(module) not in inner}
@@ -261,21 +180,6 @@ def _patched(module: nn.Module) -> bool:
     return "forward" in vars(module) and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
 
 
-def _names(modules: Mapping[str, nn.Module]) -> list[str]:
-    """What names and globs can mean: modules, and weights of those that hold several without being layers."""
-    names = []
-    for name, module in modules.items():
-        names.append(name)
-        if registered(module) is None:
-            names += [join(name, own) for own, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return names
-
-
-def join(*names: str) -> str:
-    """A name within a module."""
-    return ".".join(name for name in names if name)
-
-
 def _lazy(modules: Mapping[str, nn.Module]) -> dict[str, TargetSpaceError]:
     """The error of each layer that has no weights yet."""
     return {
@@ -286,51 +190,6 @@ def _lazy(modules: Mapping[str, nn.Module]) -> dict[str, TargetSpaceError]:
         for name, module in modules.items()
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]
     }
-
-
-def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> str:
-    """Why a module with these weights is no layer to solve, in a few words."""
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return "a table"
-    if registered(module) is None and kind_of(module).startswith("nn."):
-        return "not supported"
-    if registered(module) is not None and module._parameters.get("weight") is None:
-        return "a weight or option not supported"
-    used = dict.fromkeys(name for p in weights for name in watch.others.get(id(p), ()))
-    if used:
-        return f"used by {', '.join(used)}"
-    if any(id(p) in watch.calls for p in weights):
-        return "applied in several ways"
-    return "not called in the reference forward"
-
-
-def _match(
-    patterns: Sequence[str], names: Iterable[str], option: str, problems: list[TargetSpaceError]
-) -> dict[str, None]:
-    """The names that the patterns match, in order; a container's name stands for all that it holds.
-
-    An error for each pattern that matches nothing is added to ``problems``.
-    """
-    names = [name for name in names if name]
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
-        if not hits:
-            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
-            hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
-            problems.append(TargetSpaceError(f"{option}: '{pattern}' matches no layer. {hint}"))
-        found.update(dict.fromkeys(hits))
-    return found
-
-
-def owners_of(model: nn.Module) -> dict[int, list[str]]:
-    """For each parameter, the names under which modules hold it; a module registered twice counts once."""
-    owners: dict[int, dict[str, None]] = {}
-    for prefix, module in model.named_modules():
-        whole = bool(inner_modules(module))  # whose parameters are the module's own
-        for name, parameter in module.named_parameters(recurse=whole, remove_duplicate=False):
-            owners.setdefault(id(parameter), {})[plain_name(f"{prefix}.{name}" if prefix else name)] = None
-    return {parameter: list(names) for parameter, names in owners.items()}
 
 
 def _census(model: nn.Module) -> str:

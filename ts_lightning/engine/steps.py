@@ -23,7 +23,7 @@ class OptimizerSteps:
         space: the target space.
         optimizer: that trains it; :meth:`TargetSpace.substitute` has been called with it.
         after_pull: called after each pull-back before a step, as to agree with other processes on an overflow.
-        after_step: called after each step; :meth:`TargetSpace.stepped` where none is given.
+        after_step: called after each step; :meth:`Stepping.stepped` where none is given.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class OptimizerSteps:
     ) -> None:
         self._space, self._optimizer = space, optimizer
         self._after_pull = after_pull
-        self._after_step = space.stepped if after_step is None else after_step
+        self._after_step = space.stepping.stepped if after_step is None else after_step
         self._hooks: list[Any] = []
         self._own_step: Callable[..., Any] | None = None
 
     def attach(self) -> None:
         """Take part in the optimizer's steps from here on."""
-        self._space.follow_steps(1)
+        self._space.stepping.follow(1)
         try:
             self._hooks = [
                 self._optimizer.register_step_pre_hook(self._before),
@@ -58,11 +58,11 @@ class OptimizerSteps:
         if self._own_step is not None:
             self._optimizer.__dict__.pop("step", None)
         self._hooks, self._own_step = [], None
-        self._space.follow_steps(-1)
+        self._space.stepping.follow(-1)
 
     def pull(self) -> None:
         """Pull back what has arrived on the weights or changed there."""
-        if self._space.pulled.pull_pending() and self._after_pull is not None:
+        if self._space.cascade.pulled.pull_pending() and self._after_pull is not None:
             self._after_pull()
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -74,20 +74,20 @@ class OptimizerSteps:
         if at is not None:
             return (*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs
         self.pull()
-        self._space.pulled.settled = True
+        self._space.cascade.pulled.settled = True
         return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._space.pulled.settled = False
+        self._space.cascade.pulled.settled = False
         self._after_step()
 
     def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def prepared() -> Any:
-            self._space.pulled.settled = False
-            self._space.prepare()
+            self._space.cascade.pulled.settled = False
+            self._space.stepping.prepare()
             result = closure()
             self.pull()
-            self._space.pulled.settled = True
+            self._space.cascade.pulled.settled = True
             return result
 
         return prepared

@@ -8,7 +8,7 @@ solve to solve.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.functions import functional_layers, watched
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
-from ts_lightning.engine.selection import Selection
+from ts_lightning.engine.rest import name_the_rest
+from ts_lightning.engine.selection import Left, Selection, select_layers
 from ts_lightning.engine.start import empty
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -77,6 +78,24 @@ class Survey:
             self.refusals[layer.name] = "an input of another form", error
         else:
             self.places[layer.name] = binding.places
+
+
+def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str, Any] | None) -> Selection:
+    """Find what is solved of the batch's model, and what is left in weight space.
+
+    An earlier state says itself which layers could not be solved when its training started.
+
+    Raises:
+        TargetSpaceError: what the user asked for cannot be solved, or nothing can.
+    """
+    model = batch.model
+    found = select_layers(model, config)
+    known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
+    found.left.update(known)
+    found.layers = [layer for layer in found.layers if layer.module_name not in known]
+    name_the_rest(model, found, config, survey(batch, found, config, probe=state is None))
+    found.check(model)
+    return found
 
 
 def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *, probe: bool = True) -> Watch:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.selection import plain_name
+from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.space import TargetSpace
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
@@ -23,7 +23,7 @@ def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
 
     Parameters that something else wrote since the last solve have none.
     """
-    foreign = set(space.overwritten())
+    foreign = set(space.cascade.overwritten())
     names = {id(parameter): plain_name(name) for name, parameter in space.model.named_parameters()}
     found: dict[str, dict[str, str]] = {}
     for layer in space.layers:

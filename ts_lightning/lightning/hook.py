@@ -97,7 +97,7 @@ class SolveHook:
             steps.pull()
         self._unscale(optimizer)
         if steps is not None:
-            self._space.pulled.multiply(1 / scaler.get_scale(), self._weights(optimizer))
+            self._space.cascade.pulled.multiply(1 / scaler.get_scale(), self._weights(optimizer))
 
     def _callbacks(self) -> list[Any]:
         module: Any = self.strategy.lightning_module
@@ -128,7 +128,7 @@ class SolveHook:
 
     def _prepare(self) -> None:
         if self._failure is None:
-            self._space.prepare()
+            self._space.stepping.prepare()
         elif self._failure[1] != self._epoch():
             failure, self._failure = self._failure, None
             raise failure[0]
@@ -138,11 +138,11 @@ class SolveHook:
         if self._failure is not None:
             return
         try:
-            self._space.stepped()
+            self._space.stepping.stepped()
         except TargetSpaceError as error:
             self._failure = (error, self._epoch())
             self._detach()
-            self._space.lose()
+            self._space.cascade.lose()
             rank_zero_warn(f"{error} The weights are NaN to the end of the epoch, where the fit ends with this error.")
 
     def _detach(self) -> None:

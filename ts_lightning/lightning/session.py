@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.selection import untrained_layers
+from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
 from ts_lightning.lightning.fingerprint import fingerprints

@@ -170,7 +170,7 @@ def _projected(space):
             found.extend(passed)
         return values, passed
 
-    space._pass.walk(run)
+    space.cascade.reference.walk(run)
     return found
 
 

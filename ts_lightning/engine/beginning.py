@@ -1,0 +1,136 @@
+"""A cascade's targets on a reference batch: made anew, taken from a state, or carried over to another batch."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.engine.cascade import Cascade
+from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.start import check_state, start
+
+
+class Beginning:
+    """How the targets of a cascade came about, and what a state says of them.
+
+    Args:
+        cascade: the layers.
+        config: the settings.
+        given: the names of the layers that ``init="auto"`` starts from their weights.
+    """
+
+    def __init__(self, cascade: Cascade, config: TargetSpaceConfig, given: Collection[str]) -> None:
+        self._cascade, self._config, self._given = cascade, config, given
+        self._rows: dict[str, Tensor] = {}
+        self._places: dict[str, torch.Size] = {}
+
+    def begin(
+        self, batch: ReferenceBatch, init: Init | Literal["refresh"], state: Mapping[str, Any] | None = None
+    ) -> float:
+        """Make or take the targets on a reference batch, and keep this process's share of both.
+
+        Args:
+            batch: the reference batch, whole.
+            init: how targets start; "refresh" reproduces the present weights.
+            state: what :meth:`state_dict` gave, to start from in the place of ``init``.
+
+        Returns:
+            At a refresh the largest change of any of the model's outputs on the batch, otherwise 0.
+        """
+        cascade = self._cascade
+        cascade.partition.reset(cascade.layers)
+        cascade.solution.release()
+        cascade.untangling.forget()
+        generator = torch.Generator().manual_seed(batch.seed)
+        cascade.reference = run = ReferencePass(batch, cascade.layers).with_fastest_layout()
+        before = run.outputs() if init == "refresh" else []
+        started = start(run, cascade.layers, self._config, init, state, generator, self._given)
+        self._rows = {layer.name: layer.rows.cpu() for layer in cascade.layers if layer.rows is not None}
+        self._places = started.places
+        cascade.take(started.targets)
+        cascade.partition.same(list(cascade.targets.values()))
+        cascade.solve()
+        change = _change(run.outputs(), before) if before else 0.0
+        if started.deficient:
+            layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
+            warnings.warn(
+                f"A new reference batch: its rows do not span the inputs of {layers}, so the nearest weights were "
+                f"taken there. The largest change of any output on it is {change:.3g}. A larger reference batch, or "
+                f"more reference.rows, keeps the function exactly.",
+                stacklevel=4,
+            )
+        cascade.reference, targets = cascade.partition.cut(run, cascade.layers, started)
+        cascade.take(targets)
+        if cascade.partition.shards is not None:
+            cascade.untangling.forget()
+            cascade.solve()
+        if state is not None and self._restore_period(state):
+            cascade.solve()
+        return change
+
+    def refresh(self, batch: ReferenceBatch) -> float:
+        """Take another reference batch; the targets keep their Parameters. Returns the largest change of an output."""
+        cascade = self._cascade
+        kept = cascade.targets
+        change = self.begin(batch, "refresh")
+        cascade.solution.drop()
+        if any(target.shape != cascade.targets[name].shape for name, target in kept.items()):
+            gc.collect()  # graphs in cycles, for as long as which autograd expects gradients of the old shapes
+        for name, target in kept.items():
+            target.data = cascade.targets[name].data
+            cascade.targets[name] = target
+        cascade.untangling.forget()
+        cascade.solve()
+        return change
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on but for what is left in weight space; see :meth:`TargetSpace.state_dict`."""
+        cascade = self._cascade
+        partition, layers, untangling = cascade.partition, cascade.layers, cascade.untangling
+        return {
+            "targets": {name: partition.whole(name, target.detach()) for name, target in cascade.targets.items()},
+            "rows": dict(self._rows),
+            "places": {name: list(places) for name, places in self._places.items()},
+            "units": {layer.name: layer.unit for layer in layers},
+            "anchors": {layer.name: list(layer.anchor) for layer in layers if layer.anchor is not None},
+            **cascade.reference.batch.state_dict(),
+            **({"untangling": untangling.state_dict(partition.shards)} if untangling.active else {}),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to the targets of an earlier state.
+
+        Raises:
+            TargetSpaceError: the state is of other layers, rows or samples.
+        """
+        cascade = self._cascade
+        check_state(self.state_dict(), state)
+        with torch.no_grad():
+            for name, target in cascade.targets.items():
+                target.copy_(cascade.partition.share(name, state["targets"][name]))
+        for layer in cascade.layers:
+            layer.anchor = None
+            if layer.name in state.get("anchors", {}):
+                layer.anchor_at([w0.to(cascade.device) for w0 in state["anchors"][layer.name]])
+        cascade.untangling.forget()
+        self._restore_period(state)
+        cascade.solution.drop()
+
+    def _restore_period(self, state: Mapping[str, Any]) -> bool:
+        """Go on within the period of a state; whether its next solve is one by kept maps."""
+        cascade = self._cascade
+        return "untangling" in state and cascade.untangling.load_state_dict(
+            state["untangling"], cascade.device, cascade.partition.shards
+        )
+
+
+def _change(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """The largest change of any number."""
+    return max((float((new - old).abs().max()) for new, old in zip(after, before, strict=True)), default=0.0)

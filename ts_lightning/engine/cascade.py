@@ -1,0 +1,250 @@
+"""The cascade: the layers' weights, solved one after the other from their targets, and the way of gradients back.
+
+A solve runs the model on the reference batch, each layer with the weights that its targets give for the inputs that the
+layers before it really produce (SCU), or within a period of ``untangle`` applies the maps that the last such pass left.
+Its graph serves one pull-back, from the gradients on the weights to those of the targets. Source: Fairbank et al.
+(2022), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
+from ts_lightning.engine.partition import Partition
+from ts_lightning.engine.pulled import Pulled
+from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.solution import Solution
+from ts_lightning.engine.start import anchor_weights, project
+from ts_lightning.engine.target import Target
+from ts_lightning.engine.trained import Trained
+from ts_lightning.engine.untangling import Untangling
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.ridge.precision import full_precision
+from ts_lightning.ridge.processes import relative_difference
+
+
+class Cascade:
+    """The layers of one model with their targets.
+
+    Args:
+        model: the model.
+        layers: those of its layers that are solved.
+        config: the settings.
+        partition: the processes' shares.
+
+    Attributes:
+        targets: by layer name.
+        reference: the pass over the reference batch, of which this process has its share.
+        trained: what is trained beside the targets, and what is frozen.
+        solution: the last solve.
+        untangling: when the reference batch is gone through.
+        pulled: what of the weights' gradients has been pulled back.
+        checked: whether weights written from outside were looked for since the last step.
+        changed_only: whether weights that hold their value already are left alone, see :meth:`Solution.write`.
+    """
+
+    reference: ReferencePass
+
+    def __init__(
+        self, model: nn.Module, layers: list[TargetLayer], config: TargetSpaceConfig, partition: Partition
+    ) -> None:
+        self.model, self.layers = model, layers
+        self.targets: dict[str, Target] = {}
+        self.device = layers[0].parameters[0].device
+        self.partition = partition
+        self.trained = Trained(model, layers)
+        alone = self.partition.group is None and all(p.device == self.device for p in model.parameters())
+        graphs = config.cuda_graphs and self.device.type == "cuda" and alone
+        recorder = SolveGraphs(model, layers, self.device) if graphs else None
+        self.solution = Solution(self._run, self.trained.parameters, recorder)
+        self.untangling = Untangling(config.untangle, layers)
+        self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
+        self.checked = False
+        self.changed_only = False
+        self._said_adopted = False
+
+    def take(self, targets: dict[str, Target]) -> None:
+        """Solve from these targets."""
+        self.targets = self.trained.targets = targets
+
+    def solve(self) -> None:
+        """Solve all weights and write them; see :meth:`TargetSpace.solve`."""
+        self._hold()
+        untangling = self.untangling
+        if untangling.due:
+            with full_precision(self.device):
+                expected = untangling.expected(self.targets)
+            self.solution.make(self._replayed)
+            if expected is not None:
+                jump = untangling.jump(expected, self.solution.pairs)
+                self.partition.same([jump])
+                untangling.judge(float(jump))
+        else:
+            untangling.advance()
+            self.solution.make_kept(self._run_kept)
+        self._write(self.changed_only)
+
+    def overwritten(self) -> list[str]:
+        """The modules whose weights were given other values since the last solve, of which the targets know nothing."""
+        foreign = self.solution.overwritten()
+        found = [layer.module_name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
+        return list(dict.fromkeys(found))
+
+    def adopt(self, modules: Collection[str] | None) -> None:
+        """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
+        held = self.trained.held
+        chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
+        anchor_weights(self.reference, chosen - held, self.targets, held)
+        self.solution.make(self._replayed)
+        self._write(changed_only=False)
+
+    def pullback(self, *, keep: bool) -> bool:
+        """Take the gradients on the weights back to the targets; see :meth:`TargetSpace.pullback`."""
+        solution = self.solution
+        if not keep and not solution.differentiable:
+            raise TargetSpaceError(
+                "pullback() was called twice after one solve(). Call solve() after each optimizer step."
+            )
+        found = self.pulled.found()
+        if found:
+            self._pull(keep)
+        elif keep:
+            self.pulled.withdraw(self.trained.parameters())
+        if not keep:
+            solution.differentiable = False  # used once, also where there was nothing to pull back
+            self.pulled.clear()
+        return found
+
+    def project(self) -> None:
+        """Replace the targets by what the solved layers achieve."""
+        with torch.no_grad():
+            self.reference.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self.trained.held)
+        self.untangling.forget()
+        self.solve()
+
+    def residuals(self) -> dict[str, float]:
+        """The relative residual of each layer."""
+        found: dict[str, float] = {}
+
+        def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+            values, passed = layer.solve(x, self.targets[layer.name])
+            wanted = self.targets[layer.name] * layer.unit
+            found[layer.name] = relative_difference(layer.achieved(x, values), wanted, self.partition.shards)
+            return values, passed
+
+        with torch.no_grad():
+            self.reference.walk(visit, None, self.trained.held)
+        return found
+
+    def lose(self) -> None:
+        """Let the weights be NaN, as those of weight space are behind a loss that is, since targets are not finite."""
+        self.solution.drop()
+        with torch.no_grad():
+            for layer in self.layers:
+                for parameter in layer.parameters:
+                    parameter.fill_(torch.nan)
+
+    def _write(self, changed_only: bool) -> None:
+        """Write the solution, the first process's where each solves from the whole."""
+        self.partition.same_weights(self.solution.write(changed_only))
+        if self.partition.replicated:
+            self.solution.accept(copied=True)
+
+    def _hold(self) -> None:
+        """Keep the weights of layers that the user froze; those that thawed are solved around theirs."""
+        frozen, thawed = self.trained.newly_held()
+        if frozen or thawed:
+            self.solution.release()
+            self.untangling.forget()
+        if thawed:
+            anchor_weights(self.reference, thawed, self.targets, self.trained.held)
+
+    def _pull(self, keep: bool) -> None:
+        self.pulled.check()
+        solution = self.solution
+        if keep:
+            self.checked = True
+            if foreign := self.overwritten():
+                self._say_adopted(foreign)
+                self.adopt(foreign)
+        changed = solution.changed()
+        moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
+        if moved:
+            raise TargetSpaceError(
+                f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
+                f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
+            )
+        if changed:
+            self.untangling.end_period()
+            self.solve()  # a norm, say, was written between the solve and this moment
+        elif not solution.differentiable:  # the same weights with another graph
+            if solution.kept:
+                solution.make_kept(self._run_kept)
+            else:
+                solution.make(self._replayed)
+            solution.accept(copied=self.partition.replicated)
+        trained = [p for p in self.trained.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
+        if not trained:
+            return
+        with full_precision(self.device):
+            # every solve over the reference batch adds up what its processes give
+            gradients = solution.gradients(trained, 1.0 if solution.kept else 1 / self.partition.ranks)
+        if self.partition.shards is not None:
+            mine = zip(trained, gradients, strict=True)
+            shared = [g for p, g in mine if g is not None and not isinstance(p, Target)]
+            if shared:
+                self.partition.shards.sum(*shared)
+        self.pulled.give(trained, gradients, keep)
+
+    def _run(self, around: AbstractContextManager[Any] | None = None) -> Solved:
+        """The solved parameters and their values, without a CUDA graph; see :meth:`ReferencePass.walk`."""
+        solved: Solved = []
+        shards = self.partition.shards
+
+        def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+            values, passed = self.untangling.solve(layer, x, self.targets[layer.name], shards)
+            solved.extend(zip(layer.parameters, values, strict=True))
+            return values, passed
+
+        self.untangling.begin()
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen():
+            self.reference.walk(visit, around, self.trained.held)
+        self.untangling.end(shards)
+        return solved
+
+    def _run_kept(self) -> Solved:
+        """The same by the maps of the last untangling."""
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), full_precision(self.device):
+            return self.untangling.kept(self.targets)
+
+    def _replayed(self) -> Solved | None:
+        assert self.solution.graphs is not None
+        return self.solution.graphs.solve(self._read(), self._run, self._aliased)
+
+    def _aliased(self) -> AbstractContextManager[dict[int, Tensor]]:
+        return aliases(self.model, list(self.trained.parameters()), self.targets)
+
+    def _read(self) -> Iterator[Tensor]:
+        """All that a solve reads, but for the reference batch."""
+        yield from self.targets.values()
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+    def _say_adopted(self, modules: Sequence[str]) -> None:
+        if not self._said_adopted:
+            self._said_adopted = True
+            warnings.warn(
+                f"The weights of {', '.join(modules)} were changed between two optimizer steps. They are kept, and "
+                f"solved around from here on, as after any such change. Add the layers to exclude if it happens at "
+                f"every step: in weight space it costs nothing.",
+                stacklevel=6,
+            )

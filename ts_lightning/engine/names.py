@@ -1,0 +1,67 @@
+"""Names of modules and weights: how they are written, which of them globs of the user's mean, and who owns a weight."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.registry import inner_modules, registered
+
+
+def plain_name(name: str) -> str:
+    """A module's name without the prefixes that torch.compile adds."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name of a module's class, with "nn." for PyTorch's own."""
+    name = type(module).__name__
+    return f"nn.{name}" if type(module).__module__.startswith("torch.nn.modules.") else name
+
+
+def choosable_names(modules: Mapping[str, nn.Module]) -> list[str]:
+    """What names and globs can mean: modules, and weights of those that hold several without being layers."""
+    names = []
+    for name, module in modules.items():
+        names.append(name)
+        if registered(module) is None:
+            names += [join(name, own) for own, p in module.named_parameters(recurse=False) if p.dim() > 1]
+    return names
+
+
+def join(*names: str) -> str:
+    """A name within a module."""
+    return ".".join(name for name in names if name)
+
+
+def matching(
+    patterns: Sequence[str], names: Iterable[str], option: str, problems: list[TargetSpaceError]
+) -> dict[str, None]:
+    """The names that the patterns match, in order; a container's name stands for all that it holds.
+
+    An error for each pattern that matches nothing is added to ``problems``.
+    """
+    names = [name for name in names if name]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+        if not hits:
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+            hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
+            problems.append(TargetSpaceError(f"{option}: '{pattern}' matches no layer. {hint}"))
+        found.update(dict.fromkeys(hits))
+    return found
+
+
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """For each parameter, the names under which modules hold it; a module registered twice counts once."""
+    owners: dict[int, dict[str, None]] = {}
+    for prefix, module in model.named_modules():
+        whole = bool(inner_modules(module))  # whose parameters are the module's own
+        for name, parameter in module.named_parameters(recurse=whole, remove_duplicate=False):
+            owners.setdefault(id(parameter), {})[plain_name(f"{prefix}.{name}" if prefix else name)] = None
+    return {parameter: list(names) for parameter, names in owners.items()}

@@ -1,0 +1,98 @@
+"""What is not solved of a model, with the reason: of all that was meant to be, and of what an optimizer leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.calls import Watch
+from ts_lightning.engine.names import choosable_names, join, kind_of, matching, plain_name
+from ts_lightning.engine.selection import Left, Selection, solvable_modules
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.registry import inner_modules, registered, supported
+
+
+def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig, watch: Watch) -> None:
+    """Add to ``found.left`` every other module that has trainable matrices and was meant to be solved.
+
+    Norms and other vectors are not counted: targets have no place for them. A name or glob of the user's that gives
+    nothing to solve is a problem.
+
+    Args:
+        model: the model.
+        found: all that is solved; added to.
+        config: the settings.
+        watch: what the model's functions do with its parameters.
+    """
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    solvable = solvable_modules(modules)
+    for pattern in config.layers or ():
+        hits = list(matching([pattern], choosable_names(modules), "layers", []))
+        some = {layer.module_name for layer in found.layers}
+        if hits and not any(name in some or name in solvable or name in found.left for name in hits):
+            known = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5] if name in modules)
+            found.problems.append(
+                TargetSpaceError(
+                    f"layers: '{pattern}' matches nothing that can be solved, only {known}. Supported: {supported()}, "
+                    f"and weights that linear functions and convolutions apply as they are."
+                )
+            )
+    solved = {id(p) for layer in found.layers for p in layer.parameters}
+    inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
+    for name, module in modules.items():
+        matrices = [p for p in module.parameters(recurse=False) if p.requires_grad and p.dim() > 1]
+        whole = inner.get(id(module), name)
+        if not any(id(p) not in solved for p in matrices) or whole in found.left:
+            continue
+        if isinstance(module, ParametrizationList):
+            name = name.rpartition(".parametrizations.")[0]
+            module, reason = modules[name], "parametrized weight"
+        else:
+            reason = _why(module, matrices, watch)
+        if name in found.left or found.dropped(name):
+            continue
+        found.left[name] = Left(name, kind_of(module), reason)
+
+
+def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
+    """The names of supported, trainable layers whose weight isn't in ``trained`` (by id).
+
+    Among these are weights of other modules than PyTorch's own, which functions may apply.
+    """
+    found = []
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    names = {id(module): name for name, module in modules.items()}
+    for name in solvable_modules(modules):
+        module = modules[name]
+        if not all(p.requires_grad for p in module.parameters(recurse=False)):
+            continue
+        if id(next(module.parameters(recurse=False))) not in trained:
+            found.append(name)
+        else:
+            inner = inner_modules(module)
+            found += [names[id(m)] for m in inner if id(next(m.parameters(recurse=False))) not in trained]
+    for name, module in modules.items():
+        if registered(module) is None and not kind_of(module).startswith("nn."):
+            own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1}
+            idle = [join(name, local) for local, p in own.items() if id(p) not in trained]
+            found += [name] if len(idle) == len(own) == 1 and name else idle
+    return found
+
+
+def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> str:
+    """Why a module with these weights is no layer to solve, in a few words."""
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "a table"
+    if registered(module) is None and kind_of(module).startswith("nn."):
+        return "not supported"
+    if registered(module) is not None and module._parameters.get("weight") is None:
+        return "a weight or option not supported"
+    used = dict.fromkeys(name for p in weights for name in watch.others.get(id(p), ()))
+    if used:
+        return f"used by {', '.join(used)}"
+    if any(id(p) in watch.calls for p in weights):
+        return "applied in several ways"
+    return "not called in the reference forward"

@@ -1,0 +1,70 @@
+"""When weights are solved and gradients pulled back around the steps of optimizers, and what is cleared after them.
+
+A step may begin with weights that somebody wrote, be a search along a line, or be one of several optimizers' steps
+between which a backward pass of another is still to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ts_lightning.engine.cascade import Cascade
+
+
+class Stepping:
+    """The steps of all optimizers that train one target space.
+
+    Args:
+        cascade: the layers and their targets.
+    """
+
+    def __init__(self, cascade: Cascade) -> None:
+        self._cascade = cascade
+        self._optimizers = 0  # that pull back and solve by their own steps
+        self._reevaluated = False  # whether the loss was asked for at other targets since the last step
+
+    def follow(self, optimizers: int) -> None:
+        """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
+
+        Not where processes share the reference batch: all of them have to pull back at the same time.
+        """
+        self._optimizers += optimizers
+        cascade = self._cascade
+        cascade.changed_only = self._optimizers > 1
+        alone = cascade.partition.shards is None
+        before = cascade.pulled.pull_pending if self._optimizers and alone else None
+        for target in cascade.targets.values():
+            target.before_reading = before
+
+    def prepare(self) -> None:
+        """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
+        cascade = self._cascade
+        if not cascade.solution.exists:
+            cascade.solve()
+        elif cascade.solution.changed() and not cascade.solution.overwritten():
+            self._reevaluated = True
+            cascade.untangling.end_period()  # so that a search along a line is along one function
+            cascade.solve()
+
+    def stepped(self) -> None:
+        """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned."""
+        cascade = self._cascade
+        checked, cascade.checked = cascade.checked, False
+        if self._reevaluated:
+            self._reevaluated = False
+            cascade.untangling.end_period()
+        if checked or not cascade.solution.overwritten():
+            cascade.solve()
+
+    def clear(self, weights: Sequence[nn.Parameter]) -> None:
+        """Clear gradients as an optimizer's ``zero_grad`` does, which was given targets in the place of these weights.
+
+        A gradient on any weight contributes to the targets of all layers before it. So where optimizers pull back by
+        themselves, all weights are cleared, and what has arrived for the targets of the others is pulled back before.
+        """
+        pulled = self._cascade.pulled
+        if self._optimizers > 1:
+            pulled.pull_pending()
+        pulled.clear(None if self._optimizers else weights)
