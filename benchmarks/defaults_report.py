@@ -9,7 +9,6 @@ docs/defaults.png.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 from collections import defaultdict
@@ -24,6 +23,7 @@ from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS, VITS
+from benchmarks.pages import fill, markdown
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
 COMPARED = [*MLPS, *CNNS, *VITS]
@@ -65,12 +65,6 @@ def best_weight(task: str) -> tuple[float, str, list[Row]]:
 def target(task: str, lr: float = TARGET_LR, **settings: Any) -> list[Row]:
     """Runs in target space that differ from the defaults in ``settings``."""
     return RUNS[task, "target", lr, json.dumps(settings, sort_keys=True)]
-
-
-def markdown(head: list[str], rows: Iterator[list[str]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def percent(value: float) -> str:
@@ -246,15 +240,7 @@ def main() -> None:
     tables = {"main": main_table(), "seconds": seconds_table(), "spirals": spirals_table(), "rows": rows_table()}
     tables["sgd"] = sgd_table()
     tables |= {name: probe_table(settings) for name, settings in probes.items()}
-    text = PAGE.read_text()
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(
-                f"{PAGE}: no place for the table '{name}'; expected <!-- table: {name} --> ... <!-- end -->."
-            )
-        text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
-    PAGE.write_text(text)
+    fill(PAGE, tables)
     figure()
 
 

@@ -1,0 +1,26 @@
+"""What benchmarks write into the documentation: tables in Markdown, each between its markers in a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fill(page: Path, texts: Mapping[str, str]) -> None:
+    """Write each text between ``<!-- table: name -->`` and the next ``<!-- end -->`` of a page."""
+    whole = page.read_text()
+    for name, text in texts.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(whole):
+            raise SystemExit(
+                f"{page}: no place for the table '{name}'; expected <!-- table: {name} --> ... <!-- end -->."
+            )
+        whole = pattern.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", whole)  # type: ignore[misc]
+    page.write_text(whole)

@@ -1,0 +1,9 @@
+"""All contenders by name, in the order of the page."""
+
+from __future__ import annotations
+
+from benchmarks.peers.contender import Contender
+from benchmarks.peers.peers import PEERS
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+
+CONTENDERS: dict[str, Contender] = {one.name: one for one in (DEFAULTS, TUNED, *ABLATIONS, *PEERS)}

@@ -1,0 +1,126 @@
+"""The figures of docs/evidence.md: curves, the performance profile, the ablation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.summary import Reported, Summary
+from benchmarks.peers.tables import PEER_NAMES, middle
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+from ts_lightning.callbacks.pictures.style import COLOURS
+from ts_lightning.report.drawing import figure
+
+_OWN = [DEFAULTS.name, TUNED.name]
+_COMPARED = [*_OWN, *PEER_NAMES]
+_LARGEST = 32.0  # factor of the profile
+
+
+def _style(name: str) -> dict[str, Any]:
+    """Target space in blue and wide, tuned with dashes; everyone else with a colour of their own."""
+    if name in _OWN:
+        return {"color": COLOURS[0], "linewidth": 2.4, "linestyle": "-" if name == DEFAULTS.name else "--", "zorder": 3}
+    place = [*PEER_NAMES, *(one.name for one in ABLATIONS)].index(name)
+    return {"color": COLOURS[1 + place], "linewidth": 1.4}
+
+
+@contextmanager
+def _png(stem: Path, title: str, panels: int, height: float) -> Iterator[list[Any]]:
+    """Panels two in a row, and the contenders' names below them."""
+    with figure(stem, title, [4.7] * panels, height) as drawn:
+        yield drawn
+        handles, labels = drawn[0].get_legend_handles_labels()
+        drawn[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    stem.with_name(f"{stem.name}.svg").unlink()
+
+
+def curves(whole: Summary, names: Sequence[str], stem: Path, group: str) -> None:
+    """The mean test metric of each workload of a group, against steps and against seconds."""
+    with _png(stem, group, 2 * len(names), 3.1) as panels:
+        for row, name in enumerate(names):
+            found = whole[name]
+            for column, x in enumerate(("steps", "seconds")):
+                _curves(panels[2 * row + column], found, x)
+
+
+def _curves(panel: Any, found: dict[str, Reported], x: str) -> None:
+    tops = []
+    for name in _COMPARED:
+        one = found[name]
+        at, values = one.curve()
+        scale = 1.0 if x == "steps" else math.nan if one.ms is None else one.ms / 1e3
+        if at and math.isfinite(scale):
+            panel.plot(
+                [scale * step for step in at], [100 * v for v in values], label=one.contender.label, **_style(name)
+            )
+            tops.append(100 * max(values))
+    workload = found[DEFAULTS.name].workload
+    low = 100 * workload.levels[0]
+    top = max(tops, default=100.0)
+    panel.set_ylim(low - 1.5 * (top - low), top + 0.06 * (top - low))
+    panel.set_xscale("log")
+    panel.set_xlabel(x)
+    if x == "steps":
+        panel.set_ylabel("test, R² in %" if workload.regression else "test accuracy, %")
+        panel.set_title(workload.title, fontsize=10)
+
+
+def profile(whole: Summary, stem: Path) -> None:
+    """The share of workloads whose middle level a contender reaches within a factor of the fastest's time."""
+    title = "Share of workloads whose middle level is reached within a factor of the fastest contender's"
+    with _png(stem, title, 2, 3.3) as panels:
+        for panel, seconds in zip(panels, (False, True), strict=True):
+            ratios = _ratios(whole, seconds=seconds)
+            for name in _COMPARED:
+                reached = sorted(r for r in ratios[name] if r <= _LARGEST)
+                xs, ys = [1.0], [0.0]
+                for ratio in reached:
+                    xs += [ratio, ratio]
+                    ys += [ys[-1], ys[-1] + 1 / max(len(whole), 1)]
+                panel.plot([*xs, _LARGEST], [*ys, ys[-1]], label=CONTENDERS[name].label, **_style(name))
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            panel.set_xlim(0.97, _LARGEST)
+            panel.set_ylim(-0.02, 1.02)
+            panel.set_xlabel(f"factor in {'seconds' if seconds else 'steps'}")
+        panels[0].set_ylabel("share of workloads")
+
+
+def _ratios(whole: Summary, *, seconds: bool) -> dict[str, list[float]]:
+    """For each contender and workload its time to the middle level over the least; infinity for never."""
+    found: dict[str, list[float]] = {name: [] for name in _COMPARED}
+    for reported in whole.values():
+        times = {name: middle(reported[name], seconds=seconds) for name in _COMPARED}
+        least = min(times.values())
+        for name, value in times.items():
+            found[name].append(value / least if math.isfinite(value) else math.inf)
+    return found
+
+
+def ablation(whole: Summary, stem: Path) -> None:
+    """The test metric at the end and steps to the middle level, with parts of target space taken away."""
+    names = [TUNED.name, *(one.name for one in ABLATIONS), "foof", "adamw"]
+    titles = [next(iter(found.values())).workload.title for found in whole.values()]
+    with figure(stem, "What each part of target space gives", [6.0, 3.4], 0.42 * len(titles) + 1.6) as panels:
+        for name in names:
+            style = {"color": _style(name)["color"], "label": CONTENDERS[name].label, "s": 36}
+            places = range(len(titles))
+            reported = [found[name] for found in whole.values()]
+            panels[0].scatter([100 * one.mean for one in reported], places, **style)
+            steps = [middle(one, seconds=False) for one in reported]
+            reached = [(s, p) for s, p in zip(steps, places, strict=True) if math.isfinite(s)]
+            panels[1].scatter([s for s, _ in reached], [p for _, p in reached], **style)
+        panels[0].set_yticks(range(len(titles)), titles, fontsize=8)
+        panels[1].set_yticks(range(len(titles)), [""] * len(titles))
+        for panel in panels:
+            panel.invert_yaxis()
+        panels[0].set_xlabel("test metric at the end, %")
+        panels[1].set_xscale("log")
+        panels[1].set_xlabel("steps to the middle level")
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    stem.with_name(f"{stem.name}.svg").unlink()

@@ -1,0 +1,141 @@
+"""The tables of docs/evidence.md."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.pages import markdown
+from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.peers import PEERS
+from benchmarks.peers.summary import Reported, Summary
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+
+PEER_NAMES = [one.name for one in PEERS]
+_SHOWN = {"start": "", "weight_decay": "decay ", "damping": "damping ", "ridge": "ridge ", "untangle": "untangle "}
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds, in per cent."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def number(value: float, pattern: str) -> str:
+    """A number of steps or seconds; "never" for infinity, and nothing where it was not measured."""
+    return "" if math.isnan(value) else "never" if math.isinf(value) else format(value, pattern)
+
+
+def setting(values: Mapping[str, Any]) -> str:
+    """A setting in words."""
+    rest = [f"{_SHOWN[name]}{value}" for name, value in values.items() if name != "lr" and value != "auto"]
+    return ", ".join([f"{values['lr']:g}", *rest])
+
+
+def best_peer(found: Mapping[str, Reported]) -> Reported:
+    """The weight-space contender with the best mean test metric at the end."""
+    return max((found[name] for name in PEER_NAMES), key=lambda one: one.mean)
+
+
+def fastest(found: Mapping[str, Reported], names: Sequence[str], *, seconds: bool) -> Reported:
+    """Who reaches the middle level first of those named."""
+    return min((found[name] for name in names), key=lambda one: middle(one, seconds=seconds))
+
+
+def middle(one: Reported, *, seconds: bool) -> float:
+    """Steps or seconds to the middle level."""
+    level = one.workload.levels[1]
+    return one.seconds_to(level) if seconds else one.steps_to(level)
+
+
+def overview(whole: Summary) -> str:
+    """Each workload: the test metric at the end, and seconds to the middle level."""
+
+    def rows() -> Iterator[list[str]]:
+        for found in whole.values():
+            peer = best_peer(found)
+            target, tuned = found[DEFAULTS.name], found[TUNED.name]
+            top = max(target.mean, tuned.mean, peer.mean)
+            ends = [(target, ""), (tuned, ""), (peer, f" ({peer.contender.label})")]
+            cells = [_bold(percent(one.final), one.mean == top) + more for one, more in ends]
+            steps, times = (fastest(found, PEER_NAMES, seconds=seconds) for seconds in (False, True))
+            own = ", ".join(number(middle(one, seconds=False), ",.0f") for one in (target, tuned))
+            cells += [f"{own}; {number(middle(steps, seconds=False), ',.0f')} ({steps.contender.label})"]
+            own = ", ".join(number(middle(one, seconds=True), ".1f") for one in (target, tuned))
+            cells += [f"{own}; {number(middle(times, seconds=True), '.1f')} ({times.contender.label})"]
+            yield [peer.workload.title, *cells, f"{100 * peer.workload.levels[1]:.0f}"]
+
+    head = ["workload", DEFAULTS.label, TUNED.label, "best peer", "steps: defaults, tuned; fastest peer"]
+    return markdown([*head, "seconds: the same", "to level"], rows())
+
+
+def _bold(text: str, strong: bool) -> str:
+    return f"**{text}**" if strong else text
+
+
+def goals(whole: Summary) -> str:
+    """How often target space is first, close to the first, and fast."""
+    count = len(whole)
+    first = close = quick = 0
+    for found in whole.values():
+        target, peer = found[DEFAULTS.name].mean, best_peer(found).mean
+        first += target >= peer
+        close += target >= peer - 0.01
+        names = [name for name in found if name not in {one.name for one in ABLATIONS}]
+        least = middle(fastest(found, names, seconds=True), seconds=True)
+        quick += middle(found[TUNED.name], seconds=True) <= 1.5 * least and math.isfinite(least)
+
+    def row(what: str, reached: int, wanted: int) -> list[str]:
+        return [what, f"{reached} of {count}", f"{100 * reached / max(count, 1):.0f} %", f"{wanted} %"]
+
+    return markdown(
+        ["", "workloads", "share", "goal"],
+        [
+            row("at its defaults first by the test metric at the end", first, 60),
+            row("at its defaults first, or within a point of the first", close, 85),
+            row("tuned, within 1.5 times the fastest in seconds to the middle level", quick, 80),
+        ],
+    )
+
+
+def group_table(whole: Summary, names: Sequence[str]) -> str:
+    """All contenders on the workloads of a group."""
+
+    def rows() -> Iterator[list[str]]:
+        for name in names:
+            found = whole[name]
+            top = max(one.mean for one in found.values())
+            levels = next(iter(found.values())).workload.levels
+            for place, one in enumerate(found.values()):
+                steps = " / ".join(number(one.steps_to(level), ",.0f") for level in levels)
+                shown = ", ".join(f"{100 * level:.0f}" for level in levels)
+                title = f"{one.workload.title}; levels {shown}" if place == 0 else ""
+                failed = sum(line["failed"] is not None for line in one.lines)
+                yield [
+                    title,
+                    one.contender.label + (f" ({failed} of {len(one.lines)} failed)" if failed else ""),
+                    setting(one.setting),
+                    _bold(percent(one.final), one.mean == top),
+                    percent(one.at_best),
+                    steps,
+                    number(middle(one, seconds=True), ".1f"),
+                    "" if one.ms is None else f"{one.ms:.1f}",
+                ]
+
+    head = ["workload", "contender", "setting", "test, end", "test at best validation", "steps to levels"]
+    return markdown([*head, "s to middle level", "ms a step"], rows())
+
+
+def ablation(whole: Summary) -> str:
+    """What is left of target space when a part is taken away."""
+    names = [TUNED.name, *(one.name for one in ABLATIONS), "foof", "adamw"]
+
+    def rows() -> Iterator[list[str]]:
+        for found in whole.values():
+            level = found[TUNED.name].workload.levels[1]
+            cells = [f"{percent(found[n].final)}; {number(found[n].steps_to(level), ',.0f')}" for n in names]
+            yield [found[TUNED.name].workload.title, *cells]
+
+    return markdown(["test at the end; steps to the middle level", *(CONTENDERS[n].label for n in names)], rows())

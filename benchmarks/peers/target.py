@@ -1,0 +1,71 @@
+"""The contenders in target space: at the defaults, tuned, and with parts taken away."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.contender import Contender, Learner, Setting
+from benchmarks.peers.workload import Data, Workload
+from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning.lightning.reference_data import reference_size
+
+_LR = 0.002  # that docs/defaults.md tells users to take
+_NEVER = 10**9  # solves, more than any budget has
+_RATES = (0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+def make(
+    model: nn.Module, workload: Workload, data: Data, setting: Setting, *, detached: bool = False, **config: Any
+) -> Learner:
+    """Adam on the targets, and on what is not solved.
+
+    Args:
+        model: is converted.
+        workload: what is trained.
+        data: its first training samples are the reference batch, as in Lightning.
+        setting: ``lr``, and what else differs from the defaults.
+        detached: leave out the gradient through A: each layer's solve sees its inputs as constants.
+        config: further settings of the target space.
+    """
+    chosen = TargetSpaceConfig(**{k: v for k, v in setting.items() if k != "lr"}, **config)
+    space = TargetSpace(model, data.train.x[: reference_size(model, chosen.reference.size)], chosen)
+    if detached:
+        for layer in space.layers:
+            # on the layer object, in the place of its method
+            setattr(layer, "solve", partial(_solve_detached, layer.solve))  # noqa: B010
+        space.solve()
+    return Learner(
+        [torch.optim.Adam(space.parameters(), lr=setting["lr"])], workload.steps, space.pullback, space.solve
+    )
+
+
+def _solve_detached(solve: Any, x: Any, targets: Tensor) -> Any:
+    return solve(_detached(x), targets)
+
+
+def _detached(x: Any) -> Any:
+    """Inputs of a layer without their graph: a tensor, sequences with their states, or several of these."""
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, (tuple, list)):
+        return type(x)(map(_detached, x))
+    if is_dataclass(x) and not isinstance(x, type):
+        return replace(x, **{name: _detached(value) for name, value in vars(x).items()})
+    return x
+
+
+_RIDGES = ("auto", 0.3, 3.0)
+
+DEFAULTS = Contender("target", "target space, defaults", make, (_LR,), _LR)
+TUNED = Contender("target-tuned", "target space, tuned", make, _RATES, _LR, {"ridge": _RIDGES, "untangle": (1, "auto")})
+ABLATIONS = (
+    Contender(
+        "no-cascade", "without the gradient through A", partial(make, detached=True), _RATES, _LR, {"ridge": _RIDGES}
+    ),
+    Contender("kept-map", "the first map kept", partial(make, untangle=_NEVER), _RATES, _LR, {"ridge": _RIDGES}),
+)

@@ -1,0 +1,190 @@
+"""The workloads, in the groups of the page.
+
+Budgets suit two processor cores; names that end in ``-long`` have ten epochs. Levels were set from runs of AdamW alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+from benchmarks.cases import mlp, paper_cnn
+from benchmarks.peers import data
+from benchmarks.peers.networks import Sequence, dropped_cnn, resnet
+from benchmarks.peers.workload import Data, Workload
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_SHOWN = {"tanh": "tanh", "relu": "ReLU"}
+
+
+def _images(name: str, root: Path, *, flat: bool = False, per_class: int | None = None) -> Data:
+    return data.images(root, name, flat=flat, per_class=per_class)
+
+
+def _deep() -> Iterator[Workload]:
+    """MLPs on MNIST."""
+    short = {5: 600, 30: 300, 50: 300}
+    long = dict.fromkeys(short, 5500)
+    for suffix, budgets, group in (("", short, "Deep networks"), ("-long", long, "Deep networks, ten epochs")):
+        for depth, steps in budgets.items():
+            for name in ("tanh", "relu"):
+                yield Workload(
+                    f"{name}-{depth}{suffix}",
+                    group,
+                    f"{_SHOWN[name]} MLP, {depth} layers, MNIST, {steps:,} steps",
+                    partial(mlp, depth, 784, 64, 10, _ACTIVATIONS[name]),
+                    partial(_images, "mnist", flat=True),
+                    steps,
+                    (0.85, 0.91, 0.94) if not suffix else (0.92, 0.95, 0.97),
+                    "relu" if name == "relu" else "tanh",
+                )
+
+
+def _vision() -> Iterator[Workload]:
+    """Convolutions and attention on images."""
+    sets = {"cifar10": ("CIFAR-10", 3, 32), "fashion_mnist": ("Fashion-MNIST", 1, 28), "mnist": ("MNIST", 1, 28)}
+    levels = {"cifar10": (0.5, 0.6, 0.7), "fashion_mnist": (0.8, 0.86, 0.9), "mnist": (0.95, 0.98, 0.99)}
+    vision = partial(_images, "cifar10")
+    for name, (shown, channels, size) in sets.items():
+        read = partial(_images, name)
+        plain, dropped = partial(paper_cnn, channels, size), partial(dropped_cnn, channels, size, 0.2)
+        title = f"the paper's CNN, {shown}"
+        for suffix, build, more in (("", plain, ""), ("-dropout", dropped, ", dropout 0.2")):
+            yield Workload(f"cnn-{name}{suffix}", "Images", title + more, build, read, 1600, levels[name], "leaky_relu")
+    yield Workload(
+        "resnet", "Images", "ResNet with batch norm, CIFAR-10", resnet, vision, 1600, (0.5, 0.6, 0.7), "relu"
+    )
+    vit = partial(VisionTransformer, 32, 4, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
+    yield Workload("vit", "Images", "vision transformer, CIFAR-10", vit, vision, 1600, (0.4, 0.5, 0.55), "relu")
+
+
+def _memories() -> Iterator[Workload]:
+    """Vanilla tanh RNNs: memory over many steps, pixels in a row, and products in a group."""
+    group = "Long memory"
+    for task, delay, spare, steps in (
+        ("recall", 20, 3, 300),
+        ("recall", 40, 3, 600),
+        ("recall", 60, 3, 1500),
+        ("recall", 100, 3, 3000),
+        ("adder", 20, 5, 1000),
+        ("adder", 40, 5, 3000),
+    ):
+        yield Workload(
+            f"{task}-{delay}",
+            group,
+            f"{task} over {delay} steps, RNN, {steps:,} steps",
+            partial(Sequence, nn.RNN, 1, delay + spare, 2, delay),
+            lambda _, task=task, delay=delay: data.memory(task, delay),  # type: ignore[misc]
+            steps,
+            (0.75, 0.9, 0.99),
+        )
+    yield Workload(
+        "copying-50",
+        group,
+        "copying ten symbols over 50 steps, RNN",
+        partial(Sequence, nn.RNN, 10, 128, 8, 60),
+        lambda _: data.copying(50),
+        3000,
+        (0.3, 0.6, 0.95),
+    )
+    for order, words in (("S3", 6), ("A5", 60)):
+        for length in (16, 32, 64):
+            yield Workload(
+                f"{order.lower()}-{length}",
+                "State tracking",
+                f"word problem of {order}, {length} steps, RNN; tested at twice the length",
+                partial(Sequence, nn.RNN, words, 128, words, 0),
+                lambda _, order=order, length=length: data.words_of_group(order, length),  # type: ignore[misc]
+                2000,
+                (0.5, 0.8, 0.99),
+            )
+    for name, features, steps, shown in (("rows", 28, 2000, "28"), ("pixels", 1, 11000, "1")):
+        yield Workload(
+            f"permuted-{name}",
+            group,
+            f"permuted MNIST, {shown} pixels a step, RNN of 128 units, {steps:,} steps",
+            partial(Sequence, nn.RNN, features, 128, 10),
+            lambda root, features=features: data.pixels(root, features),  # type: ignore[misc]
+            steps,
+            (0.8, 0.9, 0.95),
+        )
+
+
+def _small() -> Iterator[Workload]:
+    """Few samples: digits, tables, fifty images of a class, sentences."""
+    group = "Small data"
+    for name in ("tanh", "relu"):
+        net = partial(mlp, 5, 64, 64, 10, _ACTIVATIONS[name])
+        for train in (100, 1000):
+            yield Workload(
+                f"digits-{train}-{name}",
+                group,
+                f"{train:,} digits, {_SHOWN[name]} MLP of 5 layers",
+                net,
+                lambda _, train=train: data.table("digits", train, 300),  # type: ignore[misc]
+                300,
+                (0.7, 0.8, 0.85) if train == 100 else (0.9, 0.95, 0.97),
+                "relu" if name == "relu" else "tanh",
+                batch=50,
+            )
+    tables = {"breast_cancer": (30, 2, 250, 150), "wine": (13, 3, 80, 48), "diabetes": (10, 1, 200, 120)}
+    for table, (inputs, outputs, train, validation) in tables.items():
+        yield Workload(
+            table,
+            group,
+            f"{table.replace('_', ' ')}, ReLU MLP of 4 layers",
+            partial(mlp, 4, inputs, 64, outputs, nn.ReLU),
+            lambda _, sizes=(table, train, validation): data.table(*sizes),  # type: ignore[misc]
+            300,
+            (0.2, 0.35, 0.45) if table == "diabetes" else (0.9, 0.94, 0.97),
+            "relu",
+            batch=40,
+            regression=table == "diabetes",
+        )
+    yield Workload(
+        "cifar-500",
+        group,
+        "50 images a class of CIFAR-10, the paper's CNN",
+        paper_cnn,
+        lambda root: data.images(root, "cifar10", per_class=50),
+        500,
+        (0.25, 0.32, 0.38),
+        "leaky_relu",
+        batch=50,
+    )
+    for cell, kind in (("LSTM", nn.LSTM), ("RNN", nn.RNN)):
+        for name, shown, classes in (("trec", "TREC", 6), ("sst2", "SST-2", 2)):
+            yield Workload(
+                f"{name}-{cell.lower()}",
+                group,
+                f"{shown}, {cell} of 100 units",
+                partial(Sequence, kind, 32, 100, classes, None, 5000),
+                lambda root, name=name: data.texts(root, name, 30),  # type: ignore[misc]
+                1000,
+                (0.6, 0.7, 0.8) if name == "trec" else (0.65, 0.72, 0.78),
+                batch=50,
+            )
+
+
+def _reviews() -> Iterator[Workload]:
+    """IMDB."""
+    for cell, kind in (("LSTM", nn.LSTM), ("RNN", nn.RNN)):
+        yield Workload(
+            f"imdb-{cell.lower()}",
+            "Reviews",
+            f"IMDB, the last 200 words, {cell} of 100 units",
+            partial(Sequence, kind, 32, 100, 2, None, 5000),
+            lambda root: data.texts(root, "imdb", 200),
+            4500,
+            (0.7, 0.8, 0.85),
+            batch=40,
+        )
+
+
+WORKLOADS: dict[str, Workload] = {
+    one.name: one for part in (_deep, _vision, _memories, _small, _reviews) for one in part()
+}
