@@ -75,7 +75,8 @@ def test_a_run_says_on_what_it_was_trained(compared):
     ]
     assert {one["data"] for one in said} == {"Points, 64 training samples, batches of 16"}
     assert all(re.search(r", 1 thread$", one["hardware"]) for one in said)
-    assert [one.get("solved layers") for one in said] == ["2: net.0, net.2", None]
+    line = "2 of 2 layers (100.0 % of the trainable parameters), 20 reference samples, start normalised."
+    assert [one.get("target space") for one in said] == [line, None]
 
 
 def test_a_run_in_weight_space_is_one_and_everything_else_is_equal(compared):

@@ -1,6 +1,7 @@
 """What several processes must agree about, the ways to start them, and what cannot be shared between them."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -71,6 +72,33 @@ class Talking(Lit):
 
 def test_the_last_messages_do_not_abort_a_process_that_ends():
     fit(build(Talking, optimizer=partial(torch.optim.Adam, lr=0.02)), strategy="ddp_spawn", devices=2)
+
+
+class Reading(Lit):
+    """A logger of gradients in one process: of targets, behind every backward pass, averaged yet or not."""
+
+    reads = True
+
+    def __init__(self, **options):
+        super().__init__(norm=True, **options)
+
+    def on_after_backward(self):
+        if self.reads and self.trainer.global_rank == 1:
+            assert all(p.grad is not None for p in self.parameters())
+            self.read = [target.grad for target in self.target_space_engine.targets.values()]
+
+
+def reading(reads, shard):
+    Reading.reads = reads
+    Reading.target_space = replace(CONFIG, reference=ReferenceConfig(size=32, shard=shard))
+    return weights(fitted(Reading, strategy="ddp", accumulate_grad_batches=2))
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_process_that_reads_gradients_changes_nothing(shard):
+    found, expected = (run(reading, reads, shard, ranks=2) for reads in (True, False))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], expected[0])
 
 
 class Overflowing(Lit):

@@ -1,4 +1,4 @@
-"""What a run was made on: the data, the hardware, and which layers were solved, each in a line."""
+"""What a run was made on: the data, the hardware, and what of the model was solved, each in a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 _CPUS = Path("/proc/cpuinfo")
-_LISTED = 4
 
 
 class Facts(Callback):
@@ -33,9 +32,7 @@ def _facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     engine = getattr(module, "target_space_engine", None)
     found = {"data": _data(trainer), "hardware": _hardware(trainer.strategy.root_device, trainer.world_size)}
     if engine is not None:
-        names = list(engine.targets)
-        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        found["solved layers"] = f"{len(names)}: {', '.join(names[:_LISTED])}{more}"
+        found["target space"] = engine.describe().removeprefix("Target space: ")  # the line that the fit began with
     return {name: text for name, text in found.items() if text}
 
 

@@ -28,12 +28,13 @@ class Stepping:
     def follow(self, optimizers: int) -> None:
         """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
 
-        Not where processes share the reference batch: all of them have to pull back at the same time.
+        Not where several processes train: one of them alone may read, or all of them between two accumulated batches,
+        when gradients are not averaged yet.
         """
         self._optimizers += optimizers
         cascade = self._cascade
         cascade.changed_only = self._optimizers > 1
-        alone = cascade.partition.shards is None
+        alone = cascade.partition.group is None
         before = cascade.pulled.pull_pending if self._optimizers and alone else None
         for target in cascade.targets.values():
             target.before_reading = before
