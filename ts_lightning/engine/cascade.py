@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
+from ts_lightning.engine.parameter_hooks import ParameterHooks
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_pass import ReferencePass
@@ -70,6 +71,7 @@ class Cascade:
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
         self.changed_only = False
+        self._hooks = ParameterHooks()
         self._said_adopted = False
 
     def take(self, targets: dict[str, Target]) -> None:
@@ -155,6 +157,7 @@ class Cascade:
 
     def _write(self, changed_only: bool) -> None:
         """Write the solution, the first process's where each solves from the whole."""
+        self._hooks.observe(self.trained.others)
         self.partition.same_weights(self.solution.write(changed_only))
         if self.partition.replicated:
             self.solution.accept(copied=True)
@@ -195,7 +198,7 @@ class Cascade:
         trained = [p for p in self.trained.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not trained:
             return
-        with full_precision(self.device):
+        with full_precision(self.device), self._hooks.acting(self.trained.others):
             # every solve over the reference batch adds up what its processes give
             gradients = solution.gradients(trained, 1.0 if solution.kept else 1 / self.partition.ranks)
         if self.partition.shards is not None:

@@ -3,9 +3,9 @@
 A forward hook or pre-hook takes part if it returns something, or writes to its module or to the tensors that it is
 given, as those of spectral norm, pruning, quantisation and adapters do. One that only looks does not run: it would
 collect activations of samples that are none of the training batch's, and keep the graph of the pass. Which one does
-what is found when it runs for the first time. What a forward hook wrote elsewhere then is undone, see
-:meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook sees the inputs of that one pass. Backward hooks do not run:
-the pull-back is no backward of the module.
+what is found when it runs for the first time, and known of it on that module from then on. What a forward hook of the
+user's wrote elsewhere then is undone, see :meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook and a library's hook
+see that one pass. Backward hooks do not run: the pull-back is no backward of the module.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -22,22 +23,24 @@ from ts_lightning.engine.batches import tensors_in
 
 _FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_pre_hooks", "_backward_hooks")
+#: by owner and hook, whether it takes part
+_known: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
 
 
 class Hooks:
-    """What is known of the hooks of a model."""
+    """What is known of the hooks of a model; of those on its modules, all passes on any batch know it."""
 
     def __init__(self) -> None:
-        self._acts: dict[int, tuple[Any, bool]] = {}  # by id of the hook, which this keeps
+        self._acts: dict[int, tuple[Any, bool]] = {}  # of hooks without weak references, by id, which this keeps
 
     def undone(self, modules: Sequence[nn.Module]) -> Iterator[Callable[..., Any]]:
         """The hooks that may run in the next pass, and of which all is undone."""
-        for holder, prefix in _holders(modules):
+        for owner, holder, prefix in _holders(modules):
             for hook in holder.get(f"{prefix}_forward_hooks", {}).values():
-                if self._takes_part(hook) is not False:
+                if self._takes_part(owner, hook) is not False:
                     yield hook
             for hook in holder.get(f"{prefix}_forward_pre_hooks", {}).values():
-                if self._takes_part(hook):
+                if self._takes_part(owner, hook):
                     yield hook
 
     @contextmanager
@@ -49,10 +52,10 @@ class Hooks:
             changed.append((holder, name, holder[name]))
             holder[name] = value
 
-        for holder, prefix in _holders(modules):
+        for owner, holder, prefix in _holders(modules):
             for name in _FORWARD:
                 if holder.get(prefix + name):
-                    put(holder, prefix + name, self._filtered(holder[prefix + name]))
+                    put(holder, prefix + name, self._filtered(owner, holder[prefix + name]))
             for name in _BACKWARD:
                 if holder.get(prefix + name):
                     put(holder, prefix + name, OrderedDict())
@@ -62,38 +65,48 @@ class Hooks:
             for holder, name, value in reversed(changed):
                 holder[name] = value
 
-    def _filtered(self, hooks: dict[int, Any]) -> OrderedDict[int, Any]:
+    def _filtered(self, owner: Any, hooks: dict[int, Any]) -> OrderedDict[int, Any]:
         found: OrderedDict[int, Any] = OrderedDict()
         for key, hook in hooks.items():
-            acts = self._takes_part(hook)
+            acts = self._takes_part(owner, hook)
             if acts is None:
-                found[key] = self._observed(hook)
+                found[key] = self._observed(owner, hook)
             elif acts:
                 found[key] = hook
         return found
 
-    def _takes_part(self, hook: Callable[..., Any]) -> bool | None:
+    def _takes_part(self, owner: Any, hook: Callable[..., Any]) -> bool | None:
         """Whether a hook takes part in what its module computes; None where it has not run yet."""
-        return self._acts.get(id(hook), (None, None))[1]
+        try:
+            return _known.get(owner, {}).get(hook)
+        except TypeError:
+            return self._acts.get(id(hook), (None, None))[1]
 
-    def _observed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def _learn(self, owner: Any, hook: Callable[..., Any], acts: bool) -> None:
+        acts = acts or bool(self._takes_part(owner, hook))
+        try:
+            _known.setdefault(owner, WeakKeyDictionary())[hook] = acts
+        except TypeError:
+            self._acts[id(hook)] = (hook, acts)
+
+    def _observed(self, owner: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The hook, and what it turns out to do written down."""
 
         def observed(module: nn.Module, *args: Any) -> Any:
             before, versions = _held(module), _versions(args)
             result = hook(module, *args)
             same = _held(module) == before and _versions(args) == versions
-            self._acts[id(hook)] = (hook, bool(self._takes_part(hook)) or result is not None or not same)
+            self._learn(owner, hook, result is not None or not same)
             return result
 
         return observed
 
 
-def _holders(modules: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
-    """What holds hooks, those of all modules first, and what their names begin with."""
-    yield vars(torch_module), "_global"
+def _holders(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, dict[str, Any], str]]:
+    """What holds hooks, those of all modules first: whose they are, where they are, and what their names begin with."""
+    yield torch_module, vars(torch_module), "_global"
     for module in modules:
-        yield module.__dict__, ""
+        yield module, module.__dict__, ""
 
 
 def _held(module: nn.Module) -> list[tuple[int, int]]:

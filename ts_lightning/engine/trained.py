@@ -27,6 +27,7 @@ class Trained:
     Attributes:
         targets: by layer name.
         held: the names of layers that the user froze.
+        others: what is trained in weight space.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
@@ -36,7 +37,7 @@ class Trained:
         self._toggled: set[str] = set()  # layers that were frozen with their targets
         solved = {id(p) for layer in layers for p in layer.parameters}
         others = [p for p in model.parameters() if id(p) not in solved]
-        self._others = [p for p in others if p.requires_grad]
+        self.others = [p for p in others if p.requires_grad]
         self._frozen = [p for p in others if not p.requires_grad]
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -44,12 +45,12 @@ class Trained:
         yield from self.targets.values()
         if any(p.requires_grad for p in self._frozen):
             self._thaw()
-        yield from self._others
+        yield from self.others
 
     def _thaw(self) -> None:
         """Train what was frozen when the targets were made, in weight space."""
         thawed = [p for p in self._frozen if p.requires_grad]
-        self._others += thawed
+        self.others += thawed
         self._frozen = [p for p in self._frozen if not p.requires_grad]
         ids = {id(p) for p in thawed if p.dim() > 1}  # norms and biases are no news
         if ids:
