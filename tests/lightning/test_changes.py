@@ -257,3 +257,20 @@ def test_averaged_weights_are_the_last_word(norm):
     for p, q in zip(model.parameters(), averaging._average_model.parameters(), strict=True):
         if id(p) in solved:
             assert torch.equal(p, q)
+
+
+def test_a_layer_frozen_since_the_last_solve_stays_when_written_weights_are_adopted():
+    """Found by tests/engine/test_random_use.py: adopting one layer's weights solved the frozen one anew."""
+    model = build(Plain, norm=True, dtype=torch.float64)
+    model.net[1] = nn.LayerNorm(8).double()
+    batch = data(dtype=torch.float64)
+    space = TargetSpace(model, batch[0][:32], CONFIG)
+    model.net[3].requires_grad_(False)
+    frozen = model.net[3].weight.detach().clone()
+    with torch.no_grad():
+        model.net[5].weight.mul_(0.9)
+        model.net[1].weight.mul_(1.1)
+    model.loss(batch).backward()
+    with pytest.warns(UserWarning, match=r"weights of net\.5 were changed"):
+        space.pullback(keep=True)
+    assert torch.equal(model.net[3].weight, frozen)

@@ -103,6 +103,7 @@ class Cascade:
 
     def adopt(self, modules: Collection[str] | None) -> None:
         """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
+        self._hold()  # of layers frozen since the last solve, too
         held = self.trained.held
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
         anchor_weights(self.reference, chosen - held, self.targets, held)

@@ -78,7 +78,7 @@ class Hooks:
     def _takes_part(self, owner: Any, hook: Callable[..., Any]) -> bool | None:
         """Whether a hook takes part in what its module computes; None where it has not run yet."""
         try:
-            return _known.get(owner, {}).get(hook)
+            return _known[owner].get(hook) if owner in _known else None
         except TypeError:
             return self._acts.get(id(hook), (None, None))[1]
 

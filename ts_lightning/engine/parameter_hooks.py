@@ -37,9 +37,10 @@ class ParameterHooks:
         taken: list[tuple[Any, list[tuple[Any, Any]], set[Any]]] = []
         for parameter in parameters:
             hooks: Any = parameter._backward_hooks
-            looking = {key for key, hook in hooks.items() if self._looks.get(id(hook), (None, False))[1]} if hooks else ()
+            items = list(hooks.items()) if hooks else []
+            looking = {key for key, hook in items if self._looks.get(id(hook), (None, False))[1]}
             if looking:
-                taken.append((hooks, list(hooks.items()), set(looking)))
+                taken.append((hooks, items, looking))
                 for key in looking:
                     del hooks[key]
         try:
