@@ -1,0 +1,55 @@
+"""A model of the zoo: what is put through a default conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ts_lightning.engine.batches import tensors_in
+
+
+class Example(NamedTuple):
+    """A model in a tiny configuration, with random weights and inputs.
+
+    Attributes:
+        model: the model.
+        arguments: of its forward on the reference batch, a tuple or a dictionary.
+        loss: of the model in training mode; None for the mean square of all its outputs on ``arguments``.
+        counted: whether the model's share of solved parameters is that of its real size too; False where the tiny
+            configuration is mostly a table or a head.
+    """
+
+    model: nn.Module
+    arguments: Any
+    loss: Callable[[nn.Module], Tensor] | None = None
+
+
+def call(model: nn.Module, arguments: Any) -> Any:
+    """The model on its arguments."""
+    return model(**arguments) if isinstance(arguments, dict) else model(*arguments)
+
+
+def outputs(model: nn.Module, arguments: Any) -> list[Tensor]:
+    """All floating outputs, whatever form they have."""
+    return [t for t in tensors_in(_opened(call(model, arguments))) if t.is_floating_point()]
+
+
+def loss_of(example: Example) -> Tensor:
+    """The loss of one training step."""
+    if example.loss is not None:
+        return example.loss(example.model)
+    found = [t for t in outputs(example.model, example.arguments) if t.requires_grad]
+    return torch.stack([t.square().mean() for t in found]).sum()
+
+
+def images(samples: int = 4, channels: int = 3, size: int = 32) -> Tensor:
+    """Random images."""
+    return torch.randn(samples, channels, size, size)
+
+
+def _opened(found: Any) -> Any:
+    """A result with the attributes of its objects, as the lists of boxes that detectors give."""
+    return vars(found) if not isinstance(found, (Tensor, list, tuple, dict)) and hasattr(found, "__dict__") else found
