@@ -18,8 +18,6 @@ class Example(NamedTuple):
         model: the model.
         arguments: of its forward on the reference batch, a tuple or a dictionary.
         loss: of the model in training mode; None for the mean square of all its outputs on ``arguments``.
-        counted: whether the model's share of solved parameters is that of its real size too; False where the tiny
-            configuration is mostly a table or a head.
     """
 
     model: nn.Module
@@ -27,14 +25,10 @@ class Example(NamedTuple):
     loss: Callable[[nn.Module], Tensor] | None = None
 
 
-def call(model: nn.Module, arguments: Any) -> Any:
-    """The model on its arguments."""
-    return model(**arguments) if isinstance(arguments, dict) else model(*arguments)
-
-
 def outputs(model: nn.Module, arguments: Any) -> list[Tensor]:
     """All floating outputs, whatever form they have."""
-    return [t for t in tensors_in(_opened(call(model, arguments))) if t.is_floating_point()]
+    found = model(**arguments) if isinstance(arguments, dict) else model(*arguments)
+    return [t for t in tensors_in(found) if t.is_floating_point()]
 
 
 def loss_of(example: Example) -> Tensor:
@@ -48,8 +42,3 @@ def loss_of(example: Example) -> Tensor:
 def images(samples: int = 4, channels: int = 3, size: int = 32) -> Tensor:
     """Random images."""
     return torch.randn(samples, channels, size, size)
-
-
-def _opened(found: Any) -> Any:
-    """A result with the attributes of its objects, as the lists of boxes that detectors give."""
-    return vars(found) if not isinstance(found, (Tensor, list, tuple, dict)) and hasattr(found, "__dict__") else found

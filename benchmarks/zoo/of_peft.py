@@ -37,5 +37,7 @@ MODELS: dict[str, Callable[[], Example]] = {
     "bottleneck of IA3": adapted(
         "Llama", "IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
     ),
-    "prompts on Llama": adapted("Llama", "PromptEncoderConfig", task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16),
+    "prompts on Llama": adapted(
+        "Llama", "PromptEncoderConfig", task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16
+    ),
 }

@@ -1,5 +1,6 @@
 """Graph networks of PyTorch Geometric on a random graph with 40 features, and clouds of points."""
 
+# ruff: noqa: D102
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -42,7 +43,9 @@ def mlp(inputs: int, outputs: int) -> nn.Module:
 
 def within(positions: Tensor, molecules: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs of atoms of a molecule, and their distances."""
-    pairs = ((molecules.unsqueeze(0) == molecules.unsqueeze(1)) & ~torch.eye(len(molecules), dtype=torch.bool)).nonzero().T
+    pairs = (
+        ((molecules.unsqueeze(0) == molecules.unsqueeze(1)) & ~torch.eye(len(molecules), dtype=torch.bool)).nonzero().T
+    )
     return pairs, (positions[pairs[0]] - positions[pairs[1]]).norm(dim=1)
 
 
@@ -63,7 +66,11 @@ class Pooled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.pool, self.last = pyg.GCNConv(FEATURES, WIDTH), pyg.TopKPooling(WIDTH), pyg.GCNConv(WIDTH, CLASSES)
+        self.first, self.pool, self.last = (
+            pyg.GCNConv(FEATURES, WIDTH),
+            pyg.TopKPooling(WIDTH),
+            pyg.GCNConv(WIDTH, CLASSES),
+        )
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
         x = self.first(x, edges).relu()
@@ -112,9 +119,14 @@ MODELS: dict[str, Callable[[], Example]] = {
     "gated graph": lambda: Example(pyg.GatedGraphConv(FEATURES, 2), (torch.randn(NODES, FEATURES), edges())),
     "relational GCN": graph(lambda i, o: pyg.RGCNConv(i, o, 3), KINDS),
     "GraphGPS": lambda: Example(
-        pyg.Sequential("x, e", [
-            (nn.Linear(FEATURES, WIDTH), "x -> x"), (pyg.GPSConv(WIDTH, pyg.GCNConv(WIDTH, WIDTH), 2), "x, e -> x"),
-        ]), (torch.randn(NODES, FEATURES), edges()),
+        pyg.Sequential(
+            "x, e",
+            [
+                (nn.Linear(FEATURES, WIDTH), "x -> x"),
+                (pyg.GPSConv(WIDTH, pyg.GCNConv(WIDTH, WIDTH), 2), "x, e -> x"),
+            ],
+        ),
+        (torch.randn(NODES, FEATURES), edges()),
     ),
     "SchNet": lambda: Example(SchNet(), (torch.randint(1, 9, (12,)), torch.randn(12, 3))),
     "pooled graph": lambda: Example(Pooled(), (torch.randn(NODES, FEATURES), edges())),

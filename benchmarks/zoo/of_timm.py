@@ -68,15 +68,19 @@ MODELS: dict[str, Callable[[], Example]] = {
     ),
     "gMLP": pictured(
         lambda: tm.mlp_mixer.MlpMixer(
-            img_size=16, patch_size=4, embed_dim=24, num_blocks=2, num_classes=5, mlp_ratio=4,
-            block_layer=tm.mlp_mixer.SpatialGatingBlock, mlp_layer=tm.mlp_mixer.GatedMlp,
+            img_size=16,
+            patch_size=4,
+            embed_dim=24,
+            num_blocks=2,
+            num_classes=5,
+            mlp_ratio=4,
+            block_layer=tm.mlp_mixer.SpatialGatingBlock,
+            mlp_layer=tm.mlp_mixer.GatedMlp,
         ),
         16,
     ),
     "ConvMixer": pictured(lambda: tm.convmixer.ConvMixer(dim=24, depth=2, kernel_size=5, patch_size=4, num_classes=5)),
-    "PoolFormer": pictured(
-        lambda: tm.metaformer.MetaFormer(depths=(1, 1), dims=(16, 32), num_classes=5), 32
-    ),
+    "PoolFormer": pictured(lambda: tm.metaformer.MetaFormer(depths=(1, 1), dims=(16, 32), num_classes=5), 32),
     "CoaT": pictured(coat),
     "XCiT": pictured(
         lambda: tm.xcit.Xcit(
@@ -96,14 +100,27 @@ MODELS: dict[str, Callable[[], Example]] = {
     ),
     "Twins": pictured(
         lambda: tm.twins.Twins(
-            img_size=64, patch_size=2, embed_dims=(16, 32), num_heads=(2, 2), mlp_ratios=(2, 2), depths=(1, 1),
-            sr_ratios=(4, 2), wss=(4, 4), num_classes=5,
+            img_size=64,
+            patch_size=2,
+            embed_dims=(16, 32),
+            num_heads=(2, 2),
+            mlp_ratios=(2, 2),
+            depths=(1, 1),
+            sr_ratios=(4, 2),
+            wss=(4, 4),
+            num_classes=5,
         ),
         64,
     ),
     "EdgeNeXt": pictured(
-        lambda: tm.edgenext.EdgeNeXt(dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), global_block_counts=(0, 1, 1, 1),
-                                     kernel_sizes=(3, 3, 3, 3), heads=(4, 4, 4, 4), num_classes=5)
+        lambda: tm.edgenext.EdgeNeXt(
+            dims=(16, 16, 32, 32),
+            depths=(1, 1, 1, 1),
+            global_block_counts=(0, 1, 1, 1),
+            kernel_sizes=(3, 3, 3, 3),
+            heads=(4, 4, 4, 4),
+            num_classes=5,
+        )
     ),
     "Res2Net": pictured(partial(resnet, base_width=8)),
     "Hiera": pictured(
@@ -111,8 +128,14 @@ MODELS: dict[str, Callable[[], Example]] = {
     ),
     "CrossViT": pictured(
         lambda: tm.crossvit.CrossVit(
-            img_size=32, img_scale=(1.0, 1.0), patch_size=(4, 8), embed_dim=(16, 16), depth=((1, 1, 0),),
-            num_heads=(2, 2), mlp_ratio=(2.0, 2.0, 1.0), num_classes=5,
+            img_size=32,
+            img_scale=(1.0, 1.0),
+            patch_size=(4, 8),
+            embed_dim=(16, 16),
+            depth=((1, 1, 0),),
+            num_heads=(2, 2),
+            mlp_ratio=(2.0, 2.0, 1.0),
+            num_classes=5,
         )
     ),
 }

@@ -27,19 +27,28 @@ def pictured(make: Callable[[], nn.Module], size: int = 32, samples: int = 4) ->
 
 def vgg() -> nn.Module:
     model = tv.VGG(make_layers([8, "M", 16, "M", 32, "M", 32, "M"]), num_classes=5)
-    model.avgpool, model.classifier = nn.AdaptiveAvgPool2d(2), nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 5))
+    model.avgpool, model.classifier = (
+        nn.AdaptiveAvgPool2d(2),
+        nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 5)),
+    )
     return model
 
 
 def mobilenet_v3() -> nn.Module:
     block = partial(InvertedResidualConfig, dilation=1, width_mult=0.5)
-    settings = [block(16, 3, 16, 16, True, "RE", 2), block(16, 3, 48, 24, False, "HS", 2), block(24, 5, 64, 24, True, "HS", 1)]
+    settings = [
+        block(16, 3, 16, 16, True, "RE", 2),
+        block(16, 3, 48, 24, False, "HS", 2),
+        block(24, 5, 64, 24, True, "HS", 1),
+    ]
     return tv.MobileNetV3(settings, last_channel=64, num_classes=5)
 
 
 def efficientnet() -> nn.Module:
     block = partial(MBConvConfig, width_mult=0.5, depth_mult=0.5)
-    return tv.EfficientNet([block(1, 3, 1, 32, 16, 1), block(6, 3, 2, 16, 24, 2), block(6, 5, 2, 24, 40, 2)], 0.2, num_classes=5)
+    return tv.EfficientNet(
+        [block(1, 3, 1, 32, 16, 1), block(6, 3, 2, 16, 24, 2), block(6, 5, 2, 24, 40, 2)], 0.2, num_classes=5
+    )
 
 
 def regnet() -> nn.Module:

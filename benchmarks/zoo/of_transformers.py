@@ -19,7 +19,13 @@ _SIZES = {
     "vocab_size": WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "max_position_embeddings": 16,
 }  # fmt: skip
-_NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "activation_dropout")
+_NO_DROPOUT = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "dropout",
+    "activation_dropout",
+)
 
 
 def made(kind: str, config: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -47,7 +53,9 @@ def sound(kind: str, config: str, **settings: Any) -> Callable[[], Example]:
     return lambda: Example(made(kind, config, {**_SIZES, **settings}), {"input_values": torch.randn(3, 800)})
 
 
-def pictures(kind: str, config: str, size: int = 16, sizes: Mapping[str, Any] = _SIZES, **settings: Any) -> Callable[[], Example]:
+def pictures(
+    kind: str, config: str, size: int = 16, sizes: Mapping[str, Any] = _SIZES, **settings: Any
+) -> Callable[[], Example]:
     """A model of images."""
     settings = {"image_size": size, "patch_size": 4, "num_labels": 3, **settings}
     return lambda: Example(made(kind, config, {**sizes, **settings}), {"pixel_values": images(4, 3, size)})
@@ -59,7 +67,9 @@ def whisper() -> Example:
         "decoder_start_token_id": 1, "suppress_tokens": None, "begin_suppress_tokens": None,
     }  # fmt: skip
     model = made("WhisperForConditionalGeneration", "WhisperConfig", settings)
-    return Example(model, {"input_features": torch.randn(4, 8, 32), "decoder_input_ids": torch.randint(3, WORDS, (4, 6))})
+    return Example(
+        model, {"input_features": torch.randn(4, 8, 32), "decoder_input_ids": torch.randint(3, WORDS, (4, 6))}
+    )
 
 
 def clip() -> Example:
@@ -98,15 +108,15 @@ MODELS: dict[str, Callable[[], Example]] = {
     "DistilBERT": text("DistilBertForMaskedLM", "DistilBertConfig", dim=WIDTH, n_layers=2, n_heads=2, hidden_dim=128),
     "ELECTRA": text("ElectraForPreTraining", "ElectraConfig", embedding_size=16),
     "ALBERT": text("AlbertForMaskedLM", "AlbertConfig", embedding_size=16),
-    "DeBERTa": text(
-        "DebertaForMaskedLM", "DebertaConfig", relative_attention=True, pos_att_type=["c2p", "p2c"]
+    "DeBERTa": text("DebertaForMaskedLM", "DebertaConfig", relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    "DeBERTa V2": text("DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    "XLNet": text(
+        "XLNetLMHeadModel", "XLNetConfig", sizes={"vocab_size": WORDS}, d_model=WIDTH, n_layer=2, n_head=2, d_inner=128
     ),
-    "DeBERTa V2": text(
-        "DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["c2p", "p2c"]
-    ),
-    "XLNet": text("XLNetLMHeadModel", "XLNetConfig", sizes={"vocab_size": WORDS}, d_model=WIDTH, n_layer=2, n_head=2, d_inner=128),
     "GPT-2": text("GPT2LMHeadModel", "GPT2Config"),
-    "GPT-Neo": text("GPTNeoForCausalLM", "GPTNeoConfig", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]),
+    "GPT-Neo": text(
+        "GPTNeoForCausalLM", "GPTNeoConfig", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
+    ),
     "GPT-NeoX": text("GPTNeoXForCausalLM", "GPTNeoXConfig"),
     "GPT-J": text("GPTJForCausalLM", "GPTJConfig", n_embd=WIDTH, n_layer=2, n_head=2, rotary_dim=8, n_positions=16),
     "OPT": text("OPTForCausalLM", "OPTConfig", ffn_dim=128, word_embed_proj_dim=16),
@@ -118,10 +128,14 @@ MODELS: dict[str, Callable[[], Example]] = {
     "Gemma": text("GemmaForCausalLM", "GemmaConfig", **_GROUPED),
     "Phi": text("PhiForCausalLM", "PhiConfig"),
     "Mixtral": text("MixtralForCausalLM", "MixtralConfig", **_EXPERTS),
-    "Switch": text("SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig", True, sizes=_T5, num_experts=2),
+    "Switch": text(
+        "SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig", True, sizes=_T5, num_experts=2
+    ),
     "Mamba": text("MambaForCausalLM", "MambaConfig", **_STATES),
-    "Mamba 2": text("Mamba2ForCausalLM", "Mamba2Config", state_size=4, num_heads=4, head_dim=16, n_groups=1, chunk_size=4),
-    "RWKV": text("RwkvForCausalLM", "RwkvConfig", attention_hidden_size=WIDTH, context_length=16),
+    "Mamba 2": text(
+        "Mamba2ForCausalLM", "Mamba2Config", state_size=4, num_heads=4, head_dim=16, n_groups=1, chunk_size=4
+    ),
+    "RWKV": text("RwkvForCausalLM", "RwkvConfig", attention_hidden_size=WIDTH, context_length=16, use_cache=False),
     "T5": text("T5ForConditionalGeneration", "T5Config", True, sizes=_T5),
     "BART": text("BartForConditionalGeneration", "BartConfig", True, sizes=_BART),
     "Marian": text("MarianMTModel", "MarianConfig", True, sizes=_BART, decoder_start_token_id=0),
@@ -132,6 +146,13 @@ MODELS: dict[str, Callable[[], Example]] = {
     "BEiT of transformers": pictures("BeitForImageClassification", "BeitConfig", use_relative_position_bias=True),
     "SegFormer": pictures("SegformerForSemanticSegmentation", "SegformerConfig", 32, _SEGFORMER, patch_size=None),
     "Swin of transformers": pictures(
-        "SwinForImageClassification", "SwinConfig", sizes={}, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
+        "SwinForImageClassification",
+        "SwinConfig",
+        sizes={},
+        patch_size=2,
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=4,
     ),
 }

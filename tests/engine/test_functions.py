@@ -97,6 +97,15 @@ BLOCKS = {
     "twice, in one form": lambda: Block(lambda b, x: torch.tanh(x @ b.weight) @ b.weight, bias=False),
     "a computed bias": lambda: Block(lambda b, x: functional.linear(x, b.weight, b.bias.exp())),
     "addmm": Conv1D,
+    "in another shape": lambda: Block(lambda b, x: x @ b.weight.view(4, 4).T, (2, 2, 4), bias=False),
+    "a pointwise convolution's": lambda: Block(
+        lambda b, x: functional.linear(x, b.weight.squeeze(-1).squeeze(-1), b.bias), (4, 4, 1, 1)
+    ),
+    "convolution in another shape": lambda: Block(
+        lambda b, x: functional.conv1d(x.unsqueeze(-1), b.weight.unsqueeze(1), b.bias, padding=1, groups=4).squeeze(-1),
+        (4, 3),
+    ),
+    "a vector": lambda: Block(lambda b, x: x + x @ b.weight.unsqueeze(1), (4,), bias=False),
     "subclass": lambda: Scaled(4, 4),
     "module and function": Twice,
     "module, and its weight beside": ReadElsewhere,
@@ -154,6 +163,7 @@ LEFT = {
     "in two forms": (lambda b, x: torch.tanh(x @ b.weight) @ b.weight.T, "applied in several ways"),
     "of which more is made": (lambda b, x: x @ b.weight + b.weight.square().sum(), "used by square"),
     "of weights alone": (lambda b, x: x @ (b.weight @ b.weight), "used by matmul"),
+    "another reading": (lambda b, x: x @ b.weight.view(torch.int64).double(), "used by view"),
     "standardised": (lambda b, x: x @ ((b.weight - b.weight.mean()) / b.weight.std()), "used by mean, sub, std"),
 }
 
@@ -168,6 +178,23 @@ def test_what_is_left(case):
         reason.removeprefix("used by ").split(", ")
     )
     assert list(space.targets) == ["0", "4"]
+
+
+class Table(nn.Module):
+    """Rows of a table, taken by a function, beside weights that only others use."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables = nn.ParameterDict({"words": matrix(5, 4)})
+        self.scales = nn.ParameterList([matrix(1, 4)])
+
+    def forward(self, x):
+        return x * self.scales[0] + functional.embedding((x[:, 0] > 0).long(), self.tables["words"])
+
+
+def test_what_holders_of_parameters_are_left_for():
+    space = TargetSpace(network(Table), torch.randn(20, 3, dtype=torch.float64))
+    assert space.left == [("2.tables", "nn.ParameterDict", "a table"), ("2.scales", "nn.ParameterList", "used by mul")]
 
 
 def test_names_and_globs():

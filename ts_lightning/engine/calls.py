@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.noise import Noise
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.functional import Applied, Form, applied, transposes
+from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
 
 
@@ -78,8 +78,9 @@ class Calls(TorchFunctionMode):
         self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
         self._use, self._watch = use, watch
         watched = () if watch is None else watch.parameters.values()
-        # the latter keep transposes alive, whose ids are looked up
-        self._known = {id(p): (p, False, p) for p in (*watched, *(x.parameters[0] for x in self._layers.values()))}
+        parameters = (*watched, *(x.parameters[0] for x in self._layers.values()))
+        # with what keeps the tensors alive whose ids are looked up
+        self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen(p, p.shape), p) for p in parameters}
         self._stand_ins: dict[Any, Callable[..., Any]] = {
             torch.autograd.grad: self._grad,
             torch.autograd.backward: self._nothing,
@@ -107,14 +108,14 @@ class Calls(TorchFunctionMode):
             found = func(*(values.get(id(argument), argument) for argument in args), **kwargs)
         else:
             found = func(*args, **kwargs)
-        if call is None and (self._watch is not None or transposes(func, args, kwargs)):
+        if call is None:
             self._follow(func, args, kwargs, found)
         self.noise.follow(func, args, found)
         return found
 
-    def _weight(self, tensor: Any) -> tuple[Tensor, bool] | None:
+    def _weight(self, tensor: Any) -> Seen | None:
         found = self._known.get(id(tensor))
-        return None if found is None else found[:2]
+        return None if found is None else found[0]
 
     def _fits(self, layer: TargetLayer, call: Applied) -> bool:
         """Whether a call is a use of a layer; in another one the solved value stands for the weight."""
@@ -122,17 +123,18 @@ class Calls(TorchFunctionMode):
         return call.form == getattr(layer, "form", Form()) and (bias is None or call.bias is bias)
 
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
-        """Follow a weight through transposes, and let the watch see other functions of it."""
-        given = [*args, *kwargs.values()]
-        nested = [entry for value in given if isinstance(value, (list, tuple)) for entry in value]
-        weights = [self._known[id(value)] for value in (*given, *nested) if id(value) in self._known]
-        if not weights:
-            return
-        weight, transposed, _ = weights[0]
-        if weight.dim() == 2 and transposes(func, args, kwargs):
-            self._known[id(found)] = (weight, not transposed, found)
+        """Follow a weight through transposes and views, and let the watch see other functions of it."""
+        known = self._known
+        first = known.get(id(args[0])) if args else None
+        made = None if first is None else first[0].through(func, args, kwargs, found)
+        if made is not None:
+            known[id(found)] = (made, found)
         elif self._watch is not None:
-            self._watch.other(func, [weight for weight, *_ in weights], found)
+            given = [*args, *kwargs.values()]
+            nested = [entry for value in given if isinstance(value, (list, tuple)) for entry in value]
+            weights = [known[id(value)][0].weight for value in (*given, *nested) if id(value) in known]
+            if weights:
+                self._watch.other(func, weights, found)
 
     def _grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         self.differentiated = True

@@ -6,6 +6,9 @@ collect activations of samples that are none of the training batch's, and keep t
 what is found when it runs for the first time, and known of it on that module from then on. What a forward hook of the
 user's wrote elsewhere then is undone, see :meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook and a library's hook
 see that one pass. Backward hooks do not run: the pull-back is no backward of the module.
+
+A hook that a module's own library put there is part of the module, whatever it does: those of transformers collect
+the hidden states that a later part of the forward reads.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.undo import of_user
 
 _FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_pre_hooks", "_backward_hooks")
@@ -77,6 +81,8 @@ class Hooks:
 
     def _takes_part(self, owner: Any, hook: Callable[..., Any]) -> bool | None:
         """Whether a hook takes part in what its module computes; None where it has not run yet."""
+        if isinstance(owner, nn.Module) and _of_one_library(hook, type(owner)):
+            return True
         try:
             return _known[owner].get(hook) if owner in _known else None
         except TypeError:
@@ -117,3 +123,10 @@ def _held(module: nn.Module) -> list[tuple[int, int]]:
 
 def _versions(args: Any) -> list[int]:
     return [tensor._version for tensor in tensors_in(args)]
+
+
+def _of_one_library(hook: Any, kind: type) -> bool:
+    """Whether a hook was defined in the installed library that a class is of, PyTorch aside."""
+    name = getattr(hook, "__module__", None) or ""
+    library = kind.__module__.partition(".")[0]
+    return name.partition(".")[0] == library != "torch" and not of_user(name)

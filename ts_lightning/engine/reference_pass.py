@@ -47,7 +47,7 @@ class ReferencePass:
 
     def with_fastest_layout(self) -> ReferencePass:
         """The pass on the batch in the layout that is fastest, if the model can be run on it; otherwise this one."""
-        batch = self.batch.channels_last()
+        batch = None if any(map(_bad_in_channels_last, self.batch.model.modules())) else self.batch.channels_last()
         if batch is None:
             return self
         faster = ReferencePass(batch, self._layers)
@@ -153,6 +153,13 @@ class ReferencePass:
             undo.copy()
             with calls:
                 self.batch.run()
+
+
+def _bad_in_channels_last(module: nn.Module) -> bool:
+    """Whether oneDNN's backward writes beside its memory: pointwise, strided, few channels (torch 2.14, AMD EPYC)."""
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return max(module.kernel_size) == 1 and max(module.stride) > 1 and module.in_channels < 8
 
 
 def unreached(*modules: str) -> TargetSpaceError:

@@ -14,6 +14,8 @@ from ts_lightning.engine.selection import Left, Selection, solvable_modules
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered, supported
 
+_LOOK_UPS = {"embedding", "embedding_bag"}  # functions that take rows of a table
+
 
 def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig, watch: Watch) -> None:
     """Add to ``found.left`` every other module that has trainable matrices and was meant to be solved.
@@ -86,13 +88,14 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
     """Why a module with these weights is no layer to solve, in a few words."""
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "a table"
-    if registered(module) is None and kind_of(module).startswith("nn."):
+    own = not isinstance(module, (nn.ParameterList, nn.ParameterDict))  # whose parameters others use
+    if own and registered(module) is None and kind_of(module).startswith("nn."):
         return "not supported"
     if registered(module) is not None and module._parameters.get("weight") is None:
         return "a weight or option not supported"
     used = dict.fromkeys(name for p in weights for name in watch.others.get(id(p), ()))
     if used:
-        return f"used by {', '.join(used)}"
+        return "a table" if used.keys() <= _LOOK_UPS else f"used by {', '.join(used)}"
     if any(id(p) in watch.calls for p in weights):
         return "applied in several ways"
     return "not called in the reference forward"

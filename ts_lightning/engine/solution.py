@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
 from ts_lightning.engine.target import version
+from ts_lightning.errors import TargetSpaceError
 
 #: makes a solve in full, with a context manager around the model's forward alone
 Run = Callable[[AbstractContextManager[None] | None], Solved]
@@ -138,6 +139,15 @@ class Solution:
         if self.graphs is not None and self.graphs.replayed:
             found = self.graphs.pull(pulled, trained, arriving, self._run)
         else:
-            found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
+            try:
+                found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
+            except RuntimeError as error:
+                if "modified by an inplace operation" not in str(error):
+                    raise
+                raise TargetSpaceError(
+                    f"The forward on the reference batch writes in place to tensors that gradients need ({error}). It "
+                    f"runs in eval mode, in which a model may keep states in a cache: turn that off (use_cache=False "
+                    f"in transformers), or override reference_forward."
+                ) from error
         self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
         return found

@@ -6,7 +6,9 @@ would, and keeps its share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -97,18 +99,21 @@ def start(
         if state is not None:
             _check_rows(layer, layer.places(x), state)
         chosen = rows if state is None else state["rows"].get(layer.name, "all")
-        binding = layer.bind(x, chosen, step, generator)
+        anchored, layer.anchor = layer.anchor is not None, None
+        keeps = init == "weights" or layer.name in given or (init == "refresh" and anchored)
+        before = state["units"][layer.name] if state is not None else layer.unit if init == "refresh" else None
+        exact = keeps if before is None else math.frexp(before)[0] == 0.5  # which 0.5 times a power of two is
+        binding = layer.bind(x, chosen, replace(step, exact=exact), generator)
         layer.adopt(binding)
         shape = binding.shape
         found.places[layer.name] = binding.places
         unit = layer.unit  # of what ``values`` is in units of the outputs
-        anchored, layer.anchor = layer.anchor is not None, None
         if state is not None:
             values = _restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
             if layer.name in state.get("anchors", {}):
                 layer.anchor_at([w0.to(values) for w0 in state["anchors"][layer.name]])
-        elif init == "weights" or layer.name in given or (init == "refresh" and anchored) or not layer.varies(x):
+        elif keeps or not layer.varies(x):
             values, unit = layer.anchored_targets(x), 1.0
         elif init == "refresh":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)

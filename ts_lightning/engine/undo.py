@@ -42,11 +42,13 @@ class Kept:
 
     Attributes:
         starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
+        registries: the keys of what modules had registered (hooks, buffers, ...) before forward added to it, likewise.
         large: large tensors that a run left as they were, by id, each with its version.
     """
 
     def __init__(self) -> None:
         self.starts: dict[nn.Module, dict[str, Any]] = {}
+        self.registries: dict[tuple[nn.Module, str], set[Any]] = {}
         self.large: dict[int, tuple[Tensor, int]] = {}
 
 
@@ -71,6 +73,7 @@ class Undo:
         self._seen: dict[int, Any] = {}
         self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the modules, in their order
         self._dictionaries: list[tuple[Any, dict[Any, Any]]] = []
+        self._empty: list[dict[Any, Any]] = []  # of modules
         self._sequences: list[tuple[Any, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
@@ -115,9 +118,13 @@ class Undo:
                     module.__dict__.pop(name, None)
                 else:
                     module.__dict__[name] = self._copied(value)
+        for (module, name), known in self._kept.registries.items():
+            entries = module.__dict__[name]  # of hooks, those that were chosen to run
+            module.__dict__[name] = type(entries)((key, entries[key]) for key in entries if key in known)
 
     def learn(self) -> None:
         """Keep for later runs what this one wrote to."""
+        learned = False
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
             for name, now in holder.items():
                 was = before.get(name, _MISSING)
@@ -125,6 +132,9 @@ class Undo:
                     continue
                 if name not in self._kept.starts.get(module, ()) and self._written(was, now):
                     self._kept.starts.setdefault(module, {})[name] = _detached(was)
+                    learned = True
+        if learned:  # what forward writes once, as that it has put its hooks, it may do together with registering
+            self._learn_registries()
         for copy, given, version in self._copies.values():
             if _bytes(given) > _LARGE:
                 if copy is given and _version(copy) != version:
@@ -138,12 +148,24 @@ class Undo:
                 else:
                     self._kept.large.pop(id(given), None)
 
+    def _learn_registries(self) -> None:
+        """Keep what modules had registered, where forward added to it."""
+        known = {id(entries): kept for entries, kept in self._dictionaries}
+        for module, (holder, before) in zip(self.modules, self._holders, strict=True):
+            for name in _DICTIONARIES:
+                kept = known.get(id(before.get(name)), {})
+                if (module, name) not in self._kept.registries and any(key not in kept for key in holder.get(name, ())):
+                    self._kept.registries[module, name] = set(kept)
+
     def restore(self) -> None:
         """Put everything back."""
         for holder, before in self._holders:
             _put_back(holder, before)
         for dictionary, entries in self._dictionaries:
             _put_back(dictionary, entries)
+        for dictionary in self._empty:
+            if dictionary:
+                dictionary.clear()
         for sequence, kept in self._sequences:
             if isinstance(sequence, set):
                 sequence.symmetric_difference_update(sequence ^ kept)
@@ -167,6 +189,8 @@ class Undo:
             entries = before.get(name)
             if entries and isinstance(entries, dict):
                 self._dictionaries.append((entries, entries.copy()))
+            elif entries is not None:
+                self._empty.append(entries)
         buffers = before.get("_buffers")
         if buffers and isinstance(buffers, dict):
             self._tensors.extend((buffers, name, value) for name, value in buffers.items() if value is not None)
@@ -211,7 +235,7 @@ class Undo:
         elif isinstance(value, torch.Generator):
             self._generators.append((value, value.get_state()))
             value.manual_seed(self._seed)
-        elif hasattr(value, "__dict__") and _of_user(type(value).__module__):
+        elif hasattr(value, "__dict__") and of_user(type(value).__module__):
             self._record(value.__dict__)
 
     def _copied(self, value: Any) -> Any:
@@ -263,7 +287,7 @@ def _version(tensor: Tensor) -> int:
 
 
 @cache
-def _of_user(module: str) -> bool:
+def of_user(module: str) -> bool:
     """Whether a Python module is a user's own, and none of an installed library's."""
     path = getattr(sys.modules.get(module), "__file__", None)
     return module == "__main__" or (path is not None and not path.startswith(_LIBRARIES))

@@ -28,6 +28,7 @@ class AffineLayer(TargetLayer):
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Any, bias: Any = None) -> None:
         super().__init__(name, module, config, weight.shape[0])
         self.weight, self.bias = weight, bias
+        self.inputs = weight[0].numel()  # columns of A but for the bias's
         self.parameters = [weight] if bias is None else [weight, bias]
 
     @classmethod
@@ -43,7 +44,7 @@ class AffineLayer(TargetLayer):
 
     def expect_noise(self, x: Tensor, noise_of: Callable[[Tensor], float]) -> None:
         """The same noise on all columns of A but the bias's."""
-        self.solver.noise = noisy_columns(noise_of(x), self.weight[0].numel(), self.bias is not None, self.weight)
+        self.solver.noise = noisy_columns(noise_of(x), self.inputs, self.bias is not None, self.weight)
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,7 +69,8 @@ class AffineLayer(TargetLayer):
         make up for the shrinkage of the ridge, but for directions of A whose variance is below a tenth of it.
         """
         weight = torch.empty(self.weight.shape, dtype=torch.float64)
-        weight = nn.init.orthogonal_(weight, generator=generator).to(x.device)
+        matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
+        weight = nn.init.orthogonal_(matrix, generator=generator).view_as(weight).to(x.device)
         bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
         spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
         weight = weight * (std / spread if spread > 0 else 1.0)

@@ -167,7 +167,16 @@ class TargetLayer(ABC):
     def anchored_targets(self, x: Any) -> Tensor:
         """Anchor the layer at the weights that it has; returns the targets A W0 that give them back, in the unit."""
         self.anchor_at(self.parameters)
-        return self.achieved(x, self.parameters) / self.unit
+        return self.around(x) / self.unit
+
+    def around(self, x: Any) -> Tensor:
+        """A W0 for the anchor W0, in the targets' shape and in units of the outputs.
+
+        By the operations of :meth:`solve`, where that is possible: T - A W0 is then zero to the last bit for targets
+        whose unit is a power of two, and the weights stay as they are.
+        """
+        assert self.anchor is not None, f"layer '{self.name}' has no anchor"
+        return self.achieved(x, self.anchor)
 
     def varies(self, x: Any) -> bool:
         """Whether an input has a feature that is not the same everywhere, so that weights can be solved from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,15 +20,20 @@ class StepUnit:
         value: what a target of 1 stands for, in units of the layer's outputs.
         auto: whether the setting is "auto", so that a layer may have a multiple of it.
         share: the :attr:`TargetLayer.step_share` of the model's most sensitive layer, a factor of "auto" values.
+        exact: whether "auto" units are rounded to powers of two, so that targets in them hold outputs bit for bit.
     """
 
     value: float
     auto: bool = False
     share: float = 1.0
+    exact: bool = False
 
     def times(self, stretch: float) -> float:
         """The unit of a layer whose "auto" unit is ``stretch`` times the model's."""
-        return self.value * stretch if self.auto else self.value
+        if not self.auto:
+            return self.value
+        unit = self.value * stretch
+        return 2.0 ** round(math.log2(unit)) if self.exact else unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,40 @@ class Form:
     Attributes:
         transposed: whether a dense layer's weight is (in, out) and not (out, in).
         geometry: of a convolution; None for a dense layer.
+        shape: in which the weight is applied, where it is not the parameter's own.
     """
 
     transposed: bool = False
     geometry: Geometry | None = None
+    shape: torch.Size | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A parameter, or what a call made of it that holds the same numbers.
+
+    Attributes:
+        weight: the parameter.
+        shape: in which its numbers are, in their order.
+        transposed: whether this matrix is transposed after that.
+    """
+
+    weight: Tensor
+    shape: torch.Size
+    transposed: bool = False
+
+    @property
+    def reshaped(self) -> torch.Size | None:
+        """The shape, where it is not the parameter's own."""
+        return None if self.shape == self.weight.shape else self.shape
+
+    def through(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Seen | None:
+        """What a call that was given this made of it; None where that is something else."""
+        if len(self.shape) == 2 and transposes(function, args, kwargs):
+            return Seen(self.weight, self.shape, not self.transposed)
+        if function in _VIEWS and not self.transposed and found.dtype == self.weight.dtype:  # not another reading
+            return Seen(self.weight, found.shape)
+        return None
 
 
 @dataclass(frozen=True)
@@ -61,8 +91,8 @@ class Applied:
         return z.mT if self.columns else z
 
 
-#: for a tensor that is a weight or its transpose, the weight and whether it is transposed; None for others
-Known = Callable[[Any], "tuple[Tensor, bool] | None"]
+#: for a tensor that holds a weight, what it is of it; None for others
+Known = Callable[[Any], "Seen | None"]
 
 
 def applied(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], known: Known) -> Applied | None:
@@ -92,41 +122,46 @@ def layer_of(
         form: how the weight is applied.
     """
     if form.geometry is not None:
-        return FunctionalConv(name, module, config, weight, bias, form.geometry)
-    return (FunctionalTransposed if form.transposed else FunctionalDense)(name, module, config, weight, bias)
+        return FunctionalConv(name, module, config, weight, bias, form, form.geometry)
+    return FunctionalDense(name, module, config, weight, bias, form)
 
 
 class FunctionalDense(LinearTargets):
-    """A dense layer with a weight (out, in)."""
+    """A dense layer with a weight that is (out, in), or (in, out), or in another shape with the same numbers."""
 
     by_function = True
-    form = Form()
-
-
-class FunctionalTransposed(LinearTargets):
-    """A dense layer with a weight (in, out)."""
-
-    by_function = True
-    form = Form(transposed=True)
 
     def __init__(
-        self, name: str, module: nn.Module, config: TargetSpaceConfig, weight: Tensor, bias: Tensor | None = None
+        self,
+        name: str,
+        module: nn.Module,
+        config: TargetSpaceConfig,
+        weight: Tensor,
+        bias: Tensor | None,
+        form: Form,
     ) -> None:
         super().__init__(name, module, config, weight, bias)
-        self.width = weight.shape[1]
+        self.form = form
+        self.width, self.inputs = self._turned(weight).shape
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        """(out, in) for the parameter's value."""
+        w = weight if self.form.shape is None else weight.reshape(self.form.shape)
+        return w.mT if self.form.transposed else w
 
     def pack(self, w: Tensor) -> list[Tensor]:
         """The values of the parameters for W (d, out)."""
         weight, *bias = super().pack(w)
-        return [weight.mT, *bias]
+        weight = weight.mT if self.form.transposed else weight
+        return [weight.reshape(self.weight.shape), *bias]
 
     def unpack(self, values: Sequence[Tensor]) -> Tensor:
         """W for values of the parameters."""
-        return super().unpack([values[0].mT, *values[1:]])
+        return super().unpack([self._turned(values[0]), *values[1:]])
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (..., out)."""
-        return super().apply(x, weight.mT, bias)
+        return super().apply(x, self._turned(weight), bias)
 
 
 class FunctionalConv(ConvTargets):
@@ -141,10 +176,21 @@ class FunctionalConv(ConvTargets):
         config: TargetSpaceConfig,
         weight: Tensor,
         bias: Tensor | None,
+        form: Form,
         geometry: Geometry,
     ) -> None:
         AffineLayer.__init__(self, name, module, config, weight, bias)
-        self.geometry, self.form = geometry, Form(geometry=geometry)
+        self.geometry, self.form = geometry, form
+        turned = self.turned(weight)
+        self.width, self.inputs = len(turned), turned[0].numel()
+
+    def turned(self, weight: Tensor) -> Tensor:
+        """In the shape of a convolution's weight."""
+        return weight if self.form.shape is None else weight.reshape(self.form.shape)
+
+    def turned_back(self, weight: Tensor) -> Tensor:
+        """In the parameter's shape."""
+        return weight.reshape(self.weight.shape)
 
 
 def _linear(function: Any, known: Known, input: Any, weight: Any, bias: Any = None) -> Applied | None:
@@ -173,9 +219,9 @@ def _sum_of_product(
 def _dense(known: Known, x: Any, weight: Any, bias: Any, *, transposed: bool, columns: bool = False) -> Applied | None:
     found = known(weight)
     plain = isinstance(x, Tensor) and x.dim() > 0 and x.layout == torch.strided and known(x) is None
-    if found is None or not plain or found[0].dim() != 2:
+    if found is None or not plain or len(found.shape) != 2:
         return None
-    return Applied(found[0], Form(transposed != found[1]), x, bias, columns)
+    return Applied(found.weight, Form(transposed != found.transposed, None, found.reshaped), x, bias, columns)
 
 
 def _convolution(
@@ -190,14 +236,13 @@ def _convolution(
     groups: int = 1,
 ) -> Applied | None:
     found = known(weight)
-    if found is None or found[1]:
+    if found is None or found.transposed:
         return None
-    kernel = tuple(found[0].shape[2:])
+    kernel = tuple(found.shape[2:])
     stride, dilation = _each(stride, kernel), _each(dilation, kernel)
     padding = padding if isinstance(padding, str) else _each(padding, kernel)
-    return Applied(
-        found[0], Form(geometry=Geometry.with_padding(kernel, stride, dilation, padding, groups)), input, bias
-    )
+    geometry = Geometry.with_padding(kernel, stride, dilation, padding, groups)
+    return Applied(found.weight, Form(geometry=geometry, shape=found.reshaped), input, bias)
 
 
 def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
@@ -216,3 +261,9 @@ _READERS: dict[Any, Callable[..., Applied | None]] = {
 }
 _TRANSPOSES: set[Any] = {torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
 _SWAPS: set[Any] = {torch.transpose, Tensor.transpose, torch.swapaxes, Tensor.swapaxes}
+#: give the same numbers in the same order in another shape
+_VIEWS: set[Any] = {
+    *(torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, torch.reshape, Tensor.reshape),
+    *(Tensor.view, Tensor.view_as, Tensor.reshape_as, torch.flatten, Tensor.flatten, torch.unflatten, Tensor.unflatten),
+    *(Tensor.contiguous,),
+}

@@ -84,6 +84,13 @@ class LinearTargets(AffineLayer):
         # a copy, since the next layer may change its input in place
         return values, wanted.clone() if self.ocu else self.apply(x, *values)
 
+    def around(self, x: Tensor) -> Tensor:
+        """A W0."""
+        assert self.anchor is not None, f"layer '{self.name}' has no anchor"
+        a = self._matrix(x)
+        z0 = a @ self.unpack(self.anchor).to(a.dtype)
+        return z0.view(self.binding.shape)
+
     def varies(self, x: Tensor) -> bool:
         """Whether an input has a feature that is not the same in all rows."""
         return feature_varies(x)

@@ -147,6 +147,10 @@ class InProjection(TargetLayer):
         for layer, share in zip(self._parts, self._shares(self.binding.projections, values), strict=True):
             layer.anchor_at(share)
 
+    def around(self, x: Sources) -> Tensor:
+        """A W0 of every part."""
+        return self._all([part.around(tensor) for part, tensor in zip(self._parts, x.tensors, strict=True)])
+
     def varies(self, x: Sources) -> bool:
         """Whether every input has a feature that is not the same in all rows."""
         return all(layer.varies(tensor) for layer, tensor in zip(self._parts, x.tensors, strict=True))

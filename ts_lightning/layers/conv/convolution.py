@@ -14,21 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.conv.operator import Convolved, ConvSolve
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows
-from ts_lightning.ridge.gradients import sum_gradients
-from ts_lightning.ridge.kept import Inputs, KeptMap
-from ts_lightning.ridge.moments import sum_moments
+from ts_lightning.ridge.kept import Inputs
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
-from ts_lightning.ridge.system import RidgeSolver
 
 _LEAST_ROWS = 512  # of the "auto" sample; docs/defaults.md has the measurements
 
@@ -93,13 +90,13 @@ class ConvTargets(AffineLayer):
         Raises:
             TargetSpaceError: the input has no dimension of samples.
         """
-        if x.dim() != self.weight.dim():
+        if x.dim() != len(self.geometry.kernel) + 2:
             raise TargetSpaceError(
                 f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
                 f"(N, C, *space): give the reference batch its first dimension."
             )
         places = self.places(x)
-        columns = self.turned(self.weight)[0].numel() + (self.bias is not None)
+        columns = self.inputs + (self.bias is not None)
         chosen = sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device)
         # otherwise the reference batch is convolved with the weights
         gathered = chosen is not None or places.numel() < columns
@@ -134,7 +131,7 @@ class ConvTargets(AffineLayer):
         if self.patches is None:
             z0 = None if anchor is None else self.geometry.convolve(padded, *(value.to(x.dtype) for value in anchor))
             t = wanted if z0 is None else wanted - z0
-            weight, bias, z = _ConvSolve.apply(padded, t, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
+            weight, bias, z = ConvSolve.apply(padded, t, self.geometry, self.solver, self.bias is not None)  # type: ignore[no-untyped-call]
             solved = [weight] if bias is None else [weight, bias]
             if anchor is not None:
                 solved, z = [value + w0 for value, w0 in zip(solved, anchor, strict=True)], z + z0
@@ -153,6 +150,19 @@ class ConvTargets(AffineLayer):
             # a copy, since the next layer may change its input in place
             return own, wanted.clone()
         return own, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
+
+    def around(self, x: Tensor) -> Tensor:
+        """A W0."""
+        if self.patches is None:
+            return super().around(x)
+        assert self.anchor is not None, f"layer '{self.name}' has no anchor"
+        a = self.patches.gather(self.geometry.pad(x), self.bias is not None)
+        w0 = self.geometry.to_matrix(self.turned(self.anchor[0]), self.anchor[1] if len(self.anchor) > 1 else None)
+        rows = (a @ w0.to(a.dtype)).transpose(0, 1).reshape(a.shape[1], self.width)
+        if self.rows is not None:
+            return rows
+        places = self.binding.places
+        return rows.view(*places, self.width).movedim(-1, 1)
 
     def varies(self, x: Tensor) -> bool:
         """Whether an input has a channel that is not the same everywhere."""
@@ -175,7 +185,7 @@ class ConvTargets(AffineLayer):
     def kept_inputs(self, tensor: Tensor) -> Inputs:
         """A as a matrix of patches, or as an operator on all rows."""
         if self.patches is None:
-            return _Convolved(tensor, self.geometry, self.bias is not None)
+            return Convolved(tensor, self.geometry, self.bias is not None)
         return super().kept_inputs(tensor)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -184,7 +194,7 @@ class ConvTargets(AffineLayer):
 
     def produce(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
         """The output, also of one sample without a dimension for it."""
-        if x.dim() < self.weight.dim():
+        if x.dim() < len(self.geometry.kernel) + 2:
             return self.produce(x.unsqueeze(0), values).squeeze(0)
         return self.apply(x, *(value.to(x.dtype) for value in values))
 
@@ -209,100 +219,3 @@ class ConvTargets(AffineLayer):
         correction, rank = reproduce_correction(gram, sums, w0, self.solver, total, damping)
         shifted, shifted_bias = self.geometry.to_weight(w0 + correction, bias is not None)
         return self.geometry.convolve(x, shifted.contiguous(), shifted_bias), rank, w0.shape[1]
-
-
-class _ConvSolve(torch.autograd.Function):
-    """(x, T) -> (weight, bias, Z) over all rows, with A only ever as an operator."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, t: Tensor, geometry: Geometry, solver: RidgeSolver, bias: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        rows = solver.rows(t.shape[0] * t.shape[2:].numel())
-        products: dict[torch.dtype, Tensor] = {}
-
-        def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-            gram, sums = geometry.moments(x, bias, dtype)
-            like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel, dtype=dtype)
-            products[dtype] = _adjoint(geometry, x.to(dtype), t.to(dtype), like, bias)
-            sum_moments(rows, gram, sums, products[dtype])
-            return gram, sums
-
-        factor = solver.primal(moments, rows.total, x.dtype)
-        dtype = factor.cholesky.dtype
-        w = factor.solve(products[dtype])
-        solver.check(w, t)
-        weight, b = geometry.to_weight(w.to(t.dtype), bias)
-        weight = weight.contiguous()
-        z = geometry.convolve(x, weight.to(x.dtype), None if b is None else b.to(x.dtype))
-        ctx.geometry, ctx.solver, ctx.factor, ctx.rows, ctx.bias = geometry, solver, factor, rows, bias
-        residual = t - z  # and not Z, which the next layer may change in place
-        if solver.observer is not None:
-            solver.observer([factor], t, lambda: residual)
-        if solver.keep is not None:
-            solver.keep(KeptMap.primal(_Convolved(x, geometry, bias), factor))
-        ctx.save_for_backward(x, weight, b, residual)
-        ctx.set_materialize_grads(False)
-        return weight, b, z
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dweight: Tensor | None, dbias: Tensor | None, dz: Tensor | None) -> Any:
-        x, weight, b, residual = ctx.saved_tensors
-        geometry: Geometry = ctx.geometry
-        factor = ctx.factor
-        dtype = factor.cholesky.dtype
-        if dweight is None and dbias is None and dz is None:
-            return (None,) * 5
-        xs, ws = x.to(dtype), weight.to(dtype)
-        g = torch.zeros_like(geometry.to_matrix(ws, None if b is None else b.to(dtype)))
-        if dweight is not None or dbias is not None:
-            dweight = torch.zeros_like(weight) if dweight is None else dweight
-            dbias = None if b is None else torch.zeros_like(b) if dbias is None else dbias
-            g += geometry.to_matrix(dweight, dbias)
-        if dz is not None:
-            g += _adjoint(geometry, xs, dz.to(dtype), ws, ctx.bias)
-        g = sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None)
-        v = factor.solve(g)
-        vw, vb = geometry.to_weight(v, ctx.bias)
-        vw = vw.contiguous()
-        av = geometry.convolve(xs, vw, vb)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            passed = -av if dz is None else dz.to(dtype) - av
-            dx = geometry.backward(residual.to(dtype), xs, vw, geometry.groups, [True, False])[0]
-            dx += geometry.backward(passed, xs, ws, geometry.groups, [True, False])[0]
-            w = geometry.to_matrix(ws, None if b is None else b.to(dtype))
-            gain, offset = factor.measured.gradient(factor.c * (v * w).sum(-1))
-            inputs = w.shape[1] - ctx.bias
-            if gain is not None:
-                dx.addcmul_(xs, geometry.spread(gain.expand(*w.shape[:2])[:, :inputs], x), value=-2)
-            if offset is not None:
-                offset = geometry.spread(offset.expand(*w.shape[:2])[:, :inputs], x)
-                dx.sub_(offset, alpha=1 / factor.measured.rows)
-            dx = dx.to(x.dtype)
-        return dx, av.to(residual.dtype), None, None, None
-
-
-class _Convolved:
-    """A as an operator on all rows, for a padded input (N, in, *space) and targets (N, out, *space)."""
-
-    def __init__(self, tensor: Tensor, geometry: Geometry, bias: bool) -> None:
-        self.tensor, self._geometry, self._bias = tensor.detach(), geometry, bias
-
-    def adjoint(self, t: Tensor) -> Tensor:
-        """A'T (groups, d, out / groups)."""
-        x, geometry = self.tensor.to(t.dtype), self._geometry
-        like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel)
-        return _adjoint(geometry, x, t, like, self._bias)
-
-    def apply(self, v: Tensor) -> Tensor:
-        """A V (N, out, *space)."""
-        weight, bias = self._geometry.to_weight(v, self._bias)
-        return self._geometry.convolve(self.tensor.to(v.dtype), weight.contiguous(), bias)
-
-
-def _adjoint(geometry: Geometry, x: Tensor, t: Tensor, like: Tensor, bias: bool) -> Tensor:
-    """A'T (groups, d, out / groups) for T (N, out, *space); ``like`` has the weight's shape."""
-    weight = geometry.backward(t, x, like, geometry.groups, [False, True])[1]
-    return geometry.to_matrix(weight, t.sum((0, *range(2, t.dim()))) if bias else None)

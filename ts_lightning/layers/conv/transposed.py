@@ -28,7 +28,7 @@ class ConvTransposeTargets(ConvTargets):
     ) -> None:
         AffineLayer.__init__(self, name, module, config, weight, bias)
         m: Any = module
-        self.width = m.out_channels
+        self.width, self.inputs = m.out_channels, weight.shape[0] // m.groups * weight[0, 0].numel()
         kernel = tuple(m.kernel_size)
         ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
         self.geometry = Geometry.with_padding(kernel, ones, tuple(m.dilation), zeros, m.groups)

@@ -1,0 +1,1 @@
+"""Models of many libraries, put through a default conversion; see ``__main__.py``."""
