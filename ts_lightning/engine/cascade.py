@@ -190,18 +190,13 @@ class Cascade:
         if changed:
             self.untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment
-        elif not solution.differentiable:  # the same weights with another graph
-            if solution.kept:
-                solution.make_kept(self._run_kept)
-            else:
-                solution.make(self._replayed)
+        elif not solution.differentiable and not solution.kept:
+            solution.make(self._replayed)  # the same weights with another graph
             solution.accept(copied=self.partition.replicated)
         trained = [p for p in self.trained.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
         if not trained:
             return
-        with full_precision(self.device), self._hooks.acting(self.trained.others):
-            # every solve over the reference batch adds up what its processes give
-            gradients = solution.gradients(trained, 1.0 if solution.kept else 1 / self.partition.ranks)
+        gradients = self._gradients(trained)
         if self.partition.shards is not None:
             mine = zip(trained, gradients, strict=True)
             shared = [g for p, g in mine if g is not None and not isinstance(p, Target)]
@@ -226,9 +221,19 @@ class Cascade:
         return solved
 
     def _run_kept(self) -> Solved:
-        """The same by the maps of the last untangling."""
-        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), full_precision(self.device):
+        """The same by the maps of the last untangling, without a graph."""
+        with torch.inference_mode(False), full_precision(self.device):
             return self.untangling.kept(self.targets)
+
+    def _gradients(self, trained: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradients on ``trained`` for those on the weights."""
+        with full_precision(self.device), self._hooks.acting(self.trained.others):
+            if not self.solution.kept:
+                # every solve over the reference batch adds up what its processes give
+                return self.solution.gradients(trained, 1 / self.partition.ranks)
+            by_name = self.untangling.gradients(self.targets)
+            by_target = {id(self.targets[name]): gradient for name, gradient in by_name.items()}
+            return [by_target.get(id(parameter)) for parameter in trained]
 
     def _replayed(self) -> Solved | None:
         assert self.solution.graphs is not None

@@ -70,7 +70,7 @@ class Solution:
         self._made(self._run(None) if replayed is None else replayed, kept=False)
 
     def make_kept(self, solved: Callable[[], Solved]) -> None:
-        """Solve by kept maps, without writing to the Parameters."""
+        """Take what kept maps give, without writing to the Parameters."""
         self.drop()
         self._made(solved(), kept=True)
 

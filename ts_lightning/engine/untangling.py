@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ts_lightning.config import Untangle
 from ts_lightning.engine.cuda_graphs import Solved
-from ts_lightning.engine.kept_maps import KeptLayer, KeptMaps
+from ts_lightning.engine.kept_layer import KeptLayer
+from ts_lightning.engine.kept_maps import KeptMaps
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.kept import KeptMap
@@ -110,9 +111,14 @@ class Untangling:
         self._restored = False
 
     def kept(self, targets: Mapping[str, Tensor]) -> Solved:
-        """The solved parameters and their values by the maps in force, differentiable in the targets."""
+        """The solved parameters and their values by the maps in force; valid until the next call."""
         assert self._maps is not None
         return self._maps.solve(targets, self.period)
+
+    def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """dL/dT by layer name for the gradients on the weights, by the maps in force."""
+        assert self._maps is not None
+        return self._maps.gradients(targets)
 
     @torch.no_grad()
     def expected(self, targets: Mapping[str, Tensor]) -> Solved | None:

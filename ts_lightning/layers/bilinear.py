@@ -22,15 +22,10 @@ class BilinearTargets(LinearTargets):
         (layer,) = layers
         return visit(layer, (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2))
 
-    def pack(self, w: Tensor) -> list[Tensor]:
-        """The values of the parameters for W (d, out)."""
-        weight, *bias = super().pack(w)
-        return [weight.reshape(self.weight.shape), *bias]
+    def arranged(self, weight: Tensor) -> Tensor:
+        """The weight (out, in1, in2)."""
+        return weight.reshape(self.weight.shape)
 
-    def unpack(self, values: Sequence[Tensor]) -> Tensor:
-        """W for values of the parameters."""
-        return super().unpack([values[0].flatten(1), *values[1:]])
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Output (..., out)."""
-        return super().apply(x, weight.flatten(1), bias)
+    def flat(self, weight: Tensor) -> Tensor:
+        """The weight (out, in1 x in2)."""
+        return weight.flatten(1)

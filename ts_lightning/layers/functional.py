@@ -149,19 +149,13 @@ class FunctionalDense(LinearTargets):
         w = weight if self.form.shape is None else weight.reshape(self.form.shape)
         return w.mT if self.form.transposed else w
 
-    def pack(self, w: Tensor) -> list[Tensor]:
-        """The values of the parameters for W (d, out)."""
-        weight, *bias = super().pack(w)
-        weight = weight.mT if self.form.transposed else weight
-        return [weight.reshape(self.weight.shape), *bias]
+    def arranged(self, weight: Tensor) -> Tensor:
+        """The parameter's value, for a weight (out, in)."""
+        return (weight.mT if self.form.transposed else weight).reshape(self.weight.shape)
 
-    def unpack(self, values: Sequence[Tensor]) -> Tensor:
-        """W for values of the parameters."""
-        return super().unpack([self._turned(values[0]), *values[1:]])
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Output (..., out)."""
-        return super().apply(x, self._turned(weight), bias)
+    def flat(self, weight: Tensor) -> Tensor:
+        """The weight (out, in)."""
+        return self._turned(weight)
 
 
 class FunctionalConv(ConvTargets):

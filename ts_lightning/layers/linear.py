@@ -57,14 +57,22 @@ class LinearTargets(AffineLayer):
     def pack(self, w: Tensor) -> list[Tensor]:
         """The values of the parameters for W (d, out)."""
         if self.bias is None:
-            return [w.mT]
+            return [self.arranged(w.mT)]
         # split and not indexed, so that the gradients are put together in one go
         weight, bias = torch.split(w.mT, [len(w) - 1, 1], 1)
-        return [weight, bias.squeeze(1)]
+        return [self.arranged(weight), bias.squeeze(1)]
+
+    def arranged(self, weight: Tensor) -> Tensor:
+        """The weight as its Parameter holds it, for one (out, in)."""
+        return weight
+
+    def flat(self, weight: Tensor) -> Tensor:
+        """The weight (out, in), for one as its Parameter holds it."""
+        return weight
 
     def unpack(self, values: Sequence[Tensor]) -> Tensor:
         """W for values of the parameters."""
-        return torch.cat([values[0].mT, *(bias.unsqueeze(0) for bias in values[1:])])
+        return torch.cat([self.flat(values[0]).mT, *(bias.unsqueeze(0) for bias in values[1:])])
 
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight (out, in) and bias (out,), and what is passed on (..., out)."""
@@ -105,7 +113,7 @@ class LinearTargets(AffineLayer):
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (..., out)."""
-        return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return functional.linear(x, self.flat(weight).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def select(self, z: Tensor) -> Tensor:
         """The outputs at the solved rows."""

@@ -65,6 +65,7 @@ class KeptMap:
     def __init__(self, transposed: Tensor | None, inputs: Inputs | None = None, cholesky: Tensor | None = None) -> None:
         self.transposed = transposed
         self._inputs, self._cholesky = inputs, cholesky
+        self._applied: Tensor | None = None
 
     @classmethod
     def primal(cls, inputs: Inputs, factor: Factor) -> KeptMap:
@@ -99,9 +100,11 @@ class KeptMap:
             self._inputs = self._cholesky = None
 
     def apply(self, t: Tensor) -> Tensor:
-        """W = P T, for T in the map's precision; this process's share of it."""
+        """W = P T, for T in the map's precision, until the next call; this process's share of it."""
         if self.transposed is not None:
-            return (t.mT @ self.transposed).mT  # laid out as its transpose, which is how layers hold weights
+            # laid out as its transpose, which is how layers hold weights, and in the same memory every time
+            self._applied = torch.matmul(t.mT, self.transposed, out=self._applied)
+            return self._applied.mT
         assert self._inputs is not None
         return self._solve(self._inputs.adjoint(t))
 
