@@ -5,6 +5,10 @@ class TargetSpaceError(RuntimeError):
     """Raised, before any work is lost, where target space cannot do what was asked."""
 
 
+class NothingToSolve(TargetSpaceError):
+    """Raised where no layer of a model can be solved."""
+
+
 class SettingError(ValueError):
     """A setting, file or folder that cannot be used."""
 

@@ -1,11 +1,17 @@
-"""Targets in the place of solved weights in an optimizer, whose options and list objects stay."""
+"""Targets in the place of solved weights in an optimizer, whose options and list objects stay.
+
+An optimizer may hold others and step these, as Lookahead and wrappers of several do; they are substituted in, too. What
+else it keeps of the weights, in lists of its own or as copies, no target can replace, and it is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ts_lightning.errors import TargetSpaceError
@@ -13,6 +19,9 @@ from ts_lightning.layers.base import TargetLayer
 
 #: optimizers whose step for a number depends on others than its own gradients
 _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
+#: what every optimizer keeps of its parameters
+_USUAL = ("param_groups", "state", "defaults")
+_DEEP = 4  # containers within containers that are looked into
 
 
 def substitute(
@@ -21,6 +30,7 @@ def substitute(
     targets: Mapping[str, nn.Parameter],
     ranks: int,
     clear: Callable[[Sequence[nn.Parameter]], None],
+    prepare: Callable[[], None],
 ) -> None:
     """Make the substitution, see :meth:`TargetSpace.substitute`.
 
@@ -30,35 +40,115 @@ def substitute(
         targets: by layer name.
         ranks: the processes that share the targets.
         clear: clears the gradients on weights.
+        prepare: makes the weights those of the targets, which may have been moved without a step.
 
     Raises:
-        TargetSpaceError: the optimizer has made a step, or needs all targets in one process.
+        TargetSpaceError: the optimizer has made a step, needs all targets in one process, or keeps weights beside its
+            parameter groups.
     """
-    targeted = {id(parameter) for layer in layers for parameter in layer.parameters}
-    kind = type(optimizer).__name__
-    if any(id(p) in targeted for p in optimizer.state):
-        raise TargetSpaceError(
-            f"{kind} already holds state for weights that targets should replace. Make the substitution before the "
-            f"first step."
-        )
-    if kind in _NOT_ELEMENTWISE:
-        if ranks > 1:
+    weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
+    everyone = [optimizer, *inner_optimizers(optimizer)]
+    for each in everyone:
+        kind = type(each).__name__
+        if any(id(p) in weights for p in each.state):
             raise TargetSpaceError(
-                f"{kind} looks at all targets at once, and each of {ranks} processes has its own. Use "
-                f"reference.shard=False, or an optimizer that treats every number for itself, as Adam."
+                f"{kind} already holds state for weights that targets should replace. Make the substitution before the "
+                f"first step."
             )
-        for target in targets.values():
-            target.data = target.data.contiguous()  # LBFGS views gradients as vectors
+        if kind in _NOT_ELEMENTWISE:
+            if ranks > 1:
+                raise TargetSpaceError(
+                    f"{kind} looks at all targets at once, and each of {ranks} processes has its own. Use "
+                    f"reference.shard=False, or an optimizer that treats every number for itself, as Adam."
+                )
+            for target in targets.values():
+                target.data = target.data.contiguous()  # LBFGS views gradients as vectors
+    check_own(optimizer, weights.values())
     replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
     solved: list[nn.Parameter] = []
-    for group in optimizer.param_groups:
-        solved += [p for p in group["params"] if id(p) in targeted]
-        kept = [p for p in group["params"] if id(p) in replacement or id(p) not in targeted]
-        group["params"][:] = [replacement.get(id(p), p) for p in kept]
+    for each in everyone:
+        for group in each.param_groups:
+            solved += [p for p in group["params"] if id(p) in weights]
+            kept = [p for p in group["params"] if id(p) in replacement or id(p) not in weights]
+            group["params"][:] = [replacement.get(id(p), p) for p in kept]
     # so that it clears what it would have cleared
-    optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved))
+    optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
+    names = {id(parameter): layer.module_name for layer in layers for parameter in layer.parameters}
+    optimizer.__dict__["add_param_group"] = partial(_add_param_group, optimizer.add_param_group, names)
 
 
-def _zero_grad(original: Callable[..., None], clear: Callable[[], None], set_to_none: bool = True) -> None:
+def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizers that an optimizer holds in its attributes, however deep."""
+    found: dict[int, Optimizer] = {}
+    rest: list[Optimizer] = [optimizer]
+    while rest:
+        for _, value in _held(rest.pop()):
+            if isinstance(value, Optimizer) and value is not optimizer and id(value) not in found:
+                found[id(value)] = value
+                rest.append(value)
+    return list(found.values())
+
+
+def restore(optimizer: Optimizer) -> None:
+    """Give an optimizer its own methods back."""
+    for name in ("zero_grad", "add_param_group"):
+        optimizer.__dict__.pop(name, None)
+
+
+def check_own(optimizer: Optimizer, weights: Iterable[nn.Parameter]) -> None:
+    """See that an optimizer, and what it holds, keeps no weights, nor tensors made from some, beside its groups.
+
+    Raises:
+        TargetSpaceError: it does.
+    """
+    given = {id(weight): weight for weight in weights}
+    shapes = {weight.shape for weight in given.values() if weight.dim() > 1}
+    for each in (optimizer, *inner_optimizers(optimizer)):
+        for name, value in _held(each):
+            if isinstance(value, Tensor) and (id(value) in given or value.shape in shapes):
+                what = "weights" if id(value) in given else f"a tensor {tuple(value.shape)}, the shape of weights,"
+                raise TargetSpaceError(
+                    f"{type(each).__name__} keeps {what} in its attribute '{name}', where targets cannot take their "
+                    f"place. Let it read self.param_groups in every step, and make such tensors in its first one; or "
+                    f"train in weight space: target_space=None."
+                )
+
+
+def _held(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
+    """What an optimizer's attributes hold, in containers, too, with the attribute's name; but for parameter groups."""
+    groups = {id(group["params"]) for group in optimizer.param_groups}
+    rest = [(name, value, _DEEP) for name, value in vars(optimizer).items() if name not in _USUAL]
+    while rest:
+        name, value, deep = rest.pop()
+        if id(value) in groups or not deep:
+            continue
+        if isinstance(value, Mapping):
+            rest += [(name, item, deep - 1) for pair in value.items() for item in pair]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            rest += [(name, item, deep - 1) for item in value]
+        else:
+            yield name, value
+
+
+def _zero_grad(
+    original: Callable[..., None], clear: Callable[[], None], prepare: Callable[[], None], set_to_none: bool = True
+) -> None:
     clear()  # first, so that nothing is left to pull back where the targets' gradients are looked at
     original(set_to_none)
+    prepare()  # where targets were moved, as sharpness-aware minimisation does before its second forward
+
+
+def _add_param_group(original: Callable[..., None], names: Mapping[int, str], group: dict[str, Any]) -> None:
+    """Add a group without weights that are solved, which are trained already by their targets."""
+    given = group["params"]
+    parameters = [given] if isinstance(given, Tensor) else list(given)
+    kept = [p for p in parameters if id(p[1] if isinstance(p, tuple) else p) not in names]
+    if len(kept) < len(parameters):
+        left = [names[id(p)] for p in (p[1] if isinstance(p, tuple) else p for p in parameters) if id(p) in names]
+        warnings.warn(
+            f"Left out of a new parameter group: the weights of {', '.join(dict.fromkeys(left))}, which are solved "
+            f"from targets that are trained already.",
+            stacklevel=3,
+        )
+    if kept or not parameters:
+        original({**group, "params": kept})

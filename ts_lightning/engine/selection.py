@@ -17,7 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import choosable_names, kind_of, matching, owners_of, plain_name
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import NothingToSolve, TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family, inner_modules, refusal, supported
 
@@ -78,17 +78,17 @@ class Selection:
         """Raise all problems as one error.
 
         Raises:
-            TargetSpaceError: there are some, or nothing is left to solve.
+            NothingToSolve: no layer is left to solve.
+            TargetSpaceError: there are problems.
         """
-        problems = list(self.problems)
-        if not problems and not self.layers:
-            nothing = TargetSpaceError(
+        if self.problems:
+            raise _together(self.problems)
+        if not self.layers:
+            nothing = (
                 f"No layer to solve in {type(model).__name__}: found {_census(model)}; expected at least one trainable "
                 f"{supported()} that is neither excluded nor frozen."
             )
-            problems = [nothing, *self.notes]
-        if problems:
-            raise _together(problems)
+            raise NothingToSolve("\n".join([nothing, *map(str, self.notes)]))
 
 
 def _together(errors: Sequence[TargetSpaceError]) -> TargetSpaceError:
@@ -196,5 +196,8 @@ def _census(model: nn.Module) -> str:
     kinds: dict[str, int] = {}
     for module in model.modules():
         if next(module.parameters(recurse=False), None) is not None:
-            kinds[type(module).__name__] = kinds.get(type(module).__name__, 0) + 1
+            kind, name = kind_of(module), type(module).__name__
+            if not kind.startswith("nn.") and hasattr(nn, name):  # of the same name, as those of quantisation
+                name += f" of {type(module).__module__}"
+            kinds[name] = kinds.get(name, 0) + 1
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no layer with parameters"

@@ -24,8 +24,10 @@ from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.stepping import Stepping
+from ts_lightning.engine.structure import Structure
 from ts_lightning.engine.survey import choose
 from ts_lightning.engine.target import Target
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.processes import Shards
 
@@ -110,6 +112,7 @@ class TargetSpace:
         self._started = start_of(self.config.init, found.layers, given, state is not None)
         self._beginning = Beginning(self.cascade, self.config, given)
         self._beginning.begin(batch, self.config.init, state)
+        self._structure = Structure(model)
         watch(self)
 
     @property
@@ -158,9 +161,26 @@ class TargetSpace:
         are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce them.
 
         Raises:
-            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity.
+            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity, or the model has other parameters
+                than the targets were made for.
         """
+        if changed := self.follow_model():
+            raise TargetSpaceError(
+                f"The model has other parameters than its targets were made for ({changed}). Make another TargetSpace "
+                f"of it, with init='weights' to go on from its weights, and another optimizer."
+            )
         self.cascade.solve()
+
+    def follow_model(self) -> str | None:
+        """Look whether the model was changed since the last call; where only its modules were, the next solve is new.
+
+        Returns:
+            Which of its parameters are others than the targets were made for, in words; None where they are the same.
+        """
+        changed, parameters = self._structure.compare()
+        if changed and parameters is None:
+            self.release()
+        return parameters
 
     def adopt_weights(self, modules: Collection[str] | None = None) -> None:
         """Take weights that were written from outside: solve around them, W0, from here on.
@@ -211,12 +231,13 @@ class TargetSpace:
 
         A layer's targets take the place of its weight (the first of several); its bias and other weights are taken out.
         Learning rates and other options of the parameter groups stay; so does the list object itself, which LBFGS and
-        schedulers hold.
+        schedulers hold. In optimizers that it holds, as Lookahead does, too.
 
         Raises:
-            TargetSpaceError: the optimizer has already made a step.
+            TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.
         """
-        substitute(optimizer, self.layers, self.targets, self.partition.ranks, self.stepping.clear)
+        stepping = self.stepping
+        substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.cleared)
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, as Lightning's toggling of an optimizer asks, and thaw these."""

@@ -69,3 +69,8 @@ class Stepping:
         if self._optimizers > 1:
             pulled.pull_pending()
         pulled.clear(None if self._optimizers else weights)
+
+    def cleared(self) -> None:
+        """Solve behind a ``zero_grad`` if targets were moved without a step; in a loop of one's own the user does."""
+        if self._optimizers:
+            self.prepare()

@@ -88,6 +88,16 @@ class Construction:
         rank_zero_warn(f"{why} Target space starts from the weights, on a reference batch of the present data.")
         return self._made(self.drawn(), from_weights), False
 
+    def again(self, settings: TargetSpaceConfig, space: TargetSpace) -> TargetSpace:
+        """A target space around the present weights, on the reference batch of an earlier one; in all processes."""
+        entry = space.state_dict()
+        if entry["reference"] is None:
+            batch = self.drawn(self.epoch)
+        else:
+            batch = move_data_to_device(entry["reference"], self._module.device)
+            batch = batch if entry["plain"] else formed(batch, self.drawn(self.epoch))
+        return self._made(batch, replace(settings, init="weights"))
+
     def drawn(self, epoch: int = 0) -> Any:
         """A new reference batch, the same in all processes, as the training loop would hand it on."""
         self.epoch = epoch

@@ -62,9 +62,16 @@ class SolveHook:
             steps.attach()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """The strategy's own, with weights that are solved from what is trained now."""
+        """The strategy's own, with weights that are solved from what is trained now.
+
+        Behind it, too, where it may have moved targets by hand, or by an optimizer that another one holds.
+        """
         self._prepare()
-        return self._training_step(*args, **kwargs)
+        result = self._training_step(*args, **kwargs)
+        module = self.strategy.lightning_module
+        if module is not None and not module.automatic_optimization:
+            self._prepare()
+        return result
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """The strategy's own step, whose closure begins with weights that are solved from what is trained now."""
@@ -140,6 +147,8 @@ class SolveHook:
         try:
             self._space.stepping.stepped()
         except TargetSpaceError as error:
+            if self._space.follow_model():
+                return  # changed within the step: the next batch begins with a target space of what it is now
             self._failure = (error, self._epoch())
             self._detach()
             self._space.cascade.lose()

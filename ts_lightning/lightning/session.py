@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -19,7 +20,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.optimizers import check_own
 from ts_lightning.engine.rest import untrained_layers
+from ts_lightning.engine.space import TargetSpace
+from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
 from ts_lightning.lightning.fingerprint import fingerprints
@@ -124,8 +128,9 @@ class Session:
         self._own(self.trainer.fit_loop, "on_run_start")()
 
     def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Go on from what was loaded within the fit, or take another reference batch where the settings say so."""
+        """Go on from what was loaded within the fit, with a changed model, or on another reference batch if so set."""
         self._begin()
+        self._follow_model()
         self._refresh()
         self._own(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
 
@@ -134,7 +139,7 @@ class Session:
         if self._begun:
             return
         self._begun = True
-        module, optimizers = self.module, self.trainer.strategy.optimizers
+        module = self.module
         restored, self._restored = self._restored, None
         last, module.target_space_engine = module.target_space_engine, None
         states = self._give_back()
@@ -145,17 +150,59 @@ class Session:
             same = replace(last.config, cuda_graphs=settings.cuda_graphs) == settings
             epoch = self.construction.epoch
             entry = {**last.state_dict(), "weights": self._left, "drawn": {}, "epoch": epoch} if same else None
-            restored = Restored(entry, [states.get(id(optimizer), {}) for optimizer in optimizers], same_module=True)
+            restored = Restored(
+                entry,
+                [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers],
+                same_module=True,
+            )
         with isolate_rng(include_cuda=module.device.type == "cuda"):
-            space, goes_on = self.construction.space(settings, restored)
+            try:
+                space, goes_on = self.construction.space(settings, restored)
+            except NothingToSolve as error:
+                if settings == module.target_space:
+                    raise
+                _say_nothing_is_solved(error)  # since optimizers train other parameters than those of layers
+                return
+        self._train(space, restored if goes_on else None)
+
+    def _train(self, space: TargetSpace, restored: Restored | None = None) -> None:
+        """Let the present optimizers train a target space, with the moments that were restored."""
         rank_zero_info(space.describe())
+        optimizers = self.trainer.strategy.optimizers
         self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
-        if restored is not None and goes_on:
-            for substitution, state in zip(self._substitutions, restored.optimizer_states, strict=False):
-                substitution.load_moments(state)
+        states = () if restored is None else restored.optimizer_states
+        for substitution, state in zip(self._substitutions, states, strict=False):
+            substitution.load_moments(state)
         self._hook = SolveHook(self.trainer.strategy, space)
         self._hook.attach()
-        module.target_space_engine = space
+        self.module.target_space_engine = space
+
+    def _follow_model(self) -> None:
+        """Begin anew from the present weights where parameters or optimizers are others than those of the targets."""
+        module, space = self.module, self.module.target_space_engine
+        if space is None or self._hook is None:
+            return
+        what = space.follow_model()
+        if what is None:
+            trained, present = [s.optimizer for s in self._substitutions], self.trainer.strategy.optimizers
+            if len(trained) == len(present) and all(map(is_, trained, present)):
+                return
+            what = "other optimizers"
+        rank_zero_warn(
+            f"The model was changed during the fit ({what}). Target space starts anew from the present weights, on the "
+            f"same reference batch, with fresh moments."
+        )
+        self._leave()
+        self._begun = True
+        settings = None if module.target_space is None else self._trained_only(module.target_space)
+        if settings is not None:
+            with isolate_rng(include_cuda=module.device.type == "cuda"):
+                try:
+                    again = self.construction.again(settings, space)
+                except NothingToSolve as error:
+                    _say_nothing_is_solved(error)
+                    return
+            self._train(again)
 
     def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig | None:
         """The config with the layers excluded whose weights no optimizer trains; None where none trains any."""
@@ -166,6 +213,8 @@ class Session:
                 "solved; what the module trains by itself, it trains in weight space."
             )
             return None
+        for optimizer in self.trainer.strategy.optimizers:  # before any weight moves
+            check_own(optimizer, (p for p in self.module.parameters() if p.requires_grad and p.dim() > 1))
         idle = untrained_layers(self.module, trained)
         if idle:
             warnings.warn(
@@ -235,3 +284,7 @@ class Session:
         for owner, name in self._covered:
             owner.__dict__.pop(name, None)
         self._covered = []
+
+
+def _say_nothing_is_solved(error: NothingToSolve) -> None:
+    rank_zero_warn(f"{error} What the module trains, it trains in weight space.")

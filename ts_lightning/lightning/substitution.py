@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
 
+from ts_lightning.engine.optimizers import inner_optimizers, restore
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import TargetSpaceError
 
@@ -46,10 +47,20 @@ class Substitution:
                         constructed = _constructed(optimizer, group, state, parameter)
                         if constructed:
                             new[parameter] = constructed
+        separate = [group for inner in inner_optimizers(optimizer) for group in inner.param_groups]
+        self._inner = [
+            (group, list(group["params"]))
+            for group in separate
+            if all(group is not own for own in optimizer.param_groups)
+        ]
         space.substitute(optimizer)
         trained = set(self._trained())
         optimizer.state.update({target: state for target, state in made.items() if target in trained})
-        self._handle = optimizer.register_load_state_dict_pre_hook(self._before_load)
+        # a wrapper that does not initialise its base class loads by way of what it wraps
+        known = [
+            o for o in (optimizer, *inner_optimizers(optimizer)) if hasattr(o, "_optimizer_load_state_dict_pre_hooks")
+        ]
+        self._handles = [o.register_load_state_dict_pre_hook(self._before_load) for o in known[:1]]
 
     def undo(self) -> None:
         """Put the weights back, with fresh moments."""
@@ -60,8 +71,11 @@ class Substitution:
         for target in targets:
             self.optimizer.state.pop(target, None)
         self.optimizer.state.update({weight: _copied(state) for weight, state in self._made.items()})
-        self._handle.remove()
-        self.optimizer.__dict__.pop("zero_grad", None)
+        for group, weights in self._inner:
+            group["params"][:] = weights
+        for handle in self._handles:
+            handle.remove()
+        restore(self.optimizer)
 
     def names(self) -> list[str]:
         """The names of what the optimizer trains, in its order."""

@@ -1,0 +1,177 @@
+"""A model that is changed in mid-fit: heads, adapters, parametrizations, pruning, ties, other optimizers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
+
+from tests.support.fits import CONFIG, Lit, Plain, build, data, fit
+from ts_lightning import TargetSpace, TargetSpaceError
+
+ADAM = {"optimizer": lambda p: torch.optim.Adam(p, lr=0.002)}
+X = data()[0]
+
+
+class Scaled(nn.Module):
+    def forward(self, weight):
+        return 0.9 * weight
+
+
+class Adapter(nn.Module):
+    """A frozen layer with a branch beside it, as LoRA has it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down = nn.Parameter(0.1 * torch.randn(4, layer.in_features))
+        self.up = nn.Parameter(torch.zeros(layer.out_features, 4))
+
+    def forward(self, x):
+        return self.layer(x) + x @ self.down.mT @ self.up.mT
+
+
+def head(model, optimizer):
+    model.net[4] = nn.Linear(8, 2)
+    optimizer.add_param_group({"params": list(model.net[4].parameters())})
+    return list(model.net[4].parameters())
+
+
+def weight(model, optimizer):
+    model.net[2].weight = nn.Parameter(model.net[2].weight.detach().clone())
+    optimizer.add_param_group({"params": [model.net[2].weight]})
+    return [model.net[2].weight]
+
+
+def adapter(model, optimizer):
+    model.net[2] = Adapter(model.net[2])
+    optimizer.add_param_group({"params": [model.net[2].down, model.net[2].up]})
+    return [model.net[2].up]
+
+
+def inserted(model, optimizer):
+    layer = nn.Linear(8, 8)
+    nn.init.eye_(layer.weight)
+    model.net.insert(4, layer)
+    optimizer.add_param_group({"params": list(layer.parameters())})
+    return [layer.weight]
+
+
+def removed(model, optimizer):
+    del model.net[2:4]
+    return list(model.net[2].parameters())
+
+
+def another_optimizer(model, optimizer):
+    model.net[4] = nn.Linear(8, 2)
+    model.trainer.strategy.optimizers = [ADAM["optimizer"](model.parameters())]
+    return list(model.parameters())
+
+
+def tied(model, optimizer):
+    layer = nn.Linear(8, 8)
+    layer.weight = model.net[2].weight
+    model.net.insert(3, layer)
+    return [layer.weight]
+
+
+def parametrised(model, optimizer):
+    nn.utils.parametrize.register_parametrization(model.net[2], "weight", Scaled())
+    return [model.net[2].parametrizations.weight.original]
+
+
+def weight_normed(model, optimizer):
+    parametrizations.weight_norm(model.net[2])
+    return [model.net[4].weight]
+
+
+def spectral(model, optimizer):
+    spectral_norm(model.net[2])
+    return [model.net[2].weight_orig]
+
+
+def pruned(model, optimizer):
+    prune.l1_unstructured(model.net[2], "weight", amount=0.5)
+    return [model.net[2].weight_orig]
+
+
+CHANGES = [
+    head,
+    weight,
+    adapter,
+    inserted,
+    removed,
+    another_optimizer,
+    tied,
+    parametrised,
+    weight_normed,
+    spectral,
+    pruned,
+]
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_training_goes_on_from_the_changed_model(change, epoch):
+    """The next batch sees the model as the user left it, and all of it trains; it is said."""
+
+    class Changed(Lit):
+        trained = None
+
+        def on_train_epoch_start(self):
+            if self.current_epoch == epoch:
+                self.trained = change(self, self.trainer.optimizers[0])
+                self.start = [p.detach().clone() for p in self.trained]
+                self.expected = self.eval()(X).detach()
+                self.train()
+
+        def training_step(self, batch, batch_idx):
+            if self.trained is not None and not hasattr(self, "found"):
+                self.found = self.eval()(X).detach()
+                self.train()
+            return super().training_step(batch, batch_idx)
+
+    model = build(Changed, **ADAM)
+    with pytest.warns(UserWarning, match=r"model was changed during the fit .*starts anew from the present weights"):
+        fit(model, max_epochs=8)
+    # power iterations go on in training, and so do the solves of what stands behind them
+    torch.testing.assert_close(model.found, model.expected, rtol=0.1 if change is spectral else 1e-4, atol=1e-4)
+    for parameter, start in zip(model.trained, model.start, strict=True):
+        assert float((parameter.detach() - start).abs().max()) > 1e-4
+    last = [p.detach().clone() for p in model.parameters()]
+    assert sum(model.losses[-4:]) < sum(model.losses[4 * epoch : 4 * epoch + 4])
+    model.target_space_engine.solve()
+    for parameter, value in zip(model.parameters(), last, strict=True):
+        torch.testing.assert_close(parameter, value, rtol=1e-4, atol=1e-5)
+
+
+def test_other_modules_without_parameters_are_solved_for():
+    """The activation before a layer is another one: the layer's weights are those that its targets give behind it."""
+    seen = []
+
+    class Swapping(Lit):
+        def on_train_batch_start(self, batch, batch_idx):
+            if batch_idx == 2:
+                self.net[1] = nn.ReLU()
+
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                space = self.target_space_engine
+                twin = build(Plain)
+                twin.net[1] = nn.ReLU()
+                twin.net.load_state_dict(self.net.state_dict())
+                TargetSpace(twin, data()[0][:32], CONFIG, state=space.state_dict())
+                seen.extend((p.detach().clone(), q) for p, q in zip(self.parameters(), twin.parameters(), strict=True))
+            return super().training_step(batch, batch_idx)
+
+    fit(build(Swapping, **ADAM), max_epochs=1)
+    assert seen
+    for found, expected in seen:
+        torch.testing.assert_close(found, expected)
+
+
+def test_in_a_loop_of_ones_own_it_is_refused_by_name():
+    model = build(Plain)
+    space = TargetSpace(model, X, CONFIG)
+    model.net[4] = nn.Linear(8, 2)
+    with pytest.raises(TargetSpaceError, match=r"other parameters .*new: net\.4\.weight.*init='weights'"):
+        space.solve()

@@ -1,0 +1,87 @@
+"""Whether a model still has the modules and parameters that its targets were made for.
+
+In mid-training heads are replaced, adapters added, parametrizations registered, weights pruned or tied. Targets of the
+layers before would then be solved into parameters that nobody uses any more, and new parameters would lack the part of
+their gradient that is pulled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+from torch import nn
+
+_NAMED = 5  # parameters that a text names
+
+
+class Structure:
+    """The modules and parameters of one model, as they were when this was made.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._found = _found(model)
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def compare(self) -> tuple[bool, str | None]:
+        """What has changed since then; other modules without other parameters are told once.
+
+        Returns:
+            Whether anything has, and which parameters are new, gone, or of another name, in words; None where all are
+            as they were.
+        """
+        found = _found(self._model)
+        if _same(found, self._found):
+            return False, None
+        if _same(_parameters(found), _parameters(self._found)):
+            self._found = found
+            return True, None
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        kinds = {
+            "new": [name for number, name in names.items() if number not in self._names],
+            "gone": [name for number, name in self._names.items() if number not in names],
+            "of another name": [
+                f"{self._names[number]} ({name})"
+                for number, name in names.items()
+                if self._names.get(number, name) != name
+            ],
+        }
+        told = [f"{kind}: {_listed(found)}" for kind, found in kinds.items() if found]
+        return True, "; ".join(told) or "the same parameters, held by other modules"
+
+
+def _found(model: nn.Module) -> list[Any]:
+    """All modules, each once, and behind each the parameters that it holds by itself, in order."""
+    found: list[Any] = []
+    seen: set[nn.Module] = set()
+    rest: list[Any] = [model]
+    while rest:
+        module = rest.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        found.append(module)
+        inside = module.__dict__
+        if inside["_parameters"]:
+            found.extend(inside["_parameters"].values())
+        if inside["_modules"]:
+            rest.extend(inside["_modules"].values())
+    return found
+
+
+def _parameters(found: Sequence[Any]) -> list[Any]:
+    return [item for item in found if not isinstance(item, nn.Module)]
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
