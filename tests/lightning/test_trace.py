@@ -1,9 +1,12 @@
 """With the mixin Lightning does what it does without: hooks, calls of train_dataloader, transfers and forwards."""
 
+from collections import Counter
+
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -133,25 +136,97 @@ def run(kind, stream, max_epochs, options):
     return [("Module" if owner == kind.__name__ else owner, name) for owner, name in trace]
 
 
-def test_one_transfer_and_one_forward_for_each_batch_beside_those_on_the_reference_batch():
+ROWS = 7  # of the reference batch, which tells its transfer and its forwards from the others
+
+#: options of a fit and the loaders of its training data, by name
+WAYS = {
+    "plain": ({}, lambda: DataLoader(X, 8)),
+    "accumulated": ({"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, lambda: DataLoader(X, 8)),
+    "stream": ({}, lambda: DataLoader(Stream(), 8)),
+    "validated": ({"val_check_interval": 1}, lambda: DataLoader(X, 8)),
+    "list of loaders": ({}, lambda: [DataLoader(X, 8), DataLoader(X, 4)]),
+    "dictionary of loaders": (
+        {},
+        lambda: CombinedLoader({"a": DataLoader(X, 8), "b": DataLoader(X, 12)}, "max_size"),
+    ),
+    "cycled loaders": ({}, lambda: CombinedLoader([DataLoader(X, 8), DataLoader(X, 12)], "max_size_cycle")),
+}
+
+
+def counting(kind, manual, seen):
+    """A class that writes down each transfer and each forward that is none of the reference batch's."""
+
+    class Counting(kind):
+        automatic_optimization = not manual
+
+        def reference_batch(self):
+            return X[:ROWS]
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            seen["before", form(batch)] += 1
+            return batch
+
+        def transfer_batch_to_device(self, batch, device, dataloader_idx):
+            seen["transfer", form(batch)] += 1
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            seen["after", form(batch)] += 1
+            return batch
+
+        def forward(self, x):
+            seen["forward", len(x)] += 1
+            return super().forward(x)
+
+        def training_step(self, batch, batch_idx, *rest):
+            batch = [*batch.values()] if isinstance(batch, dict) else batch
+            batches = batch if isinstance(batch, (list, tuple)) else [batch]
+
+            def loss():
+                return sum(self(x).square().mean() for x in batches if x is not None)
+
+            if not manual:
+                return loss()
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(loss())
+                optimizer.step()
+            return None
+
+        def configure_optimizers(self):
+            if not manual:
+                return super().configure_optimizers()
+            return [torch.optim.Adam(layer.parameters(), lr=0.01) for layer in (self.net[0], self.net[2])]
+
+    return Counting()
+
+
+def form(batch):
+    """The sizes of a batch's tensors."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch)
+    return tuple(form(item) for item in (batch.values() if isinstance(batch, dict) else batch) if item is not None)
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_transfers_and_forwards_beside_those_of_the_reference_batch(way, manual):
+    options, data = WAYS[way]
+    if manual and way == "accumulated":
+        pytest.skip("Lightning accumulates and clips in automatic optimisation alone")
     counts = []
     for kind in (Plain, Target):
-        seen = []
-
-        class Counting(kind):
-            counted = seen
-
-            def on_after_batch_transfer(self, batch, dataloader_idx):
-                self.counted.append("transfer")
-                return batch
-
-            def forward(self, x):
-                if len(x) != 24:  # as many as the reference batch has
-                    self.counted.append("forward")
-                return super().forward(x)
-
-        trainer(max_epochs=2).fit(Counting(), DataLoader(X, 8))
-        counts.append((seen.count("transfer"), seen.count("forward")))
-    (transfers, forwards), (with_reference, others) = counts
-    assert (transfers, forwards) == (6, 6)
-    assert (with_reference, others) == (transfers + 1, forwards)
+        seen = Counter()
+        torch.manual_seed(0)
+        fit = trainer(max_epochs=2, **options)
+        fit.fit(counting(kind, manual, seen), data(), DataLoader(X, 12))
+        counts.append(seen)
+    plain, target = counts
+    reference = {key: target.pop(key) for key in list(target) if key[1] == ROWS}
+    assert target == plain
+    assert {name: count for (name, _), count in reference.items() if name != "forward"} == {
+        "before": 1,
+        "transfer": 1,
+        "after": 1,
+    }
+    assert ("forward", 8) in plain

@@ -84,11 +84,11 @@ class Selection:
         if self.problems:
             raise _together(self.problems)
         if not self.layers:
-            nothing = (
+            notes = "".join(f"\n{note}" for note in self.notes)
+            raise NothingToSolve(
                 f"No layer to solve in {type(model).__name__}: found {_census(model)}; expected at least one trainable "
-                f"{supported()} that is neither excluded nor frozen."
+                f"{supported()} that is neither excluded nor frozen.{notes}"
             )
-            raise NothingToSolve("\n".join([nothing, *map(str, self.notes)]))
 
 
 def _together(errors: Sequence[TargetSpaceError]) -> TargetSpaceError:
