@@ -20,7 +20,6 @@ SHARES = {
     "T5": 0.7,
     "cells in a loop": 0.1,
     "routed experts": 0.2,
-    "attention to a projected LSTM": 0.05,
 }
 #: why weights of each are left, but for tables of words
 LEFT = {
@@ -28,7 +27,6 @@ LEFT = {
     "GPT-2": {"tied to words.weight"},
     "Mamba": {"used by exp"},
     "Swin": {"used by add"},
-    "attention to a projected LSTM": {"proj_size", "a weight or option not supported"},
     "cells in a loop": {"called step by step"},
     "experts": {"used by bmm"},
     "routed experts": {"its rows depend on weights"},

@@ -15,6 +15,8 @@ CASES = {
     "LSTM, few rows": {"name": "LSTM", "rows": 20},  # of 4 of 21 samples
     "Steps, few rows": {"name": "Steps", "rows": 20},
     "Attention, few rows": {"name": "Attention", "rows": 20},  # all 22 of the queries, 20 of 66 of the others
+    "WideAttention, few rows": {"name": "WideAttention", "rows": 20},
+    "Projected, few rows": {"name": "Projected", "rows": 20},
     "LSTM, one sample's rows": {"name": "LSTM", "rows": 6},
     "MLP, Adam": {"name": "MLP", "optimizer": "Adam"},
     "MLP, clipped by value": {"name": "MLP", **CLIPPED, "gradient_clip_algorithm": "value"},

@@ -94,12 +94,6 @@ REFUSALS = {
             "add 'cell' to exclude",
         ],
     ),
-    "projected states": (
-        lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)),
-        {"layers": ["rnn"]},
-        X,
-        ["layer 'rnn' has proj_size=2", "Use proj_size=0 with an nn.Linear behind", "add 'rnn' to exclude"],
-    ),
     "recurrent, not reached": (
         lambda: Net(rnn=nn.GRU(3, 4, num_layers=2)),
         {"layers": ["rnn"]},
@@ -294,7 +288,6 @@ LEFT = {
     "half frozen": (half_frozen, ("head", "nn.Linear", "partly frozen")),
     "half frozen, recurrent": (half_frozen_recurrent, ("rnn", "nn.LSTM", "partly frozen")),
     "a cell": (lambda: Net(stepwise, cell=nn.LSTMCell(3, 4)), ("cell", "nn.LSTMCell", "called step by step")),
-    "projected states": (lambda: Net(rnn=nn.LSTM(3, 4, proj_size=2)), ("rnn", "nn.LSTM", "proj_size")),
     "not reached": (lambda: Net(rnn=nn.GRU(3, 4)), ("rnn", "nn.GRU", "not called in the reference forward")),
     "tied": (lambda: tied(both), ("head", "nn.Linear", "tied to other.weight")),
     "tied, the other one": (lambda: tied(both), ("other", "nn.Linear", "tied to head.weight")),

@@ -110,6 +110,27 @@ class Attention(nn.Module):
         return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
 
 
+class WideAttention(Attention):
+    """Of keys with a width of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_queries = nn.MultiheadAttention(4, 2, kdim=8, vdim=4, batch_first=True)
+
+    def forward(self, x):
+        x = self.to_itself(x, x, x)[0]
+        keys = torch.cat([x, x.square()], -1)
+        return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), keys, x)[0].flatten(1))
+
+
+class Projected(LSTM):
+    """With states that are projected."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.readout = nn.LSTM(4, 5, batch_first=True, bidirectional=True, proj_size=3), nn.Linear(6, 3)
+
+
 class Empty(LSTM):
     """A reference batch of fewer samples than processes."""
 
@@ -128,9 +149,8 @@ class EmptyAttention(Attention):
     size = 1
 
 
-NETWORKS = {
-    cls.__name__: cls for cls in (MLP, Wide, Siamese, CNN, LSTM, Steps, Attention, Empty, EmptySteps, EmptyAttention)
-}
+EVERY = (MLP, Wide, Siamese, CNN, LSTM, Steps, Projected, Attention, WideAttention, Empty, EmptySteps, EmptyAttention)
+NETWORKS = {cls.__name__: cls for cls in EVERY}
 
 
 OPTIMIZERS = {

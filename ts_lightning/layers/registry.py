@@ -11,7 +11,8 @@ from ts_lightning.layers.bilinear import BilinearTargets
 from ts_lightning.layers.conv.convolution import ConvTargets
 from ts_lightning.layers.conv.transposed import ConvTransposeTargets
 from ts_lightning.layers.linear import LinearTargets
-from ts_lightning.layers.recurrent.cells import GRULayer, LSTMLayer, RNNLayer
+from ts_lightning.layers.recurrent.cells import GRULayer, RNNLayer
+from ts_lightning.layers.recurrent.projected import ProjectedLSTMLayer
 
 _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.Linear: LinearTargets,
@@ -23,7 +24,7 @@ _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.ConvTranspose3d: ConvTransposeTargets,
     nn.Bilinear: BilinearTargets,
     nn.RNN: RNNLayer,
-    nn.LSTM: LSTMLayer,
+    nn.LSTM: ProjectedLSTMLayer,
     nn.GRU: GRULayer,
     nn.MultiheadAttention: InProjection,
 }
@@ -104,11 +105,6 @@ def refusal(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | None
         return "called step by step", TargetSpaceError(
             f"layer '{name}' is an nn.{kind}Cell, called step by step; targets need all steps at once. Use nn.{kind} "
             f"on whole sequences, or add '{name}' to exclude."
-        )
-    if isinstance(module, nn.RNNBase) and module.proj_size:
-        return "proj_size", TargetSpaceError(
-            f"layer '{name}' has proj_size={module.proj_size}; its projection has no targets. Use proj_size=0 with an "
-            f"nn.Linear behind the layer, or add '{name}' to exclude."
         )
     return None
 

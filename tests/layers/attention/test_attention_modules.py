@@ -69,7 +69,7 @@ def test_what_cannot_be_solved_stays_in_weight_space():
             return super().forward(*args, **kwargs)
 
     model = nn.Sequential(
-        nn.MultiheadAttention(EMBED, HEADS, kdim=4),
+        nn.MultiheadAttention(EMBED, HEADS, kdim=4, add_bias_kv=True),
         nn.MultiheadAttention(EMBED, HEADS, add_bias_kv=True),
         nn.MultiheadAttention(EMBED, HEADS, add_zero_attn=True),
         Other(EMBED, HEADS),

@@ -1,7 +1,8 @@
 """nn.MultiheadAttention: its projections into queries, keys and values, and the one behind its heads, as dense layers.
 
 The module ``name`` consists of ``name.in_proj`` and ``name.out_proj``. Neighbours among query, key and value that are
-one tensor have one system: all three in self-attention, keys and values where one sequence attends to another.
+one tensor have one system: all three in self-attention, keys and values where one sequence attends to another. With
+``kdim`` or ``vdim`` each of the three has a weight and a system of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
 from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.processes import Cut, Shards
+
+_SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +52,19 @@ class InProjection(TargetLayer):
     def __init__(self, name: str, module: nn.MultiheadAttention, config: TargetSpaceConfig) -> None:
         super().__init__(f"{name}.in_proj" if name else "in_proj", module, config, module.embed_dim)
         self.module_name = name
-        self.parameters = [p for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
+        self.separate = not module._qkv_same_embed_dim
+        names = _SEPARATE if self.separate else ("in_proj_weight",)
+        self.parameters = [p for p in (getattr(module, n) for n in (*names, "in_proj_bias")) if p is not None]
         self._parts: list[LinearTargets] = []
 
     @classmethod
     def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
-        """Whether both projections have one weight each, of their own, and nothing is added to what they give."""
+        """Whether all projections have weights of their own, and nothing is added to what they give."""
         assert isinstance(module, nn.MultiheadAttention)
-        own, out = module._parameters.get("in_proj_weight"), module.out_proj._parameters.get("weight")
-        plain = own is not None and out is not None and module.bias_k is None and not module.add_zero_attn
-        return plain and type(module).forward is base.forward
+        names = ("in_proj_weight",) if module._qkv_same_embed_dim else _SEPARATE
+        own = all(module._parameters.get(name) is not None for name in names)
+        plain = module.out_proj._parameters.get("weight") is not None and module.bias_k is None
+        return own and plain and not module.add_zero_attn and type(module).forward is base.forward
 
     @classmethod
     def inner_modules(cls, module: nn.Module) -> Sequence[nn.Module]:
@@ -90,7 +96,7 @@ class InProjection(TargetLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """nn.MultiheadAttention's forward without its dropout; takes and returns what the module does."""
         module: Any = layers[0].module
-        projections = visit(layers[0], Sources(query, key, value))
+        projections = visit(layers[0], Sources(query, key, value, module._qkv_same_embed_dim))
         attended, weights = attend(module, projections, attn_mask, key_padding_mask, is_causal, need_weights)
         if len(layers) > 1:
             output = visit(layers[1], attended)
@@ -210,23 +216,33 @@ class InProjection(TargetLayer):
     def _shares(self, projections: Sequence[int], values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """Every part's share of values of the parameters."""
         sizes = [count * self.width for count in projections]
+        if self.separate:
+            biases = [torch.split(bias, sizes) for bias in values[3:]]
+            return list(zip(values[:3], *biases, strict=True))
         return list(zip(*(torch.split(value, sizes) for value in values), strict=True))
+
+    def _joined(self, values: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Values of the parameters for every part's share."""
+        if self.separate:
+            weights, *biases = zip(*values, strict=True)
+            return [*weights, *map(torch.cat, biases)]
+        return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)]
 
     def expect_noise(self, x: Sources, noise_of: Callable[[Tensor], float]) -> None:
         """Each input's own."""
-        weight, *bias = self.parameters
+        bias = self.parameters[-1].dim() == 1
         for solver, tensor in zip(self.solvers, x.tensors, strict=False):
-            solver.noise = noisy_columns(noise_of(tensor), self.width, len(bias), weight)
+            solver.noise = noisy_columns(noise_of(tensor), tensor.shape[-1], bias, self.parameters[0])
 
     def solve(self, x: Sources, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Weight (3 embed, embed) and bias (3 embed,); queries, keys and values (..., embed) are passed on."""
+        """Weights and bias (3 embed,); queries, keys and values (..., embed) are passed on."""
         values: list[list[Tensor]] = []
         passed: list[Tensor] = []
         for part, tensor, count, t in zip(self._parts, x.tensors, x.projections, self._each(targets), strict=True):
             solved, z = part.solve(tensor, t)
             values.append(solved)
             passed += z.chunk(count, -1)
-        return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)], passed
+        return self._joined(values), passed
 
     def kept_targets(self, targets: Tensor) -> list[Tensor]:
         """T of each part."""
@@ -234,8 +250,7 @@ class InProjection(TargetLayer):
 
     def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
         """Weight and bias for W of each part."""
-        values = [part.kept_values([own]) for part, own in zip(self._parts, w, strict=True)]
-        return [torch.cat(each) if len(each) > 1 else each[0] for each in zip(*values, strict=True)]
+        return self._joined([part.kept_values([own]) for part, own in zip(self._parts, w, strict=True)])
 
     def produce(self, x: Sources, values: Sequence[Tensor]) -> list[Tensor]:
         """Queries, keys and values, of inputs that may be spread otherwise than those that were bound."""
@@ -251,12 +266,13 @@ class InProjection(TargetLayer):
         return self._all([part.achieved(tensor, own) for part, tensor, own in mine])
 
     def reproduce(self, x: Sources, values: Sequence[Tensor], damping: float) -> tuple[Tensor, int, int]:
-        """Targets for a weight and bias; the least rank of a part."""
+        """Targets for weights and bias; rank and columns of the part that lacks most."""
         mine = zip(self._parts, x.tensors, self._shares(x.projections, values), strict=True)
         targets, ranks, columns = zip(
             *(part.reproduce(tensor, own, damping) for part, tensor, own in mine), strict=True
         )
-        return self._all(targets), min(ranks), columns[0]
+        rank, d = min(zip(ranks, columns, strict=True), key=lambda pair: pair[0] - pair[1])
+        return self._all(targets), rank, d
 
     def start(self, x: Sources, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: nn.Linear's."""

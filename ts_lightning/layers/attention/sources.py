@@ -11,15 +11,21 @@ from torch import Tensor
 class Sources:
     """The inputs of an attention, neighbours that are one tensor once.
 
+    Args:
+        query: (..., embed).
+        key: (..., kdim).
+        value: (..., vdim).
+        merged: whether one system may serve several projections; not where each has a weight of its own.
+
     Attributes:
         tensors: one to three, each (..., embed).
         projections: how many of the three each of them has.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, merged: bool = True) -> None:
         self.tensors, self.projections = [query], [1]
         for tensor in (key, value):
-            if tensor is self.tensors[-1]:
+            if merged and tensor is self.tensors[-1]:
                 self.projections[-1] += 1
             else:
                 self.tensors.append(tensor)

@@ -47,7 +47,7 @@ class _OneSystem(RecurrentLayer):
 
     def pack(self, w: Tensor) -> list[Tensor]:
         """weight_ih, weight_hh, bias_ih, bias_hh."""
-        weights = [w[: self.inputs].mT, w[-self.hidden :].mT]
+        weights = [w[: self.inputs].mT, w[-self.state :].mT]
         if not self.ones:
             return weights
         bias = w[self.inputs]

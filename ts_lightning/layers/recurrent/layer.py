@@ -77,7 +77,7 @@ class RecurrentLayer(TargetLayer):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
         self.parameters = [getattr(module, f"{kind}_{suffix}") for kind in kinds]
         self.hidden = module.hidden_size
-        self.inputs = self.parameters[0].shape[1]
+        self.inputs, self.state = self.parameters[0].shape[1], self.parameters[1].shape[1]
         self.ones = module.bias
 
     @classmethod
@@ -103,7 +103,7 @@ class RecurrentLayer(TargetLayer):
     @property
     def columns(self) -> int:
         """The number of columns of A."""
-        return self.inputs + self.ones + self.hidden
+        return self.inputs + self.ones + self.state
 
     def bind(self, x: Sequences, rows: Rows | Tensor, unit: StepUnit, generator: torch.Generator) -> RecurrentBinding:
         """Fix the rows; "auto" keeps all rows of 16 samples at least, and of max(2048, 32 columns) rows together."""
@@ -191,7 +191,7 @@ class RecurrentLayer(TargetLayer):
 
     def matrix(self, x: Sequences, h: Tensor) -> Tensor:
         """A = [x, 1, h of the step before] for the states ``h`` (in the layout), a row for each place."""
-        parts = [x.data.reshape(-1, self.inputs), x.layout.before(h, x.initial[0]).reshape(-1, self.hidden)]
+        parts = [x.data.reshape(-1, self.inputs), x.layout.before(h, x.initial[0]).reshape(-1, self.state)]
         if self.ones:
             parts.insert(1, parts[0].new_ones(len(parts[0]), 1))
         return torch.cat(parts, -1)
@@ -199,7 +199,7 @@ class RecurrentLayer(TargetLayer):
     def expect_noise(self, x: Sequences, noise_of: Callable[[Tensor], float]) -> None:
         """Expect noise on the columns of x; the state has none."""
         noise = noise_of(x.data)
-        self.solver.noise = noisy_columns(noise, self.inputs, self.ones + self.hidden, self.parameters[0])
+        self.solver.noise = noisy_columns(noise, self.inputs, self.ones + self.state, self.parameters[0])
 
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""

@@ -78,8 +78,11 @@ def _initial(module: nn.RNNBase, hx: Any, data: Tensor, samples: int, single: bo
     """The initial states, each (levels x directions, samples, hidden); zeros where none are given."""
     lstm = isinstance(module, nn.LSTM)
     if hx is None:
-        zeros = data.new_zeros(module.num_layers * directions(module), samples, module.hidden_size)
-        return (zeros, zeros) if lstm else (zeros,)
+        levels = module.num_layers * directions(module)
+        zeros = data.new_zeros(levels, samples, module.hidden_size)
+        if not lstm:
+            return (zeros,)
+        return (data.new_zeros(levels, samples, module.proj_size) if module.proj_size else zeros), zeros
     states = tuple(hx) if lstm else (hx,)
     return tuple(state.unsqueeze(1) for state in states) if single else states
 

@@ -32,7 +32,7 @@ class Recurrence(Protocol):
     """What a start needs to know of a recurrent layer (``layer.py``).
 
     Attributes:
-        hidden: the size of the state.
+        hidden: the size of a gate.
         inputs: the size of the input at a step.
         parameters: the module's parameters that W stands for.
         solver: the ridge solver.
