@@ -5,7 +5,7 @@ import torch
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader
 from tests.support.manual import Manual, Two, first, others
-from ts_lightning import TargetSpace
+from ts_lightning import TargetSpace, TargetSpaceError
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=0.02)])
@@ -123,3 +123,18 @@ def test_in_a_plain_loop_zero_grad_clears_the_solved_weights():
     assert all(p.grad is not None for p in plain.parameters())
     optimizer.zero_grad()
     assert all(p.grad is None for p in plain.parameters())
+
+
+def test_a_loss_from_before_another_optimizers_step_is_refused_by_name():
+    """In weight space its graph needs no weight that the first step moved; here the step solved those behind, too."""
+
+    class Late(Two):
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(loss, retain_graph=True)
+                optimizer.step()
+
+    with pytest.raises(TargetSpaceError, match=r"loss is of weights from before a step.*Compute the loss anew"):
+        fit(build(Late))

@@ -169,6 +169,29 @@ def test_other_modules_without_parameters_are_solved_for():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("when", ["in the fit", "between fits"])
+def test_a_head_that_is_replaced_at_the_end_is_what_the_next_fit_starts_from(when):
+    class Replaced(Lit):
+        def on_train_end(self):
+            if when == "in the fit" and not hasattr(self, "expected"):
+                self.replace()
+
+        def replace(self):
+            self.net[4] = nn.Linear(8, 2)
+            self.expected = self(X).detach()
+
+        def on_train_start(self):
+            self.found = self(X).detach()
+
+    model = build(Replaced, **ADAM)
+    fit(model)
+    if when == "between fits":
+        model.replace()
+    with pytest.warns(UserWarning, match=r"The weights net\.4.* are not those that the targets were solved to"):
+        fit(model)
+    torch.testing.assert_close(model.found, model.expected, rtol=1e-4, atol=1e-4)
+
+
 def test_in_a_loop_of_ones_own_it_is_refused_by_name():
     model = build(Plain)
     space = TargetSpace(model, X, CONFIG)

@@ -22,15 +22,15 @@ from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps import OptimizerSteps
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, first_line
 
 
 class SolveHook:
     """Puts a target space into a strategy's steps, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step`` and ``training_step``, the precision plugin's
-            ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
+        strategy: the strategy in use; its ``optimizer_step``, ``training_step`` and ``backward``, the precision
+            plugin's ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -49,6 +49,7 @@ class SolveHook:
         precision = self.strategy.precision_plugin
         self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
         self._training_step = self._cover(self.strategy, "training_step", self.training_step)
+        self._backward = self._cover(self.strategy, "backward", self.backward)
         self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
         if self._space.shards is not None:
             self._cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
@@ -72,6 +73,19 @@ class SolveHook:
         if module is not None and not module.automatic_optimization:
             self._prepare()
         return result
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The strategy's own; a loss from before another optimizer's step is refused by name."""
+        try:
+            self._backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise TargetSpaceError(
+                f"The loss is of weights from before a step, which has solved those of all layers behind the ones that "
+                f"it moved ({first_line(error)}). Compute the loss anew behind each step, or step all optimizers "
+                f"behind the last backward pass."
+            ) from error
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """The strategy's own step, whose closure begins with weights that are solved from what is trained now."""

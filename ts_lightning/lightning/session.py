@@ -8,7 +8,6 @@ overrides them. What is loaded waits until training starts or goes on, and then 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from operator import is_
@@ -20,8 +19,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.optimizers import check_own
-from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
@@ -29,6 +26,7 @@ from ts_lightning.lightning.construction import Construction
 from ts_lightning.lightning.fingerprint import fingerprints
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
+from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
 from ts_lightning.lightning.substitution import KEY, Substitution
 
 
@@ -143,7 +141,7 @@ class Session:
         restored, self._restored = self._restored, None
         last, module.target_space_engine = module.target_space_engine, None
         states = self._give_back()
-        settings = None if module.target_space is None else self._trained_only(module.target_space)
+        settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is None:
             return
         if restored is None and last is not None:
@@ -161,7 +159,7 @@ class Session:
             except NothingToSolve as error:
                 if settings == module.target_space:
                     raise
-                _say_nothing_is_solved(error)  # since optimizers train other parameters than those of layers
+                say_nothing_is_solved(error)  # since optimizers train other parameters than those of layers
                 return
         self._train(space, restored if goes_on else None)
 
@@ -169,6 +167,7 @@ class Session:
         """Let the present optimizers train a target space, with the moments that were restored."""
         rank_zero_info(space.describe())
         optimizers = self.trainer.strategy.optimizers
+        say_what_is_solved_beside(space, optimizers)
         self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
         states = () if restored is None else restored.optimizer_states
         for substitution, state in zip(self._substitutions, states, strict=False):
@@ -194,33 +193,15 @@ class Session:
         )
         self._leave()
         self._begun = True
-        settings = None if module.target_space is None else self._trained_only(module.target_space)
+        settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is not None:
             with isolate_rng(include_cuda=module.device.type == "cuda"):
                 try:
                     again = self.construction.again(settings, space)
                 except NothingToSolve as error:
-                    _say_nothing_is_solved(error)
+                    say_nothing_is_solved(error)
                     return
             self._train(again)
-
-    def _trained_only(self, config: TargetSpaceConfig) -> TargetSpaceConfig | None:
-        """The config with the layers excluded whose weights no optimizer trains; None where none trains any."""
-        trained = {id(p) for o in self.trainer.strategy.optimizers for g in o.param_groups for p in g["params"]}
-        if trained.isdisjoint(map(id, self.module.parameters())):
-            rank_zero_warn(
-                "Target space: no optimizer of configure_optimizers() trains a parameter of the module. Nothing is "
-                "solved; what the module trains by itself, it trains in weight space."
-            )
-            return None
-        for optimizer in self.trainer.strategy.optimizers:  # before any weight moves
-            check_own(optimizer, (p for p in self.module.parameters() if p.requires_grad and p.dim() > 1))
-        idle = untrained_layers(self.module, trained)
-        if idle:
-            warnings.warn(
-                f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4
-            )
-        return replace(config, exclude=[*config.exclude, *idle])
 
     def _refresh(self) -> None:
         """Take another reference batch before an epoch where ``target_space.reference.refresh`` says so."""
@@ -284,7 +265,3 @@ class Session:
         for owner, name in self._covered:
             owner.__dict__.pop(name, None)
         self._covered = []
-
-
-def _say_nothing_is_solved(error: NothingToSolve) -> None:
-    rank_zero_warn(f"{error} What the module trains, it trains in weight space.")

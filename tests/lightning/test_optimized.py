@@ -1,0 +1,104 @@
+"""What optimizers train of a module: none of it, biases alone, all but biases; one optimizer over two fits."""
+
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+
+from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, fit
+from tests.support.manual import Manual
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.002)
+
+
+def test_an_optimizer_of_biases_alone_trains_them_in_weight_space():
+    """BitFit: no layer is solved, and nothing is refused."""
+    found = []
+    for kind in (Lit, Plain):
+        model = build(kind)
+        model.make = lambda parameters: torch.optim.Adam([p for p in parameters if p.dim() == 1], lr=0.01)
+        if kind is Lit:
+            with pytest.warns(UserWarning, match=r"No layer to solve in Lit.*it trains in weight space"):
+                fit(model)
+        else:
+            fit(model)
+        found.append(model)
+    assert_equal(*found)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_no_optimizer_at_all_is_weight_space_and_said(own):
+    """``configure_optimizers`` gives None, and the module may train by an optimizer of its own."""
+
+    class Without(Manual if own else Lit):
+        def configure_optimizers(self):
+            self.kept = [adam(self.parameters())]
+
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            if own:
+                self.kept[0].zero_grad()
+                loss.backward()
+                self.kept[0].step()
+            return loss
+
+    model = build(Without)
+    with pytest.warns(UserWarning, match=r"no optimizer of configure_optimizers\(\) trains a parameter"):
+        fit(model)
+    expected = build(Plain, optimizer=adam)
+    if own:
+        fit(expected)
+    assert_equal(model, expected)
+
+
+@pytest.mark.parametrize("made", ["in the first fit", "with the module"])
+def test_an_optimizer_in_two_fits_goes_on_with_its_moments(made):
+    class Same(Lit):
+        def configure_optimizers(self):
+            self.kept = getattr(self, "kept", None) or [adam(self.parameters())]
+            return self.kept[0]
+
+    model = build(Same)
+    if made == "with the module":
+        model.kept = [adam(model.parameters())]
+    once = build(optimizer=adam)
+    fit(model, max_epochs=2)
+    fit(model, max_epochs=2)
+    fit(once, max_epochs=4)
+    assert_equal(model, once)
+
+
+def test_hooks_and_steps_that_are_set_on_the_instance_are_called():
+    counts = []
+    for kind in (Lit, Plain):
+        seen, model = Counter(), build(kind, optimizer=adam)
+        forward, step = model.forward, model.training_step
+
+        def doubled(x, forward=forward, seen=seen, kind=kind):
+            seen["forward"] += len(x) == 16
+            return 2 * forward(x)
+
+        def counted(batch, batch_idx, step=step, seen=seen):
+            seen["step"] += 1
+            return step(batch, batch_idx)
+
+        model.forward, model.training_step = doubled, counted
+        model.on_before_optimizer_step = lambda optimizer, seen=seen: seen.update(["before"])
+        model.on_after_backward = lambda seen=seen: seen.update(["after"])
+        fit(model)
+        counts.append(seen)
+        if kind is Lit:
+            assert_solved(model)
+    assert counts[0] == counts[1] == {"forward": 8, "step": 8, "before": 8, "after": 8}
+
+
+def test_biases_that_no_optimizer_has_are_said_to_be_solved():
+    model = build(optimizer=lambda p: adam(q for q in p if q.dim() == 2))
+    with pytest.warns(UserWarning, match=r"Trained by no optimizer.*: net\.0\.bias, net\.2\.bias, net\.4\.bias\."):
+        fit(model, max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Trained by no optimizer")
+        fit(build(), max_epochs=1)

@@ -1,0 +1,64 @@
+"""What of a module its optimizers train: that alone is solved, and what weight space would do otherwise is said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.optim import Optimizer
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.optimizers import check_own
+from ts_lightning.engine.rest import untrained_layers
+from ts_lightning.engine.space import TargetSpace
+from ts_lightning.errors import NothingToSolve
+
+
+def optimized_only(
+    module: nn.Module, config: TargetSpaceConfig | None, optimizers: Sequence[Optimizer]
+) -> TargetSpaceConfig | None:
+    """The settings with the layers excluded whose weights no optimizer trains; None where none trains any.
+
+    Raises:
+        TargetSpaceError: an optimizer keeps weights where targets cannot take their place.
+    """
+    if config is None:
+        return None
+    trained = _trained(optimizers)
+    if trained.isdisjoint(map(id, module.parameters())):
+        rank_zero_warn(
+            "Target space: no optimizer of configure_optimizers() trains a parameter of the module. Nothing is "
+            "solved; what the module trains by itself, it trains in weight space."
+        )
+        return None
+    for optimizer in optimizers:  # before any weight moves
+        check_own(optimizer, (p for p in module.parameters() if p.requires_grad and p.dim() > 1))
+    idle = untrained_layers(module, trained)
+    if idle:
+        warnings.warn(f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4)
+    return replace(config, exclude=[*config.exclude, *idle])
+
+
+def say_nothing_is_solved(error: NothingToSolve) -> None:
+    """Where the optimizers train other parameters than those of layers, or the layers are gone."""
+    rank_zero_warn(f"{error} What the module trains, it trains in weight space.")
+
+
+def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
+    """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them."""
+    solved = {id(p) for layer in space.layers for p in layer.parameters}
+    loose = solved - _trained(optimizers)
+    names = [name for name, parameter in space.model.named_parameters() if id(parameter) in loose]
+    if names:
+        rank_zero_warn(
+            f"Trained by no optimizer, and solved with their layers all the same: {', '.join(names)}. A layer in "
+            f"exclude keeps its own."
+        )
+
+
+def _trained(optimizers: Sequence[Optimizer]) -> set[int]:
+    """The ids of what the optimizers train."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
