@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.peers import PEERS
-from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, PERIODIC, TUNED
 
-CONTENDERS: dict[str, Contender] = {one.name: one for one in (DEFAULTS, TUNED, *ABLATIONS, *PEERS)}
+CONTENDERS: dict[str, Contender] = {one.name: one for one in (DEFAULTS, PERIODIC, TUNED, *ABLATIONS, *PEERS)}

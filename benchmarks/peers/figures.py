@@ -11,19 +11,19 @@ from typing import Any
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.summary import Reported, Summary
 from benchmarks.peers.tables import PEER_NAMES, middle
-from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, PERIODIC, TUNED
 from ts_lightning.callbacks.pictures.style import COLOURS
 from ts_lightning.report.drawing import figure
 
-_OWN = [DEFAULTS.name, TUNED.name]
+_OWN = {DEFAULTS.name: "-", PERIODIC.name: ":", TUNED.name: "--"}
 _COMPARED = [*_OWN, *PEER_NAMES]
 _LARGEST = 32.0  # factor of the profile
 
 
 def _style(name: str) -> dict[str, Any]:
-    """Target space in blue and wide, tuned with dashes; everyone else with a colour of their own."""
+    """Target space in blue and wide, with lines of its own kind; everyone else with a colour of their own."""
     if name in _OWN:
-        return {"color": COLOURS[0], "linewidth": 2.4, "linestyle": "-" if name == DEFAULTS.name else "--", "zorder": 3}
+        return {"color": COLOURS[0], "linewidth": 2.4, "linestyle": _OWN[name], "zorder": 3}
     place = [*PEER_NAMES, *(one.name for one in ABLATIONS)].index(name)
     return {"color": COLOURS[1 + place], "linewidth": 1.4}
 

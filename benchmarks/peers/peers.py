@@ -11,31 +11,11 @@ from torch.optim import Optimizer
 
 from benchmarks.peers.contender import Contender, Learner, Make, Setting
 from benchmarks.peers.foof import Foof
+from benchmarks.peers.muon import Muon
 from benchmarks.peers.starts import STARTS, start
 from benchmarks.peers.workload import Data, Workload
 
 _EVERY = 10  # steps from one preconditioner to the next
-
-
-class FlatMuon(torch.optim.Muon):
-    """Muon for weights of any rank, each seen as a matrix (out, rest) that shares the weight's memory."""
-
-    def __init__(self, weights: list[nn.Parameter], **settings: Any) -> None:
-        self._weights = weights
-        self._flat = [nn.Parameter(w.detach().flatten(1)) for w in weights]
-        super().__init__(self._flat, **settings)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the weights' gradients."""
-        for weight in self._weights:
-            weight.grad = None
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step along the weights' gradients."""
-        for flat, weight in zip(self._flat, self._weights, strict=True):
-            flat.grad = None if weight.grad is None else weight.grad.flatten(1)
-        super().step(closure)  # type: ignore[no-untyped-call]
 
 
 def muon(model: nn.Module, setting: Setting) -> list[Optimizer]:
@@ -46,7 +26,7 @@ def muon(model: nn.Module, setting: Setting) -> list[Optimizer]:
     rest = [p for p in model.parameters() if id(p) not in chosen]
     lr, decay = setting["lr"], setting["weight_decay"]
     others: Optimizer = torch.optim.AdamW(rest, lr=0.1 * lr, weight_decay=decay)
-    return [FlatMuon(weights, lr=lr, weight_decay=decay), others] if weights else [others]
+    return [Muon(weights, lr=lr, weight_decay=decay), others] if weights else [others]
 
 
 def adamw(model: nn.Module, setting: Setting) -> list[Optimizer]:

@@ -30,7 +30,11 @@ def number(value: float, pattern: str) -> str:
 
 def setting(values: Mapping[str, Any]) -> str:
     """A setting in words."""
-    rest = [f"{_SHOWN[name]}{value}" for name, value in values.items() if name != "lr" and value != "auto"]
+    rest = [
+        f"{_SHOWN[name]}{value}"
+        for name, value in values.items()
+        if name != "lr" and (name, value) != ("ridge", "auto")
+    ]
     return ", ".join([f"{values['lr']:g}", *rest])
 
 

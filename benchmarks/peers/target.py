@@ -61,8 +61,19 @@ def _detached(x: Any) -> Any:
 
 _RIDGES = ("auto", 0.3, 3.0)
 
-DEFAULTS = Contender("target", "target space, defaults", make, (_LR,), _LR)
-TUNED = Contender("target-tuned", "target space, tuned", make, _RATES, _LR, {"ridge": _RIDGES, "untangle": (1, "auto")})
+_UNTANGLE = TargetSpaceConfig().untangle  # in the setting, so that runs of another default are not taken for its runs
+
+DEFAULTS = Contender("target", "target space, defaults", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
+#: the defaults but for the period of untangling, as long as it is not the default
+PERIODIC = Contender("target-auto", 'target space, untangle="auto"', make, (_LR,), _LR, {"untangle": ("auto",)})
+TUNED = Contender(
+    "target-tuned",
+    "target space, tuned",
+    make,
+    _RATES,
+    _LR,
+    {"untangle": tuple(dict.fromkeys((_UNTANGLE, 1, "auto"))), "ridge": _RIDGES},
+)
 ABLATIONS = (
     Contender(
         "no-cascade", "without the gradient through A", partial(make, detached=True), _RATES, _LR, {"ridge": _RIDGES}
