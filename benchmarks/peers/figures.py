@@ -62,11 +62,21 @@ def _curves(panel: Any, found: dict[str, Reported], x: str) -> None:
     low = 100 * workload.levels[0]
     top = max(tops, default=100.0)
     panel.set_ylim(low - 1.5 * (top - low), top + 0.06 * (top - low))
-    panel.set_xscale("log")
+    _logarithmic(panel)
     panel.set_xlabel(x)
     if x == "steps":
         panel.set_ylabel("test, R² in %" if workload.regression else "test accuracy, %")
         panel.set_title(workload.title, fontsize=10)
+
+
+def _logarithmic(panel: Any) -> None:
+    """A logarithmic horizontal axis with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
 
 
 def profile(whole: Summary, stem: Path) -> None:
@@ -119,7 +129,7 @@ def ablation(whole: Summary, stem: Path) -> None:
         for panel in panels:
             panel.invert_yaxis()
         panels[0].set_xlabel("test metric at the end, %")
-        panels[1].set_xscale("log")
+        _logarithmic(panels[1])
         panels[1].set_xlabel("steps to the middle level")
         handles, labels = panels[0].get_legend_handles_labels()
         panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
