@@ -11,8 +11,10 @@ from benchmarks.pages import markdown
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.peers import PEERS
 from benchmarks.peers.summary import Reported, Summary
-from benchmarks.peers.target import ABLATIONS, DEFAULTS, TUNED
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, PERIODIC, TUNED
 
+#: target space, in the order of the page
+OWN = (DEFAULTS, PERIODIC, TUNED)
 PEER_NAMES = [one.name for one in PEERS]
 _SHOWN = {"start": "", "weight_decay": "decay ", "damping": "damping ", "ridge": "ridge ", "untangle": "untangle "}
 
@@ -60,18 +62,18 @@ def overview(whole: Summary) -> str:
     def rows() -> Iterator[list[str]]:
         for found in whole.values():
             peer = best_peer(found)
-            target, tuned = found[DEFAULTS.name], found[TUNED.name]
-            top = max(target.mean, tuned.mean, peer.mean)
-            ends = [(target, ""), (tuned, ""), (peer, f" ({peer.contender.label})")]
-            cells = [_bold(percent(one.final), one.mean == top) + more for one, more in ends]
-            steps, times = (fastest(found, PEER_NAMES, seconds=seconds) for seconds in (False, True))
-            own = ", ".join(number(middle(one, seconds=False), ",.0f") for one in (target, tuned))
-            cells += [f"{own}; {number(middle(steps, seconds=False), ',.0f')} ({steps.contender.label})"]
-            own = ", ".join(number(middle(one, seconds=True), ".1f") for one in (target, tuned))
-            cells += [f"{own}; {number(middle(times, seconds=True), '.1f')} ({times.contender.label})"]
+            own = [found[one.name] for one in OWN]
+            top = max(one.mean for one in (*own, peer))
+            cells = [_bold(percent(one.final), one.mean == top) for one in (*own, peer)]
+            cells[-1] += f" ({peer.contender.label})"
+            for seconds, pattern in ((False, ",.0f"), (True, ".1f")):
+                quickest = fastest(found, PEER_NAMES, seconds=seconds)
+                ours = ", ".join(number(middle(one, seconds=seconds), pattern) for one in own)
+                theirs = f"{number(middle(quickest, seconds=seconds), pattern)} ({quickest.contender.label})"
+                cells.append(f"{ours}; {theirs}")
             yield [peer.workload.title, *cells, f"{100 * peer.workload.levels[1]:.0f}"]
 
-    head = ["workload", DEFAULTS.label, TUNED.label, "best peer", "steps: defaults, tuned; fastest peer"]
+    head = ["workload", *(one.label for one in OWN), "best peer", "steps: target space, fastest peer"]
     return markdown([*head, "seconds: the same", "to level"], rows())
 
 
