@@ -61,7 +61,7 @@ def _curves(panel: Any, found: dict[str, Reported], x: str) -> None:
     workload = found[DEFAULTS.name].workload
     low = 100 * workload.levels[0]
     top = max(tops, default=100.0)
-    panel.set_ylim(low - 1.5 * (top - low), top + 0.06 * (top - low))
+    panel.set_ylim(low - (top - low), top + 0.08 * (top - low))
     _logarithmic(panel)
     panel.set_xlabel(x)
     if x == "steps":
@@ -127,6 +127,7 @@ def ablation(whole: Summary, stem: Path) -> None:
         panels[0].set_yticks(range(len(titles)), titles, fontsize=8)
         panels[1].set_yticks(range(len(titles)), [""] * len(titles))
         for panel in panels:
+            panel.margins(y=0.5 / len(titles))
             panel.invert_yaxis()
         panels[0].set_xlabel("test metric at the end, %")
         _logarithmic(panels[1])
