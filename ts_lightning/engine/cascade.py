@@ -83,8 +83,7 @@ class Cascade:
         self._hold()
         untangling = self.untangling
         if untangling.due:
-            with full_precision(self.device):
-                expected = untangling.expected(self.targets)
+            expected = self._run_kept() if untangling.judged else None
             self.solution.make(self._replayed)
             if expected is not None:
                 jump = untangling.jump(expected, self.solution.pairs)

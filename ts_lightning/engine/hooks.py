@@ -112,7 +112,9 @@ def _holders(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, dict[str, Any]
     """What holds hooks, those of all modules first: whose they are, where they are, and what their names begin with."""
     yield torch_module, vars(torch_module), "_global"
     for module in modules:
-        yield module, module.__dict__, ""
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        if hooked or module._backward_hooks or module._backward_pre_hooks:
+            yield module, module.__dict__, ""
 
 
 def _held(module: nn.Module) -> list[tuple[int, int]]:

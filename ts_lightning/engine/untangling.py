@@ -120,11 +120,10 @@ class Untangling:
         assert self._maps is not None
         return self._maps.gradients(targets)
 
-    @torch.no_grad()
-    def expected(self, targets: Mapping[str, Tensor]) -> Solved | None:
-        """What the maps give for present targets, where the period is about to be judged by it; None elsewhere."""
-        judged = self._automatic and self.scheduled and not self._ended
-        return self.kept(targets) if judged else None
+    @property
+    def judged(self) -> bool:
+        """Whether the period is about to be judged by what the maps give for present targets."""
+        return self._automatic and self.scheduled and not self._ended
 
     @torch.no_grad()
     def jump(self, expected: Solved, fresh: Solved) -> Tensor:
