@@ -81,6 +81,28 @@ class Twice(nn.Module):
         return self.readout(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
 
 
+class Doubled(nn.Linear):
+    """A stranger's layer, which applies twice its weight."""
+
+    def forward(self, x):
+        return functional.linear(x, 2 * self.weight, self.bias)
+
+
+class DoubledTargets(LinearTargets):
+    def pack(self, w):
+        weight, bias = super().pack(w)
+        return [weight / 2, bias]
+
+    def unpack(self, values):
+        return super().unpack([2 * values[0], values[1]])
+
+    def apply(self, x, weight, bias):
+        return super().apply(x, 2 * weight, bias)
+
+
+register_layer(Doubled, DoubledTargets)
+
+
 def transposed(**options):
     return nn.Sequential(
         nn.ConvTranspose2d(2, 2, 3, **options), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)
@@ -131,6 +153,7 @@ CASES = {
         CONFIG,
     ),
     "used twice": (Twice, (3,), 20, CONFIG),
+    "a stranger's": (lambda: nn.Sequential(Doubled(3, 5), nn.Tanh(), Doubled(5, 2)), (3,), 20, CONFIG),
 }
 for name in ("conv", "conv, dual"):
     CASES[name] = (lambda: Conv(inner=4, kernel_size=3), *CASES[name][1:])
