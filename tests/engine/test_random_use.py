@@ -83,9 +83,10 @@ class RandomUse(RuleBasedStateMachine):
         """What a step begins with, and what of the sequence so far it settles."""
         if self.space.cascade.pulled.pending() and any(p.grad is not None for p in self.weights()):
             self.space.cascade.pulled.pull_pending()
+            adopted = bool(self.written)
             self.anchors.update(self.written)
             self.written = {}
-            if not self.solved:  # for the norm's new parameters
+            if adopted or not self.solved:  # around written weights, or for the norm's new parameters
                 fresh, self.solved = self.steady, True
                 self.settle_held()
                 self.fresh = fresh

@@ -259,7 +259,8 @@ def test_averaged_weights_are_the_last_word(norm):
             assert torch.equal(p, q)
 
 
-def test_a_layer_frozen_since_the_last_solve_stays_when_written_weights_are_adopted():
+@pytest.mark.parametrize("written", ["before it", "behind it"])
+def test_a_layer_frozen_since_the_last_solve_stays_when_written_weights_are_adopted(written):
     """Found by tests/engine/test_random_use.py: adopting one layer's weights solved the frozen one anew."""
     model = build(Plain, norm=True, dtype=torch.float64)
     model.net[1] = nn.LayerNorm(8).double()
@@ -267,10 +268,11 @@ def test_a_layer_frozen_since_the_last_solve_stays_when_written_weights_are_adop
     space = TargetSpace(model, batch[0][:32], CONFIG)
     model.net[3].requires_grad_(False)
     frozen = model.net[3].weight.detach().clone()
+    name = "net.0" if written == "before it" else "net.5"
     with torch.no_grad():
-        model.net[5].weight.mul_(0.9)
+        model.get_submodule(name).weight.mul_(0.9)
         model.net[1].weight.mul_(1.1)
     model.loss(batch).backward()
-    with pytest.warns(UserWarning, match=r"weights of net\.5 were changed"):
+    with pytest.warns(UserWarning, match=rf"weights of {name} were changed"):
         space.pullback(keep=True)
     assert torch.equal(model.net[3].weight, frozen)
