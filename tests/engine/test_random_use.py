@@ -124,8 +124,9 @@ class RandomUse(RuleBasedStateMachine):
     def backward(self, rows):
         if not self.solved:
             self.space.stepping.prepare()
-            self.solved = True
-            self.settle_held()
+            if not self.written:  # which are kept as they are until something is learned from them
+                self.solved = True
+                self.settle_held()
         x = self.samples(rows)
         functional.cross_entropy(self.model(x), torch.arange(rows) % 2).backward()
         self.fresh = self.steady

@@ -255,3 +255,17 @@ def test_a_class_without_the_mixin_brings_its_own_batch_and_call(how):
     model = Mixed() if how == "mixin before it" else convert(OwnCall())
     fit(model, PAIRS)
     assert torch.equal(model.target_space_engine.state_dict()["reference"]["mine"], X[:5])
+
+
+def test_a_forward_of_none_is_no_forward():
+    """As some write who only have steps; the reference batch is then run by the training step."""
+
+    class Steps(Base):
+        forward = None
+
+        def training_step(self, batch, batch_idx):
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    model = Steps()
+    trainer(max_epochs=1).fit(model, DataLoader([*zip(X, Y, strict=True)], 8))
+    assert set(model.target_space_engine.targets) == {"net"}

@@ -71,7 +71,7 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
 
 def by_signature(module: TargetSpaceModule, batch: Any) -> Call | None:
     """The call that the signature of ``forward`` asks for, if it leaves no doubt about what the inputs are."""
-    if type(module).forward is LightningModule.forward:
+    if not _has_forward(module):
         return None
     parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind in _POSITIONAL]
     needed = _needed(module)
@@ -105,9 +105,14 @@ def by_position(module: TargetSpaceModule, batch: Any) -> Call | None:
 
 def needs(module: LightningModule, batch: Any) -> str:
     """What is missing between a batch and ``forward``, in words."""
-    if type(module).forward is LightningModule.forward:
+    if not _has_forward(module):
         return f"{type(module).__name__} has no forward(), through which the reference batch could be run."
     return f"The reference batch is a {form_of(batch)}, and forward() needs ({', '.join(_needed(module))})."
+
+
+def _has_forward(module: LightningModule) -> bool:
+    """Whether a module has a forward of its own, which some set to None."""
+    return callable(module.forward) and type(module).forward is not LightningModule.forward
 
 
 @contextmanager
@@ -256,7 +261,7 @@ def _layers(module: nn.Module) -> set[nn.Module]:
 
 def _needed(module: LightningModule) -> list[str]:
     """The parameters that ``forward`` cannot be called without."""
-    if type(module).forward is LightningModule.forward:
+    if not _has_forward(module):
         return []
     parameters = inspect.signature(module.forward).parameters.values()
     return [p.name for p in parameters if p.kind in _POSITIONAL and p.default is inspect.Parameter.empty]
