@@ -276,3 +276,25 @@ def test_a_layer_frozen_since_the_last_solve_stays_when_written_weights_are_adop
     with pytest.warns(UserWarning, match=rf"weights of {name} were changed"):
         space.pullback(keep=True)
     assert torch.equal(model.net[3].weight, frozen)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_weights_written_between_reading_gradients_and_the_step_are_kept(clip):
+    """As weight decay by hand is, behind the clipping that has pulled back already; found by random use."""
+
+    class Decaying(Lit):
+        def on_before_optimizer_step(self, optimizer):
+            assert all(target.grad is not None for target in self.target_space_engine.targets.values())
+            if self.written is None:
+                with torch.no_grad():
+                    self.net[0].weight.mul_(0.5)
+                self.written = self.net[0].weight.detach().clone()
+
+        def on_train_batch_end(self, *args):
+            self.kept = [*self.kept, torch.equal(self.net[0].weight, self.written)]
+
+    model = build(Decaying, **ADAM)
+    model.written, model.kept = None, []
+    with pytest.warns(UserWarning, match=r"weights of net\.0 were changed between two optimizer steps"):
+        fit(model, max_epochs=1, gradient_clip_val=clip)
+    assert model.kept == [True, False, False, False]

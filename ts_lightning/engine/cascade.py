@@ -120,6 +120,7 @@ class Cascade:
         if found:
             self._pull(keep)
         elif keep:
+            self.checked = False
             self.pulled.withdraw(self.trained.parameters())
         if not keep:
             solution.differentiable = False  # used once, also where there was nothing to pull back

@@ -62,7 +62,10 @@ class OptimizerSteps:
 
     def pull(self) -> None:
         """Pull back what has arrived on the weights or changed there."""
-        if self._space.cascade.pulled.pull_pending() and self._after_pull is not None:
+        cascade = self._space.cascade
+        if not cascade.pulled.pull_pending():
+            cascade.checked = False  # weights may have been written since somebody read gradients
+        elif self._after_pull is not None:
             self._after_pull()
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
