@@ -3,9 +3,10 @@
 A forward hook or pre-hook takes part if it returns something, or writes to its module or to the tensors that it is
 given, as those of spectral norm, pruning, quantisation and adapters do. One that only looks does not run: it would
 collect activations of samples that are none of the training batch's, and keep the graph of the pass. Which one does
-what is found when it runs for the first time, and known of it on that module from then on. What a forward hook of the
-user's wrote elsewhere then is undone, see :meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook and a library's hook
-see that one pass. Backward hooks do not run: the pull-back is no backward of the module.
+what is found when it runs for the first time; of a forward hook, as loggers set them, it is known in all passes from
+then on, of a pre-hook in all on the same batch. What a forward hook of the user's wrote elsewhere then is undone, see
+:meth:`~ts_lightning.engine.undo.Undo.reach`; a pre-hook and a library's hook see that one pass. Backward hooks do not
+run: the pull-back is no backward of the module.
 
 A hook that a module's own library put there is part of the module, whatever it does: those of transformers collect
 the hidden states that a later part of the forward reads.
@@ -27,24 +28,24 @@ from ts_lightning.engine.undo import of_user
 
 _FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_pre_hooks", "_backward_hooks")
-#: by owner and hook, whether it takes part
+#: by owner and forward hook, whether it takes part
 _known: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
 
 
 class Hooks:
-    """What is known of the hooks of a model; of those on its modules, all passes on any batch know it."""
+    """What is known of the hooks of a model."""
 
     def __init__(self) -> None:
-        self._acts: dict[int, tuple[Any, bool]] = {}  # of hooks without weak references, by id, which this keeps
+        self._acts: dict[int, tuple[Any, bool]] = {}  # of pre-hooks, and those without weak references, by id; kept
 
     def undone(self, modules: Sequence[nn.Module]) -> Iterator[Callable[..., Any]]:
         """The hooks that may run in the next pass, and of which all is undone."""
         for owner, holder, prefix in _holders(modules):
             for hook in holder.get(f"{prefix}_forward_hooks", {}).values():
-                if self._takes_part(owner, hook) is not False:
+                if self._takes_part(owner, hook, True) is not False:
                     yield hook
             for hook in holder.get(f"{prefix}_forward_pre_hooks", {}).values():
-                if self._takes_part(owner, hook):
+                if self._takes_part(owner, hook, False):
                     yield hook
 
     @contextmanager
@@ -59,7 +60,7 @@ class Hooks:
         for owner, holder, prefix in _holders(modules):
             for name in _FORWARD:
                 if holder.get(prefix + name):
-                    put(holder, prefix + name, self._filtered(owner, holder[prefix + name]))
+                    put(holder, prefix + name, self._filtered(owner, holder[prefix + name], name == _FORWARD[1]))
             for name in _BACKWARD:
                 if holder.get(prefix + name):
                     put(holder, prefix + name, OrderedDict())
@@ -69,40 +70,51 @@ class Hooks:
             for holder, name, value in reversed(changed):
                 holder[name] = value
 
-    def _filtered(self, owner: Any, hooks: dict[int, Any]) -> OrderedDict[int, Any]:
+    def _filtered(self, owner: Any, hooks: dict[int, Any], shared: bool) -> OrderedDict[int, Any]:
         found: OrderedDict[int, Any] = OrderedDict()
         for key, hook in hooks.items():
-            acts = self._takes_part(owner, hook)
+            acts = self._takes_part(owner, hook, shared)
             if acts is None:
-                found[key] = self._observed(owner, hook)
+                found[key] = self._observed(owner, hook, shared)
             elif acts:
                 found[key] = hook
         return found
 
-    def _takes_part(self, owner: Any, hook: Callable[..., Any]) -> bool | None:
-        """Whether a hook takes part in what its module computes; None where it has not run yet."""
+    def _takes_part(self, owner: Any, hook: Callable[..., Any], shared: bool) -> bool | None:
+        """Whether a hook takes part in what its module computes; None where it has not run yet.
+
+        Args:
+            owner: the module that it is on.
+            hook: the hook.
+            shared: whether what is known of it is known in the passes on other batches.
+        """
         if isinstance(owner, nn.Module) and _of_one_library(hook, type(owner)):
             return True
-        try:
-            return _known[owner].get(hook) if owner in _known else None
-        except TypeError:
-            return self._acts.get(id(hook), (None, None))[1]
+        if shared:
+            try:
+                return _known[owner].get(hook) if owner in _known else None
+            except TypeError:
+                pass
+        return self._acts.get(id(hook), (None, None))[1]
 
-    def _learn(self, owner: Any, hook: Callable[..., Any], acts: bool) -> None:
-        acts = acts or bool(self._takes_part(owner, hook))
-        try:
-            _known.setdefault(owner, WeakKeyDictionary())[hook] = acts
-        except TypeError:
-            self._acts[id(hook)] = (hook, acts)
+    def _learn(self, owner: Any, hook: Callable[..., Any], shared: bool, acts: bool) -> None:
+        acts = acts or bool(self._takes_part(owner, hook, shared))
+        if shared:
+            try:
+                _known.setdefault(owner, WeakKeyDictionary())[hook] = acts
+                return
+            except TypeError:
+                pass
+        self._acts[id(hook)] = (hook, acts)
 
-    def _observed(self, owner: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def _observed(self, owner: Any, hook: Callable[..., Any], shared: bool) -> Callable[..., Any]:
         """The hook, and what it turns out to do written down."""
 
         def observed(module: nn.Module, *args: Any) -> Any:
             before, versions = _held(module), _versions(args)
             result = hook(module, *args)
             same = _held(module) == before and _versions(args) == versions
-            self._learn(owner, hook, result is not None or not same)
+            self._learn(owner, hook, shared, result is not None or not same)
             return result
 
         return observed
