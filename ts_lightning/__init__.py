@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ts_lightning.errors import TargetSpaceError
     from ts_lightning.layers.registry import register_layer
     from ts_lightning.lightning.convert import convert
+    from ts_lightning.lightning.inspection import inspect
     from ts_lightning.lightning.mixin import TargetSpaceMixin
     from ts_lightning.lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
     from ts_lightning.ridge.api import ridge_solve
@@ -35,6 +36,7 @@ _HOMES = {
     "TargetSpaceMonitor": "callbacks.monitor",
     "TargetSpaceStrategy": "lightning.strategy",
     "convert": "lightning.convert",
+    "inspect": "lightning.inspection",
     "register_layer": "layers.registry",
     "register_ridge_scale": "ridge.scales",
     "ridge_solve": "ridge.api",
@@ -51,6 +53,7 @@ __all__ = [
     "TargetSpaceMonitor",
     "TargetSpaceStrategy",
     "convert",
+    "inspect",
     "register_layer",
     "register_ridge_scale",
     "ridge_solve",

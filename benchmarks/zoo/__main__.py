@@ -3,8 +3,9 @@
     python -m benchmarks.zoo [NAME ...]
 
 with the extra ``zoo``, which has the libraries; models of a library that is not installed are left out. Nothing is
-downloaded. The names are of libraries (torchvision, timm, transformers, peft, pyg, own) or models. Ends with 1 if a
-model raised, has a loss that is not finite, or gives another output after a start from its weights.
+downloaded. The names are of libraries (own, torchvision, timm, transformers, peft, pyg) or models. Ends with 1 if a
+model raised, has a loss that is not finite, or gives another output after a start from its weights. Models of which
+nothing can be solved are refused, which is no failure.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from importlib import import_module
 
 from benchmarks.zoo.check import Found, check
 from benchmarks.zoo.example import Example
+from ts_lightning.errors import TargetSpaceError, first_line
 
 #: module: the library
 LIBRARIES = {
@@ -26,6 +28,14 @@ LIBRARIES = {
     "of_transformers": "transformers",
     "of_peft": "peft",
     "of_pyg": "pyg",
+}
+TITLES = {
+    "own": "Small ones in the style of well-known models",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "transformers": "transformers",
+    "peft": "PEFT, the base frozen",
+    "pyg": "PyTorch Geometric",
 }
 CHANGE = 1e-5  # of the outputs, relative
 
@@ -48,16 +58,20 @@ def row(name: str, found: Found) -> str:
 
 
 def main(names: list[str]) -> int:
-    titles, failed, seen = "", [], 0
+    before, failed, refused, seen = "", [], [], 0
     for library, name, make in models():
         if names and library not in names and name not in names:
             continue
-        if library != titles:
-            titles = library
-            print(f"\n{library}\n\n| model | layers solved | used several times | solved | tables | left |")
+        if library != before:
+            before = library
+            print(f"\n### {TITLES[library]}\n\n| model | layers solved | used several times | solved | tables | left |")
             print("|---|---|---|---|---|---|")
         try:
             found = check(make)
+        except TargetSpaceError as error:
+            (refused if str(error).startswith("No layer to solve") else failed).append(name)
+            print(f"| {name} | 0 |  | 0 % |  | {first_line(error).partition(':')[0]} |", flush=True)
+            continue
         except Exception:
             traceback.print_exc()
             failed.append(name)
@@ -67,7 +81,10 @@ def main(names: list[str]) -> int:
         if not found.good(CHANGE):
             print(f"{name}: losses {found.losses}, changes {found.changes}", file=sys.stderr)
             failed.append(name)
-    print(f"{seen} models, failed: {', '.join(failed) or 'none'}", file=sys.stderr)
+    print(
+        f"{seen} models; refused: {', '.join(refused) or 'none'}; failed: {', '.join(failed) or 'none'}",
+        file=sys.stderr,
+    )
     return bool(failed)
 
 

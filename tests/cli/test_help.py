@@ -26,7 +26,7 @@ def recipe(name):
 def test_the_program_lists_its_commands():
     text = said(main)
     assert text.startswith("usage: ts-lightning ")
-    assert listed(main) == {*COMMANDS, "compare", "export", "dashboard"}
+    assert listed(main) == {*COMMANDS, "compare", "inspect", "export", "dashboard"}
 
 
 def listed(main):

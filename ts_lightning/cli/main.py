@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from ts_lightning.cli.compare import DOES, compare
 from ts_lightning.cli.dashboard import main as dashboard
 from ts_lightning.cli.export import main as export
+from ts_lightning.cli.inspect import DOES as INSPECTS
+from ts_lightning.cli.inspect import main as inspect
 from ts_lightning.cli.lightning_cli import TargetSpaceCLI
 from ts_lightning.cli.program import run
 from ts_lightning.errors import SettingError
@@ -19,6 +21,7 @@ _DESCRIPTION = "Train any LightningModule in target space. Each of the commands 
 #: this package's commands: what each does, and the function that takes the arguments behind it
 _OWN: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "compare": (DOES, lambda arguments: compare(_COMMAND, arguments, "ts_lightning", main)),
+    "inspect": (INSPECTS, lambda arguments: inspect(_COMMAND, arguments)),
     "export": ("write a checkpoint as plain weights, safetensors or ONNX", export),
     "dashboard": ("make W&B workspaces for the runs of a project", dashboard),
 }

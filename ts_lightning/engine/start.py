@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.config import Init, TargetSpaceConfig
+from ts_lightning.config import Init, Rows, TargetSpaceConfig
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.target import Target
@@ -50,6 +50,11 @@ def empty(layer: TargetLayer, x: Any) -> TargetSpaceError:
     )
 
 
+def rows_setting(config: TargetSpaceConfig) -> Rows:
+    """The setting ``reference.rows``; OCU passes targets on, and needs all."""
+    return "all" if config.method == "ocu" and config.reference.rows == "auto" else config.reference.rows
+
+
 def project(layer: TargetLayer, x: Any, target: Tensor) -> tuple[list[Tensor], Any]:
     """Replace a layer's target by what its solution achieves on input ``x``, for which it is solved again."""
     values, _ = layer.solve(x, target)
@@ -82,9 +87,7 @@ def start(
         TargetSpaceError: the reference batch is empty, or the state is of other layers, shapes or rows.
     """
     found = Start({}, {}, [])
-    rows = config.reference.rows
-    if config.method == "ocu" and rows == "auto":
-        rows = "all"
+    rows = rows_setting(config)
     if state is not None:
         _check_names(layers, state)
     share = min(layer.step_share for layer in layers)

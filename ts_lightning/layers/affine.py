@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
+from ts_lightning.layers.binding import Size
 from ts_lightning.layers.reproduce import START_DAMPING
 
 
@@ -41,6 +42,11 @@ class AffineLayer(TargetLayer):
         """The layer on the module's input."""
         (layer,) = layers
         return visit(layer, input)
+
+    def sizes(self) -> list[Size]:
+        """One system."""
+        places, rows = self.binding.places.numel(), self.binding.shape.numel() // self.width
+        return [Size(1, places, rows, self.inputs + (self.bias is not None), self.width)]
 
     def expect_noise(self, x: Tensor, noise_of: Callable[[Tensor], float]) -> None:
         """The same noise on all columns of A but the bias's."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.rows import sample_dimension, share_rows
 from ts_lightning.ridge.kept import Inputs, Matrix
 from ts_lightning.ridge.processes import Cut, Shards
@@ -237,6 +237,10 @@ class TargetLayer(ABC):
             The values of :attr:`parameters`, and what the next layer receives: in SCU what the layer produces with
             them, in OCU what it was asked to produce.
         """
+
+    def sizes(self) -> list[Size]:
+        """The size of each system of the bound layer; empty where the family does not say."""
+        return []
 
     def kept_targets(self, targets: Tensor) -> list[Tensor]:
         """T of each of the layer's systems for ``targets`` in :attr:`unit`, in the outputs' unit and in solve's order.

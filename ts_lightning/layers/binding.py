@@ -5,11 +5,43 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ts_lightning.ridge.processes import ShardedRows
+
+
+class Size(NamedTuple):
+    """The size of one system: A (groups, rows, inputs) and T (groups, rows, outputs).
+
+    Attributes:
+        groups: how many problems of that size; those of a convolution.
+        places: where the layer is applied, on the whole reference batch or on this process's share of it.
+        rows: of them, from which each is solved.
+        inputs: unknowns of an output, the bias among them.
+        outputs: of each.
+    """
+
+    groups: int
+    places: int
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def dual(self) -> bool:
+        """Whether it is solved from the matrix of the rows, A A', and not from that of the inputs."""
+        return self.rows < self.inputs
+
+    @property
+    def products(self) -> int:
+        """About how many multiplications one solve and its gradient take, without the layer's own forward."""
+        _, _, n, d, m = self
+        if self.dual:
+            return self.groups * (n * n * d + n**3 // 6 + 2 * n * n * m + 5 * n * d * m)
+        return self.groups * (n * d * d + d**3 // 6 + 2 * d * d * m + 4 * n * d * m)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.layers.attention.heads import attend
 from ts_lightning.layers.attention.sources import Sources
 from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
-from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.processes import Cut, Shards
 
@@ -156,6 +156,10 @@ class InProjection(TargetLayer):
     def around(self, x: Sources) -> Tensor:
         """A W0 of every part."""
         return self._all([part.around(tensor) for part, tensor in zip(self._parts, x.tensors, strict=True)])
+
+    def sizes(self) -> list[Size]:
+        """One system for each input."""
+        return [size for part in self._parts for size in part.sizes()]
 
     def varies(self, x: Sources) -> bool:
         """Whether every input has a feature that is not the same in all rows."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.affine import AffineLayer
-from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.conv.operator import Convolved, ConvSolve
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
@@ -163,6 +163,11 @@ class ConvTargets(AffineLayer):
             return rows
         places = self.binding.places
         return rows.view(*places, self.width).movedim(-1, 1)
+
+    def sizes(self) -> list[Size]:
+        """One system for each group."""
+        (size,), groups = super().sizes(), self.geometry.groups
+        return [size._replace(groups=groups, outputs=self.width // groups)]
 
     def varies(self, x: Tensor) -> bool:
         """Whether an input has a channel that is not the same everywhere."""

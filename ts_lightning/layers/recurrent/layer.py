@@ -24,7 +24,7 @@ from torch.nn import functional
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
-from ts_lightning.layers.binding import Binding, StepUnit
+from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.recurrent.module import Passed, directions, run_module
 from ts_lightning.layers.recurrent.sequences import Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
@@ -218,6 +218,12 @@ class RecurrentLayer(TargetLayer):
             # a copy, since the next layer may change its input in place
             return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
         return values, self.run(x, values)
+
+    def sizes(self) -> list[Size]:
+        """One system for each block of gates."""
+        places, rows = self.binding.places.numel(), self.binding.shape.numel() // self.width
+        columns, gates = range(self.columns), range(self.gates * self.hidden)
+        return [Size(1, places, rows, len(columns[inputs]), len(gates[outputs])) for inputs, outputs in self.blocks]
 
     def varies(self, x: Sequences) -> bool:
         """Whether a feature of the sequences is not the same at all steps; the states are left aside."""

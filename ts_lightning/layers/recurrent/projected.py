@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.layers.binding import Binding
+from ts_lightning.layers.binding import Binding, Size
 from ts_lightning.layers.recurrent.cells import LSTMLayer
 from ts_lightning.layers.recurrent.layer import RecurrentLayer
 from ts_lightning.layers.recurrent.module import Passed
@@ -77,6 +77,11 @@ class ProjectedLSTMLayer(LSTMLayer):
             # a copy, since the next layer may change its input in place
             return values, (h.clone(), (x.layout.last(h), x.layout.last(c)))
         return values, self.run(x, values)
+
+    def sizes(self) -> list[Size]:
+        """The gates' systems, and the projection's."""
+        found = super().sizes()
+        return [*found, found[0]._replace(inputs=self.hidden, outputs=self.state)]
 
     def kept_targets(self, targets: Tensor) -> list[Tensor]:
         """T of the projection and of the gates, a row for each place."""

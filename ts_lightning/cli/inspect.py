@@ -1,0 +1,72 @@
+"""``inspect``: what would be solved of a module, from how much and at what cost, as a table and without training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ts_lightning.cli.lightning_cli import TargetSpaceCLI
+from ts_lightning.engine.inspection import Inspection, inspection
+from ts_lightning.errors import SettingError
+
+DOES = "say what would be solved and what it costs, without training"
+
+
+class _Look(Callback):
+    """Inspects the target space that a fit makes, and ends the fit ahead of its first step."""
+
+    def __init__(self) -> None:
+        self.found: Inspection | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Inspect, and stop."""
+        space = getattr(pl_module, "target_space_engine", None)
+        if space is not None:
+            size = getattr(trainer.train_dataloader, "batch_size", None)
+            batch = space.cascade.reference.batch
+            self.found = inspection(batch, space.layers, space.left, space.config, size)
+        trainer.should_stop = True
+
+
+class _InspectCLI(TargetSpaceCLI):
+    """Makes module, data and Trainer as ``fit`` does, but leaves no files, and stops ahead of the first step."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer of one process, without loggers, bars and callbacks of the settings'."""
+        self.look = _Look()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        alone = {"devices": 1, "num_nodes": 1, "num_sanity_val_steps": 0, "min_epochs": None, "min_steps": None}
+        options = {**kwargs, **quiet, **alone, "enable_model_summary": False, "callbacks": [self.look]}
+        return super(TargetSpaceCLI, self).instantiate_trainer(**options)
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Print the table.
+
+    Args:
+        command: what to type for the program.
+        arguments: options of ``fit``.
+
+    Raises:
+        SettingError: the options leave the module in weight space, or train nothing.
+        TargetSpaceError: the settings ask for what cannot be solved.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"{command} inspect",
+        allow_abbrev=False,
+        description="Say of each layer whether it would be solved or why not, from how many rows, with how many inputs "
+        "(the bias among them) and outputs, from which matrix, how much memory its targets take, and its share of what "
+        "a step costs beyond weight space. Nothing is trained or written. Options of fit are options here, too: "
+        "--config run.yaml, --model, --data, --target_space.",
+    )
+    _, rest = parser.parse_known_args(arguments)
+    made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
+    if made.look.found is None:
+        raise SettingError(
+            "inspect: found no target space: --target_space null trains in weight space, and options like "
+            "--trainer.max_steps 0 train nothing. Expected options of fit that train in target space."
+        )
+    print(f"\n{made.look.found}")
