@@ -1,7 +1,8 @@
 """The time of a step of every contender, measured side by side.
 
 All contenders of a workload train in one process and take turns, a block of steps each, so that whatever else the
-machine does falls on all of them. A contender's time is the median over blocks of a block's mean step: means, because a
+machine does falls on all of them. With one thread it is processor time, which on a machine that others use too is that
+of the contender alone. A contender's time is the median over blocks of a block's mean step: means, because a
 preconditioner that is made every ten steps belongs to all ten of them.
 """
 
@@ -62,12 +63,13 @@ def _timed(workload: Workload, contenders: Sequence[Contender], settings: dict[s
     data = workload.data(root)
     runners = {c.name: begin(workload, c, data, settings[c.name], 1) for c in contenders}
     blocks: dict[str, list[float]] = {name: [] for name in runners}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(max(1, min(_STEPS, workload.steps) // _BLOCK)):
         for name, runner in runners.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(_BLOCK):
                 runner.step()
-            blocks[name].append((time.perf_counter() - start) / _BLOCK * 1e3)
+            blocks[name].append((clock() - start) / _BLOCK * 1e3)
     return {
         "timed": workload.name,
         "ms": {name: round(statistics.median(times), 3) for name, times in blocks.items()},
