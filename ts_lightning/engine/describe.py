@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size
-from ts_lightning.engine.names import plain_name
+from ts_lightning.engine.names import is_matrix, plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
@@ -34,7 +34,7 @@ def described(
     modules = {
         plain_name(name): module
         for name, module in model.named_modules()
-        if any(p.requires_grad and p.dim() > 1 for p in module.parameters(recurse=False))
+        if any(p.requires_grad and is_matrix(p) for p in module.parameters(recurse=False))
     }
     left = {
         name: module

@@ -19,7 +19,7 @@ from torch import nn
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.calls import Calls
-from ts_lightning.engine.names import kind_of, plain_name
+from ts_lightning.engine.names import is_matrix, kind_of, plain_name
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import Left
@@ -202,7 +202,7 @@ def _others(model: nn.Module, config: TargetSpaceConfig, solved: set[int], left:
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     rows = []
     for name, module in modules.items():
-        matrices = [p for p in module.parameters(recurse=False) if p.dim() > 1 and id(p) not in solved]
+        matrices = [p for p in module.parameters(recurse=False) if is_matrix(p) and id(p) not in solved]
         if not matrices or name in left or inner.get(id(module)) in left:
             continue
         frozen = not any(p.requires_grad for p in matrices)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered
@@ -15,6 +16,11 @@ from ts_lightning.layers.registry import inner_modules, registered
 def plain_name(name: str) -> str:
     """A module's name without the prefixes that torch.compile adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has more than one dimension; one that a lazy module has not made yet has none."""
+    return not is_lazy(parameter) and parameter.dim() > 1
 
 
 def kind_of(module: nn.Module) -> str:
@@ -29,7 +35,7 @@ def choosable_names(modules: Mapping[str, nn.Module]) -> list[str]:
     for name, module in modules.items():
         names.append(name)
         if registered(module) is None:
-            names += [join(name, own) for own, p in module.named_parameters(recurse=False) if p.dim() > 1]
+            names += [join(name, own) for own, p in module.named_parameters(recurse=False) if is_matrix(p)]
     return names
 
 

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.calls import Watch
-from ts_lightning.engine.names import choosable_names, join, kind_of, matching, plain_name
+from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, plain_name
 from ts_lightning.engine.selection import Left, Selection, solvable_modules
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered, supported
@@ -45,7 +45,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
     solved = {id(p) for layer in found.layers for p in layer.parameters}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     for name, module in modules.items():
-        matrices = [p for p in module.parameters(recurse=False) if p.requires_grad and p.dim() > 1]
+        matrices = [p for p in module.parameters(recurse=False) if p.requires_grad and is_matrix(p)]
         whole = inner.get(id(module), name)
         if not any(id(p) not in solved for p in matrices) or whole in found.left:
             continue
@@ -78,7 +78,7 @@ def untrained_layers(model: nn.Module, trained: set[int]) -> list[str]:
             found += [names[id(m)] for m in inner if id(next(m.parameters(recurse=False))) not in trained]
     for name, module in modules.items():
         if registered(module) is None and not kind_of(module).startswith("nn."):
-            own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1}
+            own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)}
             idle = [join(name, local) for local, p in own.items() if id(p) not in trained]
             found += [name] if len(idle) == len(own) == 1 and name else idle
     return found

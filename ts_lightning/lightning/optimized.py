@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.names import is_matrix
 from ts_lightning.engine.optimizers import check_own
 from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.engine.space import TargetSpace
@@ -35,7 +36,7 @@ def optimized_only(
         )
         return None
     for optimizer in optimizers:  # before any weight moves
-        check_own(optimizer, (p for p in module.parameters() if p.requires_grad and p.dim() > 1))
+        check_own(optimizer, (p for p in module.parameters() if p.requires_grad and is_matrix(p)))
     idle = untrained_layers(module, trained)
     if idle:
         warnings.warn(f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4)
