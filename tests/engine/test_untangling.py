@@ -255,6 +255,7 @@ def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
 
     loss().backward()
     space.pullback()
+    assert space.cascade.overwritten() == []  # the pull-back leaves the solution alone
     found = {name: target.grad.clone() for name, target in space.targets.items()}
     start = {name: target.detach().clone() for name, target in space.targets.items()}
     way = {name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in start.items()}
@@ -412,6 +413,21 @@ def test_targets_that_are_not_finite_are_reported_between_untanglings():
         space.targets["hidden.1"][0, 0] = torch.nan
     with pytest.raises(TargetSpaceError, match=r"layer 'hidden\.1': its targets hold a NaN"):
         space.solve()
+
+
+@pytest.mark.parametrize("untangle", [1, 50])
+def test_hooks_on_targets_change_their_gradients(untangle):
+    found = []
+    for factor in (1, 3):
+        model, space, x = made("dense", untangle)
+        space.solve()
+        space.targets["hidden.1"].register_hook(lambda gradient, factor=factor: factor * gradient)
+        model(x).square().sum().backward()
+        space.pullback()
+        found.append({name: target.grad for name, target in space.targets.items()})
+    assert space.cascade.solution.kept == (untangle > 1)
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], (3 if name == "hidden.1" else 1) * gradient)
 
 
 def test_a_family_that_does_not_say_how_weights_follow_is_refused_before_training():

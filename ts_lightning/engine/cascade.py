@@ -231,8 +231,8 @@ class Cascade:
             if not self.solution.kept:
                 # every solve over the reference batch adds up what its processes give
                 return self.solution.gradients(trained, 1 / self.partition.ranks)
-            by_name = self.untangling.gradients(self.targets)
-            by_target = {id(self.targets[name]): gradient for name, gradient in by_name.items()}
+            found = self.untangling.gradients(self.targets)
+            by_target = {id(self.targets[name]): _hooked(self.targets[name], g) for name, g in found.items()}
             return [by_target.get(id(parameter)) for parameter in trained]
 
     def _replayed(self) -> Solved | None:
@@ -257,3 +257,11 @@ class Cascade:
                 f"every step: in weight space it costs nothing.",
                 stacklevel=6,
             )
+
+
+def _hooked(target: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of a target as the hooks that are registered on it leave it."""
+    if not target._backward_hooks or not target.requires_grad:
+        return gradient
+    with torch.enable_grad():
+        return torch.autograd.grad(target.view_as(target), target, gradient)[0]

@@ -7,7 +7,7 @@ weight and for its bias. Of any other family one graph of what it does before P 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ class KeptLayer:
     layer: TargetLayer
     maps: list[KeptMap]
     offsets: list[Tensor]
+    _shapes: list[torch.Size] = field(default_factory=list)  # of P T of each system
     _rearranged: _Rearranged | None = None
 
     @classmethod
@@ -61,7 +62,9 @@ class KeptLayer:
     def apply(self, target: Tensor) -> list[Tensor]:
         """P T of each system, in the precision of the targets; this process's share."""
         ts = self.layer.kept_targets(target)
-        return [one.apply(t.to(one.dtype)).to(t.dtype) for one, t in zip(self.maps, ts, strict=True)]
+        ws = [one.apply(t.to(one.dtype)).to(t.dtype) for one, t in zip(self.maps, ts, strict=True)]
+        self._shapes = [w.shape for w in ws]
+        return ws
 
     def values(self, w: Sequence[Tensor]) -> list[Tensor]:
         """The values of the parameters for P T of each system."""
@@ -71,7 +74,7 @@ class KeptLayer:
     def gradient(self, gradients: Sequence[Tensor], target: Tensor) -> Tensor:
         """dL/dT for gradients on all parameters, in the precision of the targets."""
         if self._rearranged is None:
-            self._rearranged = _Rearranged.of(self.layer, self.maps, target)
+            self._rearranged = _Rearranged.of(self.layer, self._shapes, target)
         return self._rearranged.gradient(self.maps, gradients)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,13 +136,11 @@ class _Rearranged(NamedTuple):
 
     @classmethod
     @torch.enable_grad()
-    def of(cls, layer: TargetLayer, maps: Sequence[KeptMap], target: Tensor) -> _Rearranged:
+    def of(cls, layer: TargetLayer, shapes: Sequence[torch.Size], target: Tensor) -> _Rearranged:
         with torch.inference_mode(False):
             like = torch.zeros_like(target, requires_grad=True)
             ts = layer.kept_targets(like)
-            # in memory of their own, which no later product is written to
-            found = [one.apply(t.detach().to(one.dtype)) for one, t in zip(maps, ts, strict=True)]
-            ws = [torch.zeros_like(w, dtype=t.dtype, requires_grad=True) for w, t in zip(found, ts, strict=True)]
+            ws = [t.new_zeros(shape, requires_grad=True) for shape, t in zip(shapes, ts, strict=True)]
             return cls(like, ts, ws, layer.kept_values(ws))
 
     def gradient(self, maps: Sequence[KeptMap], gradients: Sequence[Tensor]) -> Tensor:

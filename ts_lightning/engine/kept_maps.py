@@ -44,13 +44,16 @@ class KeptMaps:
         Raises:
             TargetSpaceError: the targets hold a NaN or an infinity.
         """
-        self._check(targets)
         if not self._settled:
             self._settled = True
             self._layers = [kept.settled(targets[kept.layer.name], period) for kept in self._layers]
         ws = [kept.apply(targets[kept.layer.name]) for kept in self._layers]
+        # P is finite, and no product with targets whose norm is overflows
+        norm = torch.stack(torch._foreach_norm([targets[kept.layer.name] for kept in self._layers])).sum()
         if self._shards is not None:
-            self._shards.sum(*(w for own in ws for w in own))
+            self._shards.sum(norm, *(w for own in ws for w in own))
+        if not math.isfinite(norm):
+            self._complain(ws, targets)
         solved: Solved = []
         for kept, own in zip(self._layers, ws, strict=True):
             solved.extend(zip(kept.layer.parameters, kept.values(own), strict=True))
@@ -67,16 +70,11 @@ class KeptMaps:
                 found[kept.layer.name] = kept.gradient([g.to(target.dtype) for g in arrived], target)
         return found
 
-    def _check(self, targets: Mapping[str, Tensor]) -> None:
-        """Raise TargetSpaceError about the first layer whose targets are not finite.
-
-        P is finite, and no product with targets whose norm is overflows.
-        """
-        used = [targets[kept.layer.name] for kept in self._layers]
-        if math.isfinite(torch.stack(torch._foreach_norm(used)).sum()):
-            return
-        for kept, target in zip(self._layers, used, strict=True):
-            kept.layer.solver.check(target, target)
+    def _complain(self, ws: Sequence[Sequence[Tensor]], targets: Mapping[str, Tensor]) -> None:
+        """Raise TargetSpaceError about the first layer whose weights are not finite, in all processes alike."""
+        for kept, own in zip(self._layers, ws, strict=True):
+            for w in own:
+                kept.layer.solver.check(w, targets[kept.layer.name])
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept by layer name."""
