@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.support.exactness import check_differences, close, gradients, random_targets
+from tests.support.exactness import check_model, close, random_targets
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 
@@ -127,16 +127,8 @@ def test_gradients_predict_finite_differences(block, method, rows):
         pytest.skip("targets are passed on from all rows")
     model, generator = network(BLOCKS[block]), torch.Generator().manual_seed(0)
     reference, x = torch.randn(20, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
-    config = TargetSpaceConfig(ridge=0.3, step_scale=1.0, method=method, reference=ReferenceConfig(rows=rows))
-    space = TargetSpace(model, reference, config)
-    assert space.left == []
+    space = check_model(model, reference, x, generator, method=method, reference=ReferenceConfig(rows=rows))
     assert len(space.targets) == (4 if block == "LoRA" else 3)
-    random_targets(space, generator)
-
-    def loss(model):
-        return model(x).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), generator)
 
 
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in ("convolution", "twice, in one form")])

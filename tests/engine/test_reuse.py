@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.support.exactness import check_differences, close, gradients, random_targets
+from tests.support.exactness import check_model, close, random_targets
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
 
 
@@ -92,15 +92,7 @@ def test_gradients_predict_finite_differences(net, method, rows):
     torch.manual_seed(0)
     model, generator = NETS[net]().double(), torch.Generator().manual_seed(0)
     reference, x = torch.randn(20, 6, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
-    config = TargetSpaceConfig(ridge=0.3, step_scale=1.0, method=method, reference=ReferenceConfig(rows=rows))
-    space = TargetSpace(model, reference, config)
-    assert space.left == []
-    random_targets(space, generator)
-
-    def loss(model):
-        return model(x).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), generator)
+    check_model(model, reference, x, generator, method=method, reference=ReferenceConfig(rows=rows))
 
 
 def test_weights_are_those_of_the_first_use():

@@ -84,3 +84,16 @@ def check_differences(space, model, loss, found, generator, step=1e-4, tolerance
     predicted = sum(float((found[n] * d).sum()) for n, d in directions.items())
     size = sum(float(g.square().sum()) for g in found.values()) ** 0.5
     assert abs(slope - predicted) <= tolerance * max(size, 1e-3), (slope, predicted, size)
+
+
+def check_model(model, batch, x, generator, **settings):
+    """All of a model is solved, and its gradients predict differences of a loss; returns the space."""
+    space = TargetSpace(model, batch, TargetSpaceConfig(ridge=0.3, step_scale=1.0, **settings))
+    assert space.left == []
+    random_targets(space, generator)
+
+    def loss(model):
+        return model(x).square().sum()
+
+    check_differences(space, model, loss, gradients(space, model, loss), generator)
+    return space

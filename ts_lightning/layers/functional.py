@@ -37,6 +37,10 @@ class Form:
     geometry: Geometry | None = None
     shape: torch.Size | None = None
 
+    def shaped(self, weight: Tensor) -> Tensor:
+        """The parameter's value in the shape in which it is applied."""
+        return weight if self.shape is None else weight.reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -142,20 +146,16 @@ class FunctionalDense(LinearTargets):
     ) -> None:
         super().__init__(name, module, config, weight, bias)
         self.form = form
-        self.width, self.inputs = self._turned(weight).shape
-
-    def _turned(self, weight: Tensor) -> Tensor:
-        """(out, in) for the parameter's value."""
-        w = weight if self.form.shape is None else weight.reshape(self.form.shape)
-        return w.mT if self.form.transposed else w
+        self.width, self.inputs = self.flat(weight).shape
 
     def arranged(self, weight: Tensor) -> Tensor:
         """The parameter's value, for a weight (out, in)."""
         return (weight.mT if self.form.transposed else weight).reshape(self.weight.shape)
 
     def flat(self, weight: Tensor) -> Tensor:
-        """The weight (out, in)."""
-        return self._turned(weight)
+        """The weight (out, in), for the parameter's value."""
+        shaped = self.form.shaped(weight)
+        return shaped.mT if self.form.transposed else shaped
 
 
 class FunctionalConv(ConvTargets):
@@ -180,7 +180,7 @@ class FunctionalConv(ConvTargets):
 
     def turned(self, weight: Tensor) -> Tensor:
         """In the shape of a convolution's weight."""
-        return weight if self.form.shape is None else weight.reshape(self.form.shape)
+        return self.form.shaped(weight)
 
     def turned_back(self, weight: Tensor) -> Tensor:
         """In the parameter's shape."""
