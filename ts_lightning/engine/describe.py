@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Sequence
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size
-from ts_lightning.engine.names import is_matrix, plain_name
+from ts_lightning.engine.names import is_matrix, matches, plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
@@ -83,17 +82,13 @@ def _why(config: TargetSpaceConfig, name: str, module: nn.Module) -> str:
     """Why a layer is left in weight space."""
     kind = type(module)
     path = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
-    if _matches(name, config.exclude):
+    if matches(name, *config.exclude):
         return f"{path}: excluded"
-    if config.layers is not None and not _matches(name, config.layers):
+    if config.layers is not None and not matches(name, *config.layers):
         return f"{path}: not among layers"
     if parametrize.is_parametrized(module):
         return f"{path}: parametrised"
     return f"{path}: {'not supported' if family(module) is None else 'cannot be solved here'}"
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
 
 
 def _listed(names: list[str]) -> str:

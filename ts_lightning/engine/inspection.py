@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import nn
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.calls import Calls
-from ts_lightning.engine.names import is_matrix, kind_of, plain_name
+from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.selection import Left
@@ -206,7 +205,7 @@ def _others(model: nn.Module, config: TargetSpaceConfig, solved: set[int], left:
         if not matrices or name in left or inner.get(id(module)) in left:
             continue
         frozen = not any(p.requires_grad for p in matrices)
-        excluded = any(fnmatchcase(name, glob) or fnmatchcase(name, f"{glob}.*") for glob in config.exclude)
+        excluded = matches(name, *config.exclude)
         why = "frozen" if frozen else "excluded" if excluded else "not among layers"
         rows.append(Row(name or "(the model)", kind_of(module), why))
     return rows

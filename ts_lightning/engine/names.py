@@ -44,6 +44,11 @@ def join(*names: str) -> str:
     return ".".join(name for name in names if name)
 
 
+def matches(name: str, *patterns: str) -> bool:
+    """Whether one of the globs means a name; a container's name stands for all that it holds."""
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+
+
 def matching(
     patterns: Sequence[str], names: Iterable[str], option: str, problems: list[TargetSpaceError]
 ) -> dict[str, None]:
@@ -54,7 +59,7 @@ def matching(
     names = [name for name in names if name]
     found: dict[str, None] = {}
     for pattern in patterns:
-        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+        hits = [name for name in names if matches(name, pattern)]
         if not hits:
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
             hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
