@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 NET = ["fit", "--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points", "--trainer.fast_dev_run", "1"]
 COMMAND = "ts-lightning"
 CASES = {
-    "no command": ([], ["found no command; expected one of fit, validate, test, predict, compare, inspect, export, dashboard"]),
+    "no command": (
+        [],
+        ["found no command; expected one of fit, validate, test, predict, compare, inspect, export, dashboard"],
+    ),
     "export": (["export", "damaged.ckpt", "x.ckpt"], ["'damaged.ckpt': not a file of tensors and built-in types"]),
     "command": (["train"], ["train", "fit", "validate", "test", "predict", "compare", "export"]),
     "option": ([*NET, "--trainer.max_stepz", "3"], ["trainer.max_stepz", "Did you mean --trainer.max_steps"]),
