@@ -7,9 +7,10 @@ raised while its runs were going on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec
 
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
@@ -19,12 +20,15 @@ from benchmarks.peers import data
 from benchmarks.peers.networks import Sequence, dropped_cnn, resnet
 from benchmarks.peers.workload import Data, Workload
 
+P = ParamSpec("P")
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 _SHOWN = {"tanh": "tanh", "relu": "ReLU"}
 
 
-def _images(name: str, root: Path, *, flat: bool = False, per_class: int | None = None) -> Data:
-    return data.images(root, name, flat=flat, per_class=per_class)
+def _without_files(make: Callable[P, Data], *args: P.args, **kwargs: P.kwargs) -> Callable[[Path], Data]:
+    """Data that need no folder."""
+    return lambda root: make(*args, **kwargs)
 
 
 def _deep() -> Iterator[Workload]:
@@ -40,7 +44,7 @@ def _deep() -> Iterator[Workload]:
                     group,
                     f"{_SHOWN[name]} MLP, {depth} layers, MNIST, {steps:,} steps",
                     partial(mlp, depth, 784, 64, 10, _ACTIVATIONS[name]),
-                    partial(_images, "mnist", flat=True),
+                    partial(data.images, name="mnist", flat=True),
                     steps,
                     levels[depth] if not suffix else (0.92, 0.95, 0.97),
                     "relu" if name == "relu" else "tanh",
@@ -51,9 +55,9 @@ def _vision() -> Iterator[Workload]:
     """Convolutions and attention on images."""
     sets = {"cifar10": ("CIFAR-10", 3, 32), "fashion_mnist": ("Fashion-MNIST", 1, 28), "mnist": ("MNIST", 1, 28)}
     levels = {"cifar10": (0.5, 0.6, 0.7), "fashion_mnist": (0.8, 0.86, 0.9), "mnist": (0.95, 0.98, 0.99)}
-    vision = partial(_images, "cifar10")
+    vision = partial(data.images, name="cifar10")
     for name, (shown, channels, size) in sets.items():
-        read = partial(_images, name)
+        read = partial(data.images, name=name)
         plain, dropped = partial(paper_cnn, channels, size), partial(dropped_cnn, channels, size, 0.2)
         title = f"the paper's CNN, {shown}"
         for suffix, build, more in (("", plain, ""), ("-dropout", dropped, ", dropout 0.2")):
@@ -81,7 +85,7 @@ def _memories() -> Iterator[Workload]:
             group,
             f"{task} over {delay} steps, RNN, {steps:,} steps",
             partial(Sequence, nn.RNN, 1, delay + spare, 2, delay),
-            lambda _, task=task, delay=delay: data.memory(task, delay),  # type: ignore[misc]
+            _without_files(data.memory, task, delay),
             steps,
             (0.75, 0.9, 0.99),
         )
@@ -90,7 +94,7 @@ def _memories() -> Iterator[Workload]:
         group,
         "copying ten symbols over 50 steps, RNN",
         partial(Sequence, nn.RNN, 10, 128, 8, 60),
-        lambda _: data.copying(50),
+        _without_files(data.copying, 50),
         3000,
         (0.3, 0.6, 0.95),
     )
@@ -101,7 +105,7 @@ def _memories() -> Iterator[Workload]:
                 "State tracking",
                 f"word problem of {order}, {length} steps, RNN; tested at twice the length",
                 partial(Sequence, nn.RNN, words, 128, words, 0),
-                lambda _, order=order, length=length: data.words_of_group(order, length),  # type: ignore[misc]
+                _without_files(data.words_of_group, order, length),
                 2000,
                 (0.5, 0.8, 0.99),
             )
@@ -111,7 +115,7 @@ def _memories() -> Iterator[Workload]:
             group,
             f"permuted MNIST, {shown} pixels a step, RNN of 128 units, {steps:,} steps",
             partial(Sequence, nn.RNN, features, 128, 10),
-            lambda root, features=features: data.pixels(root, features),  # type: ignore[misc]
+            partial(data.pixels, features=features),
             steps,
             (0.8, 0.9, 0.95),
         )
@@ -128,7 +132,7 @@ def _small() -> Iterator[Workload]:
                 group,
                 f"{train:,} digits, {_SHOWN[name]} MLP of 5 layers",
                 net,
-                lambda _, train=train: data.table("digits", train, 300),  # type: ignore[misc]
+                _without_files(data.table, "digits", train, 300),
                 300,
                 (0.7, 0.8, 0.85) if train == 100 else (0.9, 0.95, 0.97),
                 "relu" if name == "relu" else "tanh",
@@ -141,7 +145,7 @@ def _small() -> Iterator[Workload]:
             group,
             f"{table.replace('_', ' ')}, ReLU MLP of 4 layers",
             partial(mlp, 4, inputs, 64, outputs, nn.ReLU),
-            lambda _, sizes=(table, train, validation): data.table(*sizes),  # type: ignore[misc]
+            _without_files(data.table, table, train, validation),
             300,
             (0.2, 0.35, 0.45) if table == "diabetes" else (0.9, 0.94, 0.97),
             "relu",
@@ -153,7 +157,7 @@ def _small() -> Iterator[Workload]:
         group,
         "50 images a class of CIFAR-10, the paper's CNN",
         paper_cnn,
-        lambda root: data.images(root, "cifar10", per_class=50),
+        partial(data.images, name="cifar10", per_class=50),
         500,
         (0.25, 0.32, 0.38),
         "leaky_relu",
@@ -166,7 +170,7 @@ def _small() -> Iterator[Workload]:
                 group,
                 f"{shown}, {cell} of 100 units",
                 partial(Sequence, kind, 32, 100, classes, None, 5000),
-                lambda root, name=name: data.texts(root, name, 30),  # type: ignore[misc]
+                partial(data.texts, name=name, length=30),
                 1000,
                 (0.6, 0.7, 0.8) if name == "trec" else (0.65, 0.72, 0.78),
                 batch=50,
@@ -181,7 +185,7 @@ def _reviews() -> Iterator[Workload]:
             "Reviews",
             f"IMDB, the last 200 words, {cell} of 100 units",
             partial(Sequence, kind, 32, 100, 2, None, 5000),
-            lambda root: data.texts(root, "imdb", 200),
+            partial(data.texts, name="imdb", length=200),
             4500,
             (0.7, 0.8, 0.85),
             batch=40,
