@@ -45,7 +45,10 @@ class ReferenceMode:
             elif isinstance(module, nn.RNNBase):
                 module.dropout = 0.0
         for module in modules:
-            module.training = False
+            if "training" in vars(module):
+                vars(module)["training"] = False  # a tenth of the time of nn.Module.__setattr__
+            else:  # of TorchScript, or a property
+                module.training = False
         for norm in own:
             norm.training = True
             if norm.track_running_stats:

@@ -22,7 +22,7 @@ from ts_lightning.engine.ties import check_order
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.ridge.precision import full_precision
+from ts_lightning.ridge.precision import cast, full_precision
 
 #: stands for a layer's forward at its first use: (layer, its input) -> values of its parameters, what it passes on
 Solve = Callable[[TargetLayer, Any], tuple[Sequence[Tensor], Any]]
@@ -112,7 +112,7 @@ class ReferencePass:
                     raise
                 raise derived(layer) from error
             pairs = zip(layer.parameters, solved[layer.name], strict=True)
-            calls.values.update({id(parameter): value.to(parameter.dtype) for parameter, value in pairs})
+            calls.values.update({id(parameter): cast(value, parameter.dtype) for parameter, value in pairs})
             return passed
 
         self.run(use, layers, around)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
 from ts_lightning.engine.target import version
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.ridge.precision import cast
 
 #: makes a solve in full, with a context manager around the model's forward alone
 Run = Callable[[AbstractContextManager[None] | None], Solved]
@@ -87,9 +88,10 @@ class Solution:
             changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
                 has yet to go backward through them stays valid.
         """
-        for parameter, value in self.pairs:
-            if not (changed_only and torch.equal(parameter, value.to(parameter.dtype))):
-                parameter.copy_(value)
+        pairs = self.pairs
+        if changed_only:
+            pairs = [(p, value) for p, value in pairs if not torch.equal(p, cast(value, p.dtype))]
+        torch._foreach_copy_([p for p, _ in pairs], [value for _, value in pairs])
         self.accept()
         return [parameter for parameter, _ in self.pairs]
 
@@ -118,7 +120,7 @@ class Solution:
             id(parameter)
             for (parameter, value), written in zip(pairs, self._written, strict=True)
             if (parameter.device.type == "cpu" or version(parameter) != written)
-            and not torch.equal(parameter, value.to(parameter.dtype))
+            and not torch.equal(parameter, cast(value, parameter.dtype))
         }
 
     def gradients(self, trained: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
@@ -133,7 +135,7 @@ class Solution:
         if not chosen:
             return [None] * len(trained)
         self.differentiable = False
-        arriving = [p.grad.to(value.dtype) for p, value in chosen if p.grad is not None]
+        arriving = [cast(p.grad, value.dtype) for p, value in chosen if p.grad is not None]
         if scale != 1.0:
             arriving = [gradient * scale for gradient in arriving]
         if self.graphs is not None and self.graphs.replayed:

@@ -16,40 +16,21 @@ from collections import deque
 from functools import cache
 from operator import is_
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.batches import own
+from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _LARGE = 2**24  # bytes, from which on a tensor is copied only if it is seen to be written to
-_VALUES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
-_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-_ATOMIC = frozenset((*_VALUES, *_CODE, nn.Parameter))
-#: what every nn.Module keeps for itself
-_INTERNAL = frozenset(vars(nn.Module()))
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
 _MISSING = object()
 _PATHS = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _LIBRARIES = (*_PATHS, str(Path(__file__).parents[1]))  # this package too, wherever it is
-
-
-class Kept:
-    """What one run of a model learns for the next.
-
-    Attributes:
-        starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
-        registries: the keys of what modules had registered (hooks, buffers, ...) before forward added to it, likewise.
-        large: large tensors that a run left as they were, by id, each with its version.
-    """
-
-    def __init__(self) -> None:
-        self.starts: dict[nn.Module, dict[str, Any]] = {}
-        self.registries: dict[tuple[nn.Module, str], set[Any]] = {}
-        self.large: dict[int, tuple[Tensor, int]] = {}
 
 
 class Undo:
@@ -60,16 +41,16 @@ class Undo:
 
     Args:
         model: what will be run.
-        kept: what earlier runs learned.
+        learned: by earlier runs.
         seed: of every ``torch.Generator`` that modules hold, for as long as the record stands.
 
     Attributes:
         modules: the model's, with those that modules hold without registering them.
     """
 
-    def __init__(self, model: nn.Module, kept: Kept, seed: int) -> None:
+    def __init__(self, model: nn.Module, learned: Learned, seed: int) -> None:
         self.modules: list[nn.Module] = []
-        self._kept, self._seed = kept, seed
+        self._learned, self._seed = learned, seed
         self._seen: dict[int, Any] = {}
         self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the modules, in their order
         self._dictionaries: list[tuple[Any, dict[Any, Any]]] = []
@@ -77,6 +58,7 @@ class Undo:
         self._sequences: list[tuple[Any, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._elsewhere: list[tuple[nn.Module, bool]] = []  # modules that keep their mode outside of their attributes
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
         self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
         self._module(model)
@@ -101,7 +83,7 @@ class Undo:
             self._record(value)
         space = function.__globals__
         for name in function.__code__.co_names:
-            if name in space and type(space[name]) not in _ATOMIC:
+            if name in space and type(space[name]) not in ATOMIC:
                 self._record(space[name])
 
     def copy(self) -> None:
@@ -112,13 +94,13 @@ class Undo:
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)
-        for module, starts in self._kept.starts.items():
+        for module, starts in self._learned.starts.items():
             for name, value in starts.items():
                 if value is _MISSING:
                     module.__dict__.pop(name, None)
                 else:
                     module.__dict__[name] = self._copied(value)
-        for (module, name), known in self._kept.registries.items():
+        for (module, name), known in self._learned.registries.items():
             entries = module.__dict__[name]  # of hooks, those that were chosen to run
             module.__dict__[name] = type(entries)((key, entries[key]) for key in entries if key in known)
 
@@ -126,12 +108,16 @@ class Undo:
         """Keep for later runs what this one wrote to."""
         learned = False
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
+            if "training" in before:
+                holder["training"] = before["training"]
+            if len(holder) == len(before) and all(map(is_, holder.values(), before.values())):
+                continue  # almost all modules, of whose attributes none was written
             for name, now in holder.items():
                 was = before.get(name, _MISSING)
-                if was is now or name in _INTERNAL or (type(was) in _ATOMIC and type(now) in _ATOMIC):
+                if was is now or name in INTERNAL or (type(was) in ATOMIC and type(now) in ATOMIC):
                     continue
-                if name not in self._kept.starts.get(module, ()) and self._written(was, now):
-                    self._kept.starts.setdefault(module, {})[name] = _detached(was)
+                if name not in self._learned.starts.get(module, ()) and self._written(was, now):
+                    self._learned.starts.setdefault(module, {})[name] = _detached(was)
                     learned = True
         if learned:  # what forward writes once, as that it has put its hooks, it may do together with registering
             self._learn_registries()
@@ -144,9 +130,9 @@ class Undo:
                         stacklevel=2,
                     )
                 if _version(copy) == version:
-                    self._kept.large[id(given)] = (given, _version(given))
+                    self._learned.large[id(given)] = (given, _version(given))
                 else:
-                    self._kept.large.pop(id(given), None)
+                    self._learned.large.pop(id(given), None)
 
     def _learn_registries(self) -> None:
         """Keep what modules had registered, where forward added to it."""
@@ -154,8 +140,9 @@ class Undo:
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
             for name in _DICTIONARIES:
                 kept = known.get(id(before.get(name)), {})
-                if (module, name) not in self._kept.registries and any(key not in kept for key in holder.get(name, ())):
-                    self._kept.registries[module, name] = set(kept)
+                grown = any(key not in kept for key in holder.get(name, ()))
+                if grown and (module, name) not in self._learned.registries:
+                    self._learned.registries[module, name] = set(kept)
 
     def restore(self) -> None:
         """Put everything back."""
@@ -176,6 +163,8 @@ class Undo:
             cell.cell_contents = value
         for generator, state in self._generators:
             generator.set_state(state)
+        for module, training in self._elsewhere:
+            module.training = training
 
     def _module(self, module: nn.Module) -> None:
         if id(module) in self._seen:
@@ -185,24 +174,26 @@ class Undo:
         before = holder.copy()
         self.modules.append(module)
         self._holders.append((holder, before))
+        if "training" not in before:
+            self._elsewhere.append((module, module.training))
         for name in _DICTIONARIES:
             entries = before.get(name)
             if entries and isinstance(entries, dict):
                 self._dictionaries.append((entries, entries.copy()))
-            elif entries is not None:
+            elif isinstance(entries, dict):
                 self._empty.append(entries)
         buffers = before.get("_buffers")
         if buffers and isinstance(buffers, dict):
             self._tensors.extend((buffers, name, value) for name, value in buffers.items() if value is not None)
-        for name, value in before.items():
-            if type(value) not in _ATOMIC and name not in _INTERNAL:
-                self._entry(holder, name, value)
-        for child in module.children():
-            self._module(child)
+        for name in self._learned.attributes(module, before):
+            self._entry(holder, name, before[name])
+        for child in before["_modules"].values():
+            if child is not None:
+                self._module(child)
 
     def _entry(self, container: Any, key: Any, value: Any) -> None:
         """Record what stands in a container."""
-        if type(value) in _ATOMIC:
+        if type(value) in ATOMIC:
             return
         if isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
             self._tensors.append((container, key, value))
@@ -211,7 +202,7 @@ class Undo:
 
     def _record(self, value: Any) -> None:
         """Record an object that can be changed."""
-        if type(value) in _ATOMIC or id(value) in self._seen or isinstance(value, Tensor):
+        if type(value) in ATOMIC or id(value) in self._seen or isinstance(value, Tensor):
             return
         if isinstance(value, nn.Module):
             self._module(value)
@@ -246,7 +237,7 @@ class Undo:
             return value
         known = self._copies.get(id(value))
         if known is None:
-            clean = _bytes(value) > _LARGE and self._kept.large.get(id(value)) == (value, _version(value))
+            clean = _bytes(value) > _LARGE and self._learned.large.get(id(value)) == (value, _version(value))
             copy = value if clean else own(value)
             known = self._copies[id(value)] = (copy, value, _version(copy))
         return known[0]

@@ -12,8 +12,11 @@ from torch import nn
 from torch.utils import checkpoint
 
 from ts_lightning.engine.hooks import Hooks
+from ts_lightning.engine.learned import Learned
 from ts_lightning.engine.random_numbers import SameRandomNumbers
-from ts_lightning.engine.undo import Kept, Undo
+from ts_lightning.engine.undo import Undo
+
+_CPU = torch.device("cpu")
 
 
 class Untraced:
@@ -39,7 +42,7 @@ class Untraced:
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         self.model, self.seed = model, seed
         self._random_numbers = SameRandomNumbers(seed)
-        self._kept, self._hooks = Kept(), Hooks()
+        self._learned, self._hooks = Learned(), Hooks()
 
     @contextmanager
     def __call__(self, *, copied: bool = True) -> Iterator[Undo]:
@@ -52,11 +55,12 @@ class Untraced:
         Returns:
             The record of the model, with all its modules.
         """
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         with ExitStack() as stack:
-            undo = Undo(self.model, self._kept, self.seed)
+            undo = Undo(self.model, self._learned, self.seed)
             stack.callback(undo.restore)
             modules = list(undo.modules)
+            held = (p for module in modules for p in module._parameters.values() if p is not None)
+            device = next((p.device for p in held), _CPU)
             for hook in self._hooks.undone(modules):
                 undo.reach(hook)
             stack.enter_context(self._hooks.chosen(modules))

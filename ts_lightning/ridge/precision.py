@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -15,11 +16,17 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast, TF32 and bfloat16 products off on ``device`` for a while."""
     restore = [*_general(), *_by_library()]
     try:
-        with torch.autocast(device.type, enabled=False):
+        # a tenth of a narrow layer's solve is saved where autocast is off already
+        with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
             yield
     finally:
         for undo in reversed(restore):
             undo()
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a precision. ``Tensor.to`` takes as long as a small product even where it changes nothing."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _general() -> list[Callable[[], object]]:
@@ -45,10 +52,22 @@ def _general() -> list[Callable[[], object]]:
 
 def _by_library() -> list[Callable[[], object]]:
     """Set full float32 in each library's own setting (PyTorch from 2.9 on); returns functions that undo it."""
+    undo: list[Callable[[], object]] = []
+    for library in _libraries():
+        value = library.fp32_precision
+        if value in ("tf32", "bf16"):
+            library.fp32_precision = "ieee"
+            undo.append(partial(setattr, library, "fp32_precision", value))
+    return undo
+
+
+@cache
+def _libraries() -> tuple[Any, ...]:
+    """The libraries that have a setting of their own; none before PyTorch 2.9."""
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
-        return []
-    libraries = (
+        return ()
+    return (
         backends.cuda.matmul,
         backends.cudnn.conv,
         backends.cudnn.rnn,
@@ -56,10 +75,3 @@ def _by_library() -> list[Callable[[], object]]:
         backends.mkldnn.conv,
         backends.mkldnn.rnn,
     )
-    undo: list[Callable[[], object]] = []
-    for library in libraries:
-        value = library.fp32_precision
-        if value in ("tf32", "bf16"):
-            library.fp32_precision = "ieee"
-            undo.append(partial(setattr, library, "fp32_precision", value))
-    return undo

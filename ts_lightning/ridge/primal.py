@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
 from ts_lightning.ridge.kept import KeptMap, Matrix
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
+from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
@@ -30,18 +31,18 @@ class PrimalApply(torch.autograd.Function):
         products: dict[torch.dtype, Tensor] = {}
 
         def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-            x = a.to(dtype)
+            x = cast(a, dtype)
             gram, sums = matrix_moments(x)
-            products[dtype] = x.mT @ t.to(dtype)
+            products[dtype] = x.mT @ cast(t, dtype)
             sum_moments(rows, gram, sums, products[dtype])
             return gram, sums
 
         factor = solver.primal(moments, rows.total, a.dtype)
         dtype = factor.cholesky.dtype
-        w = factor.solve(products[dtype]).to(t.dtype)
+        w = cast(factor.solve(products[dtype]), t.dtype)
         solver.check(w, t)
-        achieved = a.to(dtype) @ w.to(dtype)
-        residual = t.to(dtype) - achieved
+        achieved = cast(a, dtype) @ cast(w, dtype)
+        residual = cast(t, dtype) - achieved
         if solver.observer is not None:
             solver.observer([factor], t, lambda: residual)
         if solver.keep is not None:
@@ -49,7 +50,7 @@ class PrimalApply(torch.autograd.Function):
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
-        return w, achieved.to(a.dtype)
+        return w, cast(achieved, a.dtype)
 
     @staticmethod
     @once_differentiable
@@ -60,18 +61,18 @@ class PrimalApply(torch.autograd.Function):
         a, residual, w = ctx.saved_tensors
         factor: Factor = ctx.factor
         dtype = factor.cholesky.dtype
-        ax, wx = a.to(dtype), w.to(dtype)
-        g = torch.zeros_like(wx) if dw is None else dw.to(dtype)
+        ax, wx = cast(a, dtype), cast(w, dtype)
+        g = torch.zeros_like(wx) if dw is None else cast(dw, dtype)
         if dz is not None:
-            dz = dz.to(dtype)
+            dz = cast(dz, dtype)
             g = g + (dz.mT @ ax).mT  # laid out as its transpose, (m, d), which is how layers hold weights
         v = factor.solve(sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None))
         dt, da = ax @ v, None
         if ctx.needs_input_grad[0]:
             da = add_product(residual @ v.mT, -dt if dz is None else dz - dt, wx.mT)
             cvw = factor.c * (v * wx).sum(-1)
-            da = add_scale_gradient(da, ax, factor, cvw).to(a.dtype)
-        return da, dt.to(ctx.output), None
+            da = cast(add_scale_gradient(da, ax, factor, cvw), a.dtype)
+        return da, cast(dt, ctx.output), None
 
 
 class PrimalBlocks(torch.autograd.Function):
@@ -89,8 +90,8 @@ class PrimalBlocks(torch.autograd.Function):
 
         def product(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
             if dtype not in products:
-                x = a.to(dtype)
-                products[dtype] = (*matrix_moments(x), x.mT @ t.to(dtype))
+                x = cast(a, dtype)
+                products[dtype] = (*matrix_moments(x), x.mT @ cast(t, dtype))
                 sum_moments(rows, *products[dtype])
             return products[dtype]
 
@@ -111,7 +112,7 @@ class PrimalBlocks(torch.autograd.Function):
         solver.check(w, t)
         if solver.observer is not None:
             dtype = factors[0].cholesky.dtype
-            solver.observer(factors, t, lambda: t.to(dtype) - a.to(dtype) @ w.to(dtype))
+            solver.observer(factors, t, lambda: cast(t, dtype) - cast(a, dtype) @ cast(w, dtype))
         ctx.solver, ctx.factors, ctx.blocks, ctx.rows = solver, factors, blocks, rows
         ctx.save_for_backward(a, t, w)
         return w
@@ -122,8 +123,8 @@ class PrimalBlocks(torch.autograd.Function):
         """The gradients on A and T."""
         a, t, w = ctx.saved_tensors
         dtype = max((factor.cholesky.dtype for factor in ctx.factors), key=lambda dtype: torch.finfo(dtype).bits)
-        ax, wx = a.to(dtype), w.to(dtype)
-        g = sum_gradients(dw.to(dtype), ctx.rows, ctx.solver)
+        ax, wx = cast(a, dtype), cast(w, dtype)
+        g = sum_gradients(cast(dw, dtype), ctx.rows, ctx.solver)
         v = torch.zeros_like(wx)
         k, h = v.new_zeros(v.shape[:-1]), None
         for factor, (inputs, outputs) in zip(ctx.factors, ctx.blocks, strict=True):
@@ -140,9 +141,9 @@ class PrimalBlocks(torch.autograd.Function):
             vw = v @ wx.mT
             vw += vw.mT.clone()
             vw.diagonal(dim1=-2, dim2=-1).sub_(k)
-            da = t.to(dtype) @ v.mT
+            da = cast(t, dtype) @ v.mT
             da -= ax @ vw
             if h is not None:
                 da += h.unsqueeze(-2)
-            da = da.to(a.dtype)
-        return da, (ax @ v).to(t.dtype), None, None
+            da = cast(da, a.dtype)
+        return da, cast(ax @ v, t.dtype), None, None

@@ -110,8 +110,8 @@ class Variance(RidgeScale):
     def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
         """The sum of the inputs' variances, and a millionth of their mean squares."""
         trace = _trace(squares)
-        centred = (trace - rows * means.square().sum(-1, keepdim=True)).clamp_min(0)
-        return (centred + _FLOOR * trace) / rows
+        centred = torch.sub(trace, means.square().sum(-1, keepdim=True), alpha=rows).clamp_min_(0)
+        return centred.add_(trace, alpha=_FLOOR).div_(rows)
 
     def gradient(
         self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int

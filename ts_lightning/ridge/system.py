@@ -31,6 +31,7 @@ from torch import Tensor
 from ts_lightning.config import SolveDtype
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.moments import Moments, gram_matrix
+from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.processes import Rows
 from ts_lightning.ridge.scales import RidgeScale, WithNoise, ridge_scale
 
@@ -88,7 +89,7 @@ class Factor:
     def solve(self, b: Tensor) -> Tensor:
         """The regularised system's inverse times ``b``, in the factor's precision."""
         # as cholesky_solve, which copies the factor first
-        half = torch.linalg.solve_triangular(self.cholesky, b.to(self.cholesky.dtype), upper=False)
+        half = torch.linalg.solve_triangular(self.cholesky, cast(b, self.cholesky.dtype), upper=False)
         whole: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, half, upper=True)
         return whole
 
@@ -112,6 +113,17 @@ def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor, s2: Tensor | None) ->
     torch.add(diagonal, c if s2 is None else c * s2, out=matrix.diagonal(dim1=-2, dim2=-1))
     cholesky, info = torch.linalg.cholesky_ex(matrix)
     return cholesky, info
+
+
+def _held(trace: Tensor, c: Tensor, info: Tensor) -> Tensor | bool:
+    """Whether a precision holds the Gram matrix, (..., 1) its trace and c: rounding must stay well below the ridge.
+
+    What rounding can do to the smallest eigenvalue is about eps * trace.
+    """
+    eps = 10 * torch.finfo(trace.dtype).eps
+    if trace.numel() == 1 and trace.device.type == "cpu":  # eight operations on a number take longer than reading it
+        return eps * trace.item() <= c.item() and trace.item() < math.inf and info.item() == 0
+    return ((eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
 
 
 class RidgeSolver:
@@ -220,13 +232,12 @@ class RidgeSolver:
             trace = (diagonal if s2 is None else diagonal / s2).sum(-1, keepdim=True)
             c = measured.c(self.ridge)
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
-            # What rounding can do to the smallest eigenvalue, about eps * trace, must stay well below the ridge.
-            held = ((10 * torch.finfo(dtype).eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
             if self.deferred_checks is not None:
                 alone = len(self.precisions(given)) == 1  # so that there is nothing else to try
-                self.deferred_checks.append((info == 0).all() & cholesky.isfinite().all() if alone else held)
+                passed = (info == 0).all() & cholesky.isfinite().all() if alone else _held(trace, c, info)
+                self.deferred_checks.append(torch.as_tensor(passed))
                 return Factor(cholesky, c, measured, dual)
-            if held:
+            if _held(trace, c, info):
                 return Factor(cholesky, c, measured, dual)
         if not trace.isfinite().all():
             raise TargetSpaceError(
