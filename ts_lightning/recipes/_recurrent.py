@@ -11,8 +11,8 @@ Cell = Literal["rnn", "lstm", "gru"]
 _LAYERS: dict[str, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def recurrent(cell: Cell, inputs: int, units: int) -> nn.RNN | nn.LSTM | nn.GRU:
-    """One recurrent layer, batch first.
+def recurrent(cell: Cell, inputs: int, units: int, layers: int = 1) -> nn.RNN | nn.LSTM | nn.GRU:
+    """One recurrent layer or a stack of them, batch first.
 
     Every gate starts with Xavier weights on the inputs and orthogonal ones on the state; biases are 0, but for an
     LSTM's forget gate, where they are 1.
@@ -21,15 +21,16 @@ def recurrent(cell: Cell, inputs: int, units: int) -> nn.RNN | nn.LSTM | nn.GRU:
         cell: ``rnn`` (tanh), ``lstm`` or ``gru``.
         inputs: features at each step.
         units: the width of the state.
+        layers: how many, each on the states of the one below.
     """
-    layer = _LAYERS[cell](inputs, units, batch_first=True)
+    layer = _LAYERS[cell](inputs, units, layers, batch_first=True)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             if name.startswith("bias"):
                 nn.init.zeros_(parameter)
+                if cell == "lstm" and name.startswith("bias_ih"):  # gates stand in the order i, f, g, o
+                    parameter[units : 2 * units] = 1
                 continue
             for gate in torch.split(parameter, units):
                 (nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_)(gate)
-        if cell == "lstm":  # gates stand in the order i, f, g, o
-            layer.get_parameter("bias_ih_l0")[units : 2 * units] = 1
     return layer

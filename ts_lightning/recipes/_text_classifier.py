@@ -43,16 +43,17 @@ class WordDropout(nn.Module):
 
 
 class TextNetwork(nn.Module):
-    """An embedding, a recurrent layer, and a dense readout of its state at the last step.
+    """An embedding, a stack of recurrent layers, and a dense readout of the last one's state at the last step.
 
     Args:
         words: the size of the vocabulary.
         pad: the number of padding, whose embedding is 0 and stays so.
         unknown: the number of the unknown word.
         classes: the number of classes.
-        cell: the kind of recurrent layer.
+        cell: the kind of recurrent layers.
+        layers: how many recurrent layers.
         embedding: features of a word.
-        units: the width of the recurrent layer's state.
+        units: the width of a recurrent layer's state.
         dropout: share of words that are replaced by the unknown one in training.
     """
 
@@ -63,6 +64,7 @@ class TextNetwork(nn.Module):
         unknown: int,
         classes: int,
         cell: Cell,
+        layers: int,
         embedding: int,
         units: int,
         dropout: float,
@@ -70,7 +72,7 @@ class TextNetwork(nn.Module):
         super().__init__()
         self.dropout = WordDropout(dropout, pad, unknown)
         self.embedding = nn.Embedding(words, embedding, padding_idx=pad)
-        self.recurrent = recurrent(cell, embedding, units)
+        self.recurrent = recurrent(cell, embedding, units, layers)
         self.readout = nn.Linear(units, classes)
         nn.init.trunc_normal_(self.embedding.weight, std=_EMBEDDING_STD, a=-2 * _EMBEDDING_STD, b=2 * _EMBEDDING_STD)
         with torch.no_grad():
@@ -98,9 +100,10 @@ class TextClassifier(Classifier):
         tokenizer: from texts to numbers, the JSON of a ``TextEncoder``; default that of the data.
         labels: the label of each class; default those of the data.
         splitter: the name of torchtext's tokenizer that splits words, if one does; default that of the data.
-        cell: the recurrent layer - rnn is the vanilla one with tanh.
+        cell: the recurrent layers - rnn is the vanilla one with tanh.
+        layers: how many recurrent layers, each on the states of the one below.
         embedding: features of a word; those of pretrained vectors, where the data has some.
-        units: of the recurrent layer.
+        units: of each recurrent layer.
         reference: what target space's reference batch is made of - embeddings are those of training texts, which then
             also get the solve's gradient; noise is uniform in -1 to 1 in the place of embeddings, as in the paper.
         reference_steps: steps of the reference batch; of texts these are the last ones.
@@ -120,6 +123,7 @@ class TextClassifier(Classifier):
         labels: list[str] | None = None,
         splitter: str | None = None,
         cell: Cell = "lstm",
+        layers: int = 1,
         embedding: int = 32,
         units: int = 100,
         reference: Reference = "embeddings",
@@ -129,7 +133,8 @@ class TextClassifier(Classifier):
     ) -> None:
         super().__init__(lr)
         self.save_hyperparameters(logger=False)
-        for option, value in (("embedding", embedding), ("units", units), ("reference_steps", reference_steps)):
+        sizes = {"layers": layers, "embedding": embedding, "units": units, "reference_steps": reference_steps}
+        for option, value in sizes.items():
             expect(option, value, 1)
         expect("dropout", dropout, 0, below=1)
         if tokenizer is not None and labels is not None:
@@ -151,7 +156,9 @@ class TextClassifier(Classifier):
     def _read_with(self, encoder: TextEncoder, labels: list[str]) -> None:
         self.encoder, self.labels = encoder, labels
         words, pad, unknown, given = len(encoder.words), encoder.pad, encoder.unknown, self.given
-        network = TextNetwork(words, pad, unknown, len(labels), given.cell, given.embedding, given.units, given.dropout)
+        network = TextNetwork(
+            *(words, pad, unknown, len(labels), given.cell, given.layers, given.embedding, given.units, given.dropout)
+        )
         self.build(network, len(labels))
 
     def reference_batch(self) -> Any:
