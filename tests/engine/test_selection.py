@@ -327,6 +327,7 @@ def test_by_default_it_stays_in_weight_space_and_the_rest_trains(case):
     model, x = make(), torch.randn(40, 3)
     space = TargetSpace(model, x)
     assert expected in space.left
+    assert f"{expected[0]} ({expected[1]}: {expected[2]})" in space.describe()
     assert not [name for name in space.targets if name.split(".")[0] == expected[0]]
     optimizer = torch.optim.Adam(space.parameters(), 0.01)
     for _ in range(3):

@@ -314,3 +314,20 @@ def test_an_optimizer_of_solved_weights_is_told_once_what_to_do():
         torch.optim.Adam(space.parameters()).step()
         space.release()
         torch.optim.Adam(model.parameters()).step()  # in weight space from here on
+
+
+class Bags(nn.Module):
+    """Texts one behind the other, and where each of them starts."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(9, 3), nn.Linear(3, 2)
+
+    def forward(self, text, offsets):
+        return self.head(self.words(text, offsets))
+
+
+def test_the_line_counts_no_samples_where_the_tensors_do_not_say_how_many():
+    space = TargetSpace(Bags(), (torch.arange(30) % 9, torch.arange(0, 30, 5)))
+    assert "a reference batch whose tensors differ in length, start normalised" in space.describe()
+    assert "in weight space: words (nn.EmbeddingBag: a table)." in space.describe()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ts_lightning.config import Init, TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size
-from ts_lightning.engine.names import is_matrix, matches, plain_name
+from ts_lightning.engine.batches import batch_size, tensors_in
+from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
@@ -18,7 +18,12 @@ _NAMED = 3  # layers of a kind that are named; the others are counted
 
 
 def described(
-    model: nn.Module, layers: Sequence[TargetLayer], config: TargetSpaceConfig, batch: ReferenceBatch, started: str
+    model: nn.Module,
+    layers: Sequence[TargetLayer],
+    config: TargetSpaceConfig,
+    batch: ReferenceBatch,
+    started: str,
+    reasons: Mapping[str, str],
 ) -> str:
     """The line.
 
@@ -28,13 +33,16 @@ def described(
         config: the settings.
         batch: the reference batch.
         started: how the targets started, see :func:`start_of`.
+        reasons: why a layer stays in weight space, by names, as far as the survey found out.
     """
     solved = {id(p) for layer in layers for p in layer.parameters}
-    modules = {
-        plain_name(name): module
-        for name, module in model.named_modules()
-        if any(p.requires_grad and is_matrix(p) for p in module.parameters(recurse=False))
-    }
+    everything = {plain_name(name): module for name, module in model.named_modules()}
+    modules = {}
+    for name, module in everything.items():
+        if any(p.requires_grad and is_matrix(p) for p in module.parameters(recurse=False)):
+            if isinstance(module, parametrize.ParametrizationList):  # it stands for the module whose weight it makes
+                name = name.rpartition(".parametrizations.")[0]
+            modules[name] = everything[name]
     left = {
         name: module
         for name, module in modules.items()
@@ -48,7 +56,7 @@ def described(
     )
     kinds: dict[str, list[str]] = {}
     for name, module in left.items():
-        kinds.setdefault(_why(config, name, module), []).append(name)
+        kinds.setdefault(_why(config, name, module, reasons), []).append(name)
     if kinds:
         text += "; in weight space: " + ", ".join(f"{_listed(names)} ({why})" for why, names in kinds.items())
     return f"{text}."
@@ -74,20 +82,25 @@ def start_of(init: Init, layers: Sequence[TargetLayer], given: Collection[str], 
 def _samples(batch: ReferenceBatch) -> str:
     if callable(batch.data):
         return "a reference function of your own"
-    count = batch_size(batch.data) if batch.shards is None else batch.shards.samples
-    return "a reference batch of your own" if count is None else f"{count} reference samples"
+    if batch.shards is not None:
+        return f"{batch.shards.samples} reference samples"
+    count = batch_size(batch.data)
+    if count is None:
+        return "a reference batch of your own"
+    if len({len(tensor) for tensor in tensors_in(batch.data) if tensor.dim() > 0}) > 1:  # texts end to end, a graph
+        return "a reference batch whose tensors differ in length"
+    return f"{count} reference samples"
 
 
-def _why(config: TargetSpaceConfig, name: str, module: nn.Module) -> str:
+def _why(config: TargetSpaceConfig, name: str, module: nn.Module, reasons: Mapping[str, str]) -> str:
     """Why a layer is left in weight space."""
-    kind = type(module)
-    path = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
+    path = kind_of(module)
     if matches(name, *config.exclude):
         return f"{path}: excluded"
     if config.layers is not None and not matches(name, *config.layers):
         return f"{path}: not among layers"
-    if parametrize.is_parametrized(module):
-        return f"{path}: parametrised"
+    if name in reasons:
+        return f"{path}: {reasons[name]}"
     return f"{path}: {'not supported' if family(module) is None else 'cannot be solved here'}"
 
 

@@ -249,7 +249,8 @@ class TargetSpace:
 
     def describe(self) -> str:
         """What is solved and how it started, what is left in weight space and why, in one line."""
-        return described(self.model, self.layers, self.config, self.cascade.reference.batch, self._started)
+        reasons = {left.name: left.reason for left in self.left}
+        return described(self.model, self.layers, self.config, self.cascade.reference.batch, self._started, reasons)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the targets of an earlier :meth:`state_dict` of this space; the weights follow with a solve.
