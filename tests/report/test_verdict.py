@@ -43,6 +43,46 @@ def test_several_seeds_tell_who_is_ahead(target, weight, metric, said, tmp_path)
     assert "(means of 2 seeds)" in text
 
 
+@pytest.mark.parametrize(
+    ("target", "weight", "metric", "said"),
+    [
+        (
+            [0.5, 0.8, 0.9],
+            [0.4, 0.6, 0.7],
+            "val_acc",
+            "Weight space's best val acc, 70.0 %, was reached after 20 steps in ",
+        ),
+        (
+            [0.4, 0.6, 0.7],
+            [0.5, 0.8, 0.9],
+            "val_acc",
+            "Target space's best val acc, 70.0 %, was reached after 30 steps in ",
+        ),
+        (
+            [3.0, 2.0, 1.0],
+            [3.5, 2.5, 2.4],
+            "val_loss",
+            "Weight space's best val loss, 2.4000, was reached after 20 steps in ",
+        ),
+        (
+            [0.7, 0.6, 0.5],
+            [0.1, 0.2, float("nan")],
+            "val_acc",
+            "Weight space's best val acc, 20.0 %, was reached after 10 ",
+        ),
+    ],
+)
+def test_it_says_after_how_many_steps_each_space_had_the_lesser_of_the_bests(target, weight, metric, said, tmp_path):
+    both = [run(tmp_path / s, rows(metric, values), space=s) for s, values in (("target", target), ("weight", weight))]
+    text = verdict(Comparison.of(both))
+    assert said in text
+    assert text.endswith("in weight space.")
+
+
+def test_two_measurements_do_not_tell_how_soon(tmp_path):
+    assert "was reached" not in verdict(compared(tmp_path, [0.9], [0.8]))
+
+
 def test_the_test_data_judge_where_validation_is_watched(tmp_path):
     both = [
         run(

@@ -1,4 +1,4 @@
-"""A run, or a comparison of both spaces, in one sentence: what was reached, after how many steps, and at what price."""
+"""A run, or a comparison of both spaces, in words: what was reached, after how many steps, and at what price."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from math import isfinite, sqrt
 from statistics import fmean, stdev
 
 from ts_lightning.report.compare import Comparison, Side, judged_metric
+from ts_lightning.report.levels import first_at
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
 from ts_lightning.report.units import duration, plain
+
+#: measurements of a curve below which it does not tell how soon a level was reached
+_FEWEST = 3
 
 
 def verdict(comparison: Comparison) -> str:
     """What each space reached by the last value of the metric, on test data where there are some, else as watched.
 
-    Several seeds tell which space is ahead: the one whose mean is better by more than two standard errors.
+    Several seeds tell which space is ahead: the one whose mean is better by more than two standard errors. A second
+    sentence says after how many steps the space that got further in the watched metric had the other's best.
     """
     metric = judged_metric(comparison)
     target, weight = (_finals(side, metric) for side in comparison.sides)
@@ -31,9 +36,9 @@ def verdict(comparison: Comparison) -> str:
     seeds = f" (means of {comparison.seeds})" if max(len(target), len(weight)) > 1 else " (one seed)"
     times = [[run.summary.step_seconds for run in side.runs] for side in comparison.sides]
     if any(value is None for side in times for value in side):
-        return f"{told}{seeds}."
+        return f"{told}{seeds}.{_sooner(comparison)}"
     ratio = fmean(value or 0 for value in times[0]) / fmean(value or 0 for value in times[1])
-    return f"{told}{seeds}; {ratio:.1f} times the time a step."
+    return f"{told}{seeds}; {ratio:.1f} times the time a step.{_sooner(comparison)}"
 
 
 def verdict_of_a_run(run: Run) -> str:
@@ -49,6 +54,25 @@ def verdict_of_a_run(run: Run) -> str:
 
 def _finals(side: Side, metric: Metric) -> list[float]:
     return [final.value for run in side.runs if (final := run.history.final(metric.name)) is not None]
+
+
+def _sooner(comparison: Comparison) -> str:
+    """After how many steps each space had the lesser of the two bests of the watched metric, by means over seeds."""
+    metric = comparison.metric
+    curves = [side.mean(metric.name) for side in comparison.sides]
+    choose = min if metric.smaller_is_better else max
+    bests = [choose((point.value for point in curve if isfinite(point.value)), default=None) for curve in curves]
+    if min(map(len, curves)) < _FEWEST or bests[0] is None or bests[1] is None:
+        return ""
+    level = (max if metric.smaller_is_better else min)(bests[0], bests[1])
+    firsts = [first_at(curve, metric, level) for curve in curves]
+    if firsts[0] is None or firsts[1] is None:
+        return ""
+    whose = "Weight" if bests[1] == level else "Target"
+    return (
+        f" {whose} space's best {metric.label}, {_shown(metric, [level])}, was reached after {firsts[0].step:,} steps "
+        f"in target space and {firsts[1].step:,} in weight space."
+    )
 
 
 def _shown(metric: Metric, values: Sequence[float]) -> str:
