@@ -30,7 +30,7 @@ BLOCKS = [
 
 def commands(block):
     """The arguments of ``ts-lightning`` in each of a block's lines."""
-    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
     return [words[1:] for words in lines if words[:1] == ["ts-lightning"]]
 
 
