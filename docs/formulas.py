@@ -1,6 +1,7 @@
-"""A hook of MkDocs: formulas become MathML, which browsers draw by themselves, without a script and without a network.
+"""A hook of MkDocs: formulas become MathML, which browsers draw by themselves.
 
-``pymdownx.arithmatex`` finds ``$...$`` and ``$$...$$`` in the pages, and latex2mathml converts what it found.
+That needs no script and no network. ``pymdownx.arithmatex`` finds ``$...$`` and
+``$$...$$`` in the pages, and latex2mathml converts what it found.
 """
 
 import re
@@ -9,13 +10,16 @@ from html import unescape
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
+)
 
 
 def _mathml(found: re.Match[str]) -> str:
     tag, formula = found[1], unescape(found[2]).strip()
     mathml = convert(formula, display="block" if tag == "div" else "inline")
-    if "\\" in mathml or ">&<" in mathml:  # the converter leaves a command or an environment that it does not know
+    # the converter leaves a command or an environment that it does not know
+    if "\\" in mathml or ">&<" in mathml:
         raise PluginError(f"The formula {formula!r} cannot be converted: {mathml}")
     return f'<{tag} class="formula">{mathml}</{tag}>'
 

@@ -1,4 +1,7 @@
-"""A hook of MkDocs: the roles of docstrings, as ``:class:`~package.Name` ``, become the name alone."""
+"""A hook of MkDocs: roles of docstrings become the name alone.
+
+A role is, for one, ``:class:`~package.Name` ``.
+"""
 
 import re
 
