@@ -85,13 +85,25 @@ class Factor:
     c: Tensor  # (..., 1)
     measured: Measured
     dual: bool
+    _inverse: Tensor | None = None
 
     def solve(self, b: Tensor) -> Tensor:
-        """The regularised system's inverse times ``b``, in the factor's precision."""
-        # as cholesky_solve, which copies the factor first
-        half = torch.linalg.solve_triangular(self.cholesky, cast(b, self.cholesky.dtype), upper=False)
-        whole: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, half, upper=True)
-        return whole
+        """The regularised system's inverse times ``b``, in the factor's precision; laid out as its transpose.
+
+        Where ``b`` is about as wide as the factor or wider, products with the factor's inverse are up to four times as
+        fast as solves with the factor, and as exact (Du Croz and Higham, Stability of Methods for Matrix Inversion,
+        IMA J. Numer. Anal. 12, 1992), which products with the system's inverse are not.
+        """
+        b = cast(b, self.cholesky.dtype)
+        if b.shape[-1] + 1 < self.cholesky.shape[-1]:
+            # as cholesky_solve, which copies the factor first
+            half = torch.linalg.solve_triangular(self.cholesky, b, upper=False)
+            whole: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, half, upper=True)
+            return whole
+        if self._inverse is None:
+            identity = torch.eye(self.cholesky.shape[-1], dtype=b.dtype, device=b.device)
+            self._inverse = torch.linalg.solve_triangular(self.cholesky, identity.expand_as(self.cholesky), upper=False)
+        return (b.mT @ self._inverse.mT @ self._inverse).mT
 
     def diagonal(self) -> Tensor:
         """The diagonal of R, (..., d), of the primal form."""
