@@ -1,9 +1,9 @@
-"""The tables and the figure of docs/defaults.md, from benchmarks/results/defaults.jsonl.
+"""The tables and the figure of docs/defaults.md, and the figure of README.md, from benchmarks/results/defaults.jsonl.
 
     python benchmarks/defaults_report.py
 
 Writes each table between its markers (<!-- table: name --> ... <!-- end -->) in docs/defaults.md, and
-docs/defaults.png.
+the figures docs/defaults.png and docs/first.png.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.defaults import CNNS, MLPS, PROBES, RESULTS, ROWS, SCALES, SGD, TARGET_LR, TASKS, VITS
 from benchmarks.pages import fill, markdown
+from ts_lightning.report.drawing import SPACES, figure
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
 COMPARED = [*MLPS, *CNNS, *VITS]
@@ -185,32 +183,31 @@ def probe_table(settings: list[tuple[str, float, dict[str, Any]]]) -> str:
     return markdown(["setting", *PROBES], rows())
 
 
-def figure() -> None:
-    """Accuracy against steps and against seconds for shallow, deep, convolutional and attention networks."""
-    shown = ["tanh MLP, 5 layers", "tanh MLP, 30 layers", "CNN, CIFAR-10", "ViT, CIFAR-10"]
-    fig, axes = plt.subplots(2, len(shown), figsize=(3.1 * len(shown), 5.2), sharey="col", constrained_layout=True)
-    for column, task in enumerate(shown):
-        at = TASKS[task].at
-        _, _, lines = best_weight(task)
-        curves = {"target space": (target(task), "auto", "C0"), "weight space, tuned": (lines, "weight", "C1")}
-        for label, (each, key, color) in curves.items():
-            for line in each:
-                for row, scale in ((0, 1.0), (1, TIMES[task][key] / 1e3)):
-                    axes[row][column].plot([s * scale for s in at], line["test"], color=color, alpha=0.3, lw=1)
-            for row, scale in ((0, 1.0), (1, TIMES[task][key] / 1e3)):
-                axes[row][column].plot(
-                    [s * scale for s in at], mean_curve(each, len(at)), color=color, lw=2, label=label
-                )
-        axes[0][column].set_title(task, fontsize=10)
-        axes[0][column].set_xlabel("steps")
-        axes[1][column].set_xlabel("seconds, two CPU cores")
-    for row in axes:
-        row[0].set_ylabel("test accuracy")
-        for axis in row:
-            axis.grid(alpha=0.3)
-            axis.set_xlim(left=0)
-    axes[0][0].legend(fontsize=8, loc="lower right")
-    fig.savefig(PAGE.with_suffix(".png"), dpi=110)
+def figures() -> None:
+    """Accuracy against steps and against seconds, of four networks for the page and of two of them for README.md."""
+    draw(["tanh MLP, 5 layers", "tanh MLP, 30 layers", "CNN, CIFAR-10", "ViT, CIFAR-10"], PAGE.with_suffix(""))
+    draw(["tanh MLP, 30 layers", "CNN, CIFAR-10"], PAGE.with_name("first"))
+
+
+def draw(tasks: list[str], stem: Path) -> None:
+    """A row for each task, against steps and against seconds: each seed, and their mean."""
+    with figure(stem, "", [4.7, 4.7] * len(tasks), 2.8) as panels:
+        for task, row in zip(tasks, zip(panels[::2], panels[1::2], strict=True), strict=True):
+            at = TASKS[task].at
+            sides = {"target": (target(task), "auto"), "weight": (best_weight(task)[2], "weight")}
+            for panel, x in zip(row, ("steps", "seconds"), strict=True):
+                for space, (lines, key) in sides.items():
+                    places = at if x == "steps" else [step * TIMES[task][key] / 1e3 for step in at]
+                    for line in lines:
+                        panel.plot(places, 100 * np.array(line["test"]), color=SPACES[space], alpha=0.3, linewidth=0.8)
+                    label = f"{space} space" + (", tuned" if space == "weight" else "")
+                    mean = 100 * np.array(mean_curve(lines, len(at)))
+                    panel.plot(places, mean, color=SPACES[space], linewidth=2.4, label=label)
+                panel.set_title(f"{task}: test accuracy, %")
+                panel.set_xlabel(x if x == "steps" else "seconds, two CPU cores")
+                panel.set_xlim(left=0)
+        panels[0].legend(loc="lower right")
+    stem.with_suffix(".svg").unlink()
 
 
 def main() -> None:
@@ -241,7 +238,7 @@ def main() -> None:
     tables["sgd"] = sgd_table()
     tables |= {name: probe_table(settings) for name, settings in probes.items()}
     fill(PAGE, tables)
-    figure()
+    figures()
 
 
 if __name__ == "__main__":
