@@ -31,12 +31,14 @@ EPOCHS = {"lstm": 8, "rnn": 6}
 OPTIONS = [
     "--data.source=imdb",
     "--data.validation=0",
+    "--model.layers=1",
+    "--model.units=100",
     "--model.dropout=0.2",
     "--trainer.accelerator=cpu",
     "--threads=1",
 ]
 CELLS = {
-    "lstm": ["--model.lr=0.001"],
+    "lstm": ["--model.lr=0.001", "--trainer.gradient_clip_val=null"],
     "rnn": ["--model.lr=0.0003", "--trainer.gradient_clip_val=1", "--model.reference_steps=200"],
 }
 SPACES: dict[str, list[str]] = {"target": [], "weight": ["--target_space=null"]}

@@ -16,7 +16,7 @@ from ts_lightning.recipes.data import TextDataModule
 
 pytest.importorskip("tokenizers")
 
-SMALL = ["--model.embedding", "4", "--model.units", "6", "--data.batch_size", "20"]
+SMALL = ["--model.embedding", "4", "--model.layers", "1", "--model.units", "6", "--data.batch_size", "20"]
 WEIGHT = ["--target_space", "null"]
 LEFT = FILES | pictures("confusion_matrix") | {"worst_texts.csv"}
 
@@ -63,7 +63,7 @@ def test_a_run_leaves_its_files_and_a_table(options, tmp_path):
     assert files(folder) == LEFT
     assert (folder / "figure.png").stat().st_size < 150_000
     space = "weight" if options == WEIGHT else "target"
-    assert f"topics, lstm of 6 units, {space} space: done after 4 steps" in ended.out
+    assert f"topics, rnn of 6 units, {space} space: done after 4 steps" in ended.out
     assert re.search(r"test accuracy +0\.\d{4} +0\.\d{4} +\d+", ended.out)
     assert re.search(r"majority class +0\.\d{4} test accuracy", ended.out)
     assert re.search(r"classes +3: ", ended.out)

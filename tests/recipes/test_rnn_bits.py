@@ -51,10 +51,12 @@ def test_logits_are_of_the_steps_asked_and_see_nothing_later():
     assert same.tolist() == [True] * 3 + [False] * 4
 
 
+@pytest.mark.parametrize("level", ["l0", "l1"])
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-def test_every_gate_starts_orthogonal_and_the_forget_gate_open(cell, gates):
-    layer = recurrent(cell, 2, 5)
-    for gate in layer.weight_hh_l0.split(5):
+def test_every_gate_starts_orthogonal_and_the_forget_gate_open(cell, gates, level):
+    layer = recurrent(cell, 2, 5, layers=2)
+    for gate in layer.get_parameter(f"weight_hh_{level}").split(5):
         torch.testing.assert_close(gate @ gate.T, torch.eye(5))
-    total = (layer.bias_ih_l0 + layer.bias_hh_l0).detach().reshape(gates, 5)
+    biases = [layer.get_parameter(f"bias_{kind}_{level}").detach() for kind in ("ih", "hh")]
+    total = sum(biases).reshape(gates, 5)
     assert total.unique(dim=1).flatten().tolist() == ([0, 1, 0, 0] if cell == "lstm" else [0] * gates)

@@ -1,4 +1,4 @@
-"""Texts classified by an LSTM: ``python -m ts_lightning.recipes.lstm_nlp``, and ``... predict`` for new text."""
+"""Texts classified by recurrent layers: ``python -m ts_lightning.recipes.lstm_nlp``; ``... predict`` for new text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class TextCLI(TargetSpaceCLI):
         """Data, network and space."""
         data, given = self.datamodule, self.model.given
         name = data.source if data.file is None else data.file.name
-        return f"{name}, {given.cell} of {given.units} units, {self.space} space"
+        layers = given.cell if given.layers == 1 else f"{given.layers} {given.cell} layers"
+        return f"{name}, {layers} of {given.units} units, {self.space} space"
 
     def remarks(self, history: History) -> dict[str, str]:
         """What the accuracy is to be compared with, and how to classify new text."""
@@ -43,7 +44,12 @@ class TextCLI(TargetSpaceCLI):
         return result
 
 
-DEFAULTS = {"data.validation": 0.2, "trainer.max_epochs": 10, "trainer.log_every_n_steps": 1}
+DEFAULTS = {
+    "data.validation": 0.2,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.max_epochs": 10,
+    "trainer.log_every_n_steps": 1,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -106,7 +106,18 @@ def test_the_recipe_trains_from_vectors_and_predicts_with_the_tokenizer(
 
     monkeypatch.setattr(lstm_nlp, "TextClassifier", Recorder)
     path = str(reviews["file"])
-    options = ["--data.source", "csv", "--data.file", path, "--data.test_file", path, "--model.units", "4"]
+    options = [
+        "--data.source",
+        "csv",
+        "--data.file",
+        path,
+        "--data.test_file",
+        path,
+        "--model.layers",
+        "1",
+        "--model.units",
+        "4",
+    ]
     parts = ["--data.split", "basic_english", "--data.vectors", str(vector_file), "--trainer.max_epochs", "1"]
     out = done(lstm_nlp.main, *options, *parts, "--target_space", "null", "--out", tmp_path / "run", drawn=False).out
     assert re.search(r"words with pretrained vectors +3 of 10", out)
