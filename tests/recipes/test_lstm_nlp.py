@@ -16,7 +16,7 @@ from ts_lightning.recipes.data import TextDataModule
 
 pytest.importorskip("tokenizers")
 
-SMALL = ["--model.embedding", "4", "--model.layers", "1", "--model.units", "6", "--data.batch_size", "20"]
+SMALL = ["--model.embedding", "4", "--model.units", "6", "--data.batch_size", "20"]
 WEIGHT = ["--target_space", "null"]
 LEFT = FILES | pictures("confusion_matrix") | {"worst_texts.csv"}
 

@@ -35,7 +35,7 @@ def lstm_nlp_options(folder):
     rows = [f"text {i} has a {('cat', 'dog')[i % 2]} in it,{i % 2}" for i in range(20)]
     (folder / "x.csv").write_text("\n".join(["text,label", *rows]))
     data = ["--data.source", "csv", "--data.file", folder / "x.csv", "--data.test_file", folder / "x.csv"]
-    return [*data, "--data.batch_size", "10", "--model.embedding", "4", "--model.layers", "1", "--model.units", "5"]
+    return [*data, "--data.batch_size", "10", "--model.embedding", "4", "--model.units", "5"]
 
 
 RECIPES = {
