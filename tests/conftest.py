@@ -1,8 +1,11 @@
-"""One thread, so that equal computations give equal bits; Lightning's banners off; no test's seed is another's;
-W&B offline."""
+"""Worker processes of one thread each, so that equal computations give equal bits and workers share the cores;
+Lightning's banners off; no test's seed is another's; W&B offline."""
 
 import logging
 import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
 import pytest
 import torch
@@ -11,6 +14,18 @@ import torch.distributed as dist
 torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+#: each has torch and Lightning in its memory
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One worker per core, and none for a single file, whose tests stay together (``--dist loadfile``)."""
+    files = {name.split("::")[0] for name in config.option.file_or_dir}
+    if len(files) == 1 and Path(*files).is_file():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.processes import free_port
 from tests.support.runs import FILES, files, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ def test_two_processes_leave_one_folder_and_one_table(tmp_path):
     command += ["--data", "tests.cli.plain.Points", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     command += ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
     command += ["--trainer.enable_progress_bar", "false"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
     )

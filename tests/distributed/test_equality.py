@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.equality import NETWORKS, run
+from tests.support.equality import NETWORKS, STEPS, run
 from tests.support.processes import run as in_processes
 
 TASKS = ("MLP", "CNN", "LSTM")
@@ -41,7 +41,7 @@ def results():
 def test_two_processes_equal_one(results, case):
     one, both = results[0][case], [rank[case] for rank in results[1]]
     bound = 1e-6 if "float32" in case else 1e-10
-    assert one["steps"] == both[0]["steps"] == 50
+    assert one["steps"] == both[0]["steps"] == STEPS
     for kind in ("weights", "targets"):
         expected, *found = (torch.cat([t.flatten() for t in fit[kind].values()]) for fit in (one, *both))
         for values in found:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from tests.support.fits import trainer
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
 
-BATCH, STEPS = 8, 50
+BATCH, STEPS = 8, 12
 
 
 class InterleavedNorm(nn.BatchNorm2d):

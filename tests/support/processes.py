@@ -14,7 +14,9 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import connection, get_context
 from typing import Any
 
@@ -50,7 +52,7 @@ def run(function, *args, ranks=1, timeout=60.0, **options):
 
 def end(function, *args, ranks=1, timeout=60.0, **options):
     """How ``function(*args, **options)`` ended in each of ``ranks`` processes, one of which may have been killed."""
-    port = _free_port()
+    port = free_port()
     environments = [_environment(rank, ranks, port) for rank in range(ranks)]
     started, processes, receivers, outcomes = time.monotonic(), [], [], {}
     try:
@@ -109,7 +111,13 @@ def _environment(rank, ranks, port):
     return {name: str(value) for name, value in {**numbers, **where}.items()}
 
 
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+#: this worker's own, below those that the system gives to whoever asks: none that two could take at the same time
+_ports = cycle(range(10_000 + 100 * (os.getpid() % 200), 10_100 + 100 * (os.getpid() % 200)))
+
+
+def free_port():
+    for port in _ports:
+        with socket.socket() as found, suppress(OSError):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as those who listen there do
+            found.bind(("127.0.0.1", port))
+            return port
