@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.processes import free_port
+from tests.support.processes import LONGEST, free_port
 from tests.support.runs import FILES, files, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def test_two_processes_leave_one_folder_and_one_table(tmp_path):
     command += ["--trainer.enable_progress_bar", "false"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Solved, target space: done after 2 steps") == 1

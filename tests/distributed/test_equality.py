@@ -33,7 +33,7 @@ def runs(processes):
 
 @pytest.fixture(scope="module")
 def results():
-    both = in_processes(runs, 2, ranks=2, timeout=240)
+    both = in_processes(runs, 2, ranks=2)
     return runs(2), both
 
 

@@ -45,6 +45,10 @@ class Both(TargetSpaceMixin, Plain):
     def val_dataloader(self):
         return loader(64)
 
+    def on_train_start(self):
+        with torch.no_grad():
+            self.start = float(self.loss(data()))
+
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         self.log("loss", loss)
@@ -56,14 +60,14 @@ class Both(TargetSpaceMixin, Plain):
 
 
 def trained(space, callbacks=(), schedule=None, **options):
+    """The model after eight epochs, its Trainer, and the loss of the weights that they began with."""
     model = build(Both, optimizer=options.pop("optimizer", lambda p: optim.Adam(p, lr=0.002)))
     model.target_space, model.schedule = (CONFIG if space == "target" else None), schedule
-    start = float(model.loss(data()).detach())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = trainer(**{"max_epochs": 8, "callbacks": list(callbacks), **options})
         run.fit(model)
-    return model, run, start
+    return model, run, model.start
 
 
 OPTIMIZERS = {

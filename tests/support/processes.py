@@ -1,4 +1,4 @@
-"""Functions run in processes of their own, alone or as ranks that train together; a hang ends within a minute.
+"""Functions run in processes of their own, alone or as ranks that train together; a hang ends within minutes.
 
 Processes are forked from one that has imported everything already, so that each starts in a moment. Several ranks find
 the environment that torchrun gives: ``Trainer(strategy="ddp", devices=ranks)`` in the function trains with all of them.
@@ -24,6 +24,9 @@ _context = get_context("forkserver" if sys.platform != "win32" else "spawn")
 if sys.platform != "win32":
     _context.set_forkserver_preload(["pytest", "lightning.pytorch", "tests.conftest", "tests.support.resuming"])
 
+#: seconds; many times what any of them takes on a core of its own, since a machine may have other work to do
+LONGEST = 300.0
+
 
 @dataclass
 class Outcome:
@@ -41,7 +44,7 @@ class Outcome:
         return f"killed by {signal.Signals(self.signal).name}" if self.signal else self.error or "ended well"
 
 
-def run(function, *args, ranks=1, timeout=60.0, **options):
+def run(function, *args, ranks=1, timeout=LONGEST, **options):
     """The results of ``function(*args, **options)`` in each of ``ranks`` processes, if all of them end well."""
     outcomes = end(function, *args, ranks=ranks, timeout=timeout, **options)
     assert all(o.error is None and not o.signal and not o.hung for o in outcomes), "\n".join(
@@ -50,7 +53,7 @@ def run(function, *args, ranks=1, timeout=60.0, **options):
     return [outcome.result for outcome in outcomes]
 
 
-def end(function, *args, ranks=1, timeout=60.0, **options):
+def end(function, *args, ranks=1, timeout=LONGEST, **options):
     """How ``function(*args, **options)`` ended in each of ``ranks`` processes, one of which may have been killed."""
     port = free_port()
     environments = [_environment(rank, ranks, port) for rank in range(ranks)]
