@@ -86,7 +86,7 @@ def test_it_trains_and_leaves_a_report(name, data, request, tmp_path, monkeypatc
         monkeypatch.chdir(tmp_path)
         found = [losses(options)]
     else:
-        found = run(losses, options, ranks=ranks, timeout=120)
+        found = run(losses, options, ranks=ranks)
     for each in found:
         assert len(each) == 2
         assert all(map(math.isfinite, each))

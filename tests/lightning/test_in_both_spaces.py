@@ -63,6 +63,7 @@ def trained(space, callbacks=(), schedule=None, **options):
     """The model after eight epochs, its Trainer, and the loss of the weights that they began with."""
     model = build(Both, optimizer=options.pop("optimizer", lambda p: optim.Adam(p, lr=0.002)))
     model.target_space, model.schedule = (CONFIG if space == "target" else None), schedule
+    model.batch_size = options.pop("batch_size", model.batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = trainer(**{"max_epochs": 8, "callbacks": list(callbacks), **options})
@@ -93,7 +94,9 @@ OPTIMIZERS = {
 def test_optimizers(name, space):
     if not hasattr(optim, name):
         pytest.skip(f"this torch has no {name}")
-    model, _, start = trained(space, optimizer=OPTIMIZERS[name])
+    # without a line search LBFGS needs one function: from batch to batch it diverges at some seeds
+    batch_size = 64 if name == "LBFGS" else 16
+    model, _, start = trained(space, optimizer=OPTIMIZERS[name], batch_size=batch_size)
     assert float(model.loss(data()).detach()) < start
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
@@ -144,7 +147,8 @@ if EMAWeightAveraging is not None:
 def test_callbacks(name, space, tmp_path):
     options = {"enable_checkpointing": True} if name == "checkpoints" else {}
     logger = CSVLogger(tmp_path) if name == "rates" else False
-    model, run, start = trained(
+    start = float(build(Both).loss(data()).detach())
+    model, run, _ = trained(
         space, [CALLBACKS[name](tmp_path / "kept")], logger=logger, default_root_dir=tmp_path, **options
     )
     assert run.current_epoch >= 8
