@@ -91,7 +91,9 @@ class Settings(SaveConfigCallback):
             settings.pop(name, None)
         versions = [("ts_lightning", ts_lightning), ("torch", torch), ("lightning", lightning)]
         head = ", ".join(f"{name} {module.__version__}" for name, module in versions)
-        text = f"# {head}, {torch.get_num_threads()} CPU threads\n{yaml.safe_dump(settings, sort_keys=False)}"
+        threads = torch.get_num_threads()
+        head = f"{head}, {threads} CPU thread{'' if threads == 1 else 's'}"
+        text = f"# {head}\n{yaml.safe_dump(settings, sort_keys=False)}"
         (Path(trainer.default_root_dir) / self.config_filename).write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write a second file of them
