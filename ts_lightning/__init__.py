@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ts_lightning.ridge.api import ridge_solve
     from ts_lightning.ridge.scales import RidgeScale, register_ridge_scale
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "ReferenceConfig": "config",
