@@ -123,6 +123,7 @@ def test_both_spaces_see_the_same_data_in_the_same_order_and_a_run_is_repeated(p
     assert seen["target"] == seen["weight"]
     settings = yaml.safe_load((tmp_path / "target" / "config.yaml").read_text())
     assert (settings["trainer"]["max_epochs"], settings["model"]["reference_steps"]) == (2, 5)
+    assert settings["threads"] == 1
     again = ["--config", tmp_path / "target" / "config.yaml", "--out", tmp_path / "again"]
     done(lstm_nlp.main, *again, drawn=False)
     assert metrics(tmp_path / "target", "train/loss") == metrics(tmp_path / "again", "train/loss")

@@ -45,6 +45,7 @@ class TextCLI(TargetSpaceCLI):
 
 
 DEFAULTS = {
+    "threads": 1,  # more are no gain for a layer of this size, and a loss beside other programs
     "data.validation": 0.2,
     "trainer.gradient_clip_val": 1.0,
     "trainer.max_epochs": 10,
