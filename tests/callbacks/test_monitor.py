@@ -1,6 +1,5 @@
 """TargetSpaceMonitor against dense computations in float64, and what it must leave as it was."""
 
-import csv
 import math
 import sys
 
@@ -230,44 +229,6 @@ def test_weights_are_the_same_bits_with_and_without_it(cls, options, make):
         fit(model, batches, max_epochs=3, callbacks=callbacks, log_every_n_steps=2, **options)
     for value, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
         assert torch.equal(value, expected)
-
-
-def rows_with_values(folder):
-    with open(folder / "metrics.csv") as file:
-        return [int(row["step"]) + 1 for row in csv.DictReader(file) if row["target_space/residual/net.0"]]
-
-
-@pytest.mark.parametrize(
-    ("options", "monitor", "steps"),
-    [
-        ({}, TargetSpaceMonitor(), [50, 250]),  # the defaults of both
-        ({"log_every_n_steps": 10}, TargetSpaceMonitor(50), [10, 60, 110, 160, 210, 260]),
-        ({"log_every_n_steps": 50}, TargetSpaceMonitor(10), [50, 100, 150, 200, 250]),
-    ],
-)
-def test_observed_steps_are_logged_and_no_others(options, monitor, steps, tmp_path):
-    class Logging(Lit):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            self.log("loss", loss)
-            return loss
-
-    logger = CSVLogger(tmp_path, "", "")
-    fit(build(Logging), loader(4), max_epochs=-1, max_steps=260, logger=logger, callbacks=[monitor], **options)
-    assert rows_with_values(tmp_path) == steps
-
-
-def test_manual_optimisation_that_steps_between_logged_batches(tmp_path):
-    class Seldom(Manual):
-        def training_step(self, batch, batch_idx):
-            self.manual_backward(self.loss(batch))
-            if batch_idx % 4 == 2:
-                self.optimizers().step()
-                self.optimizers().zero_grad()
-
-    logger = CSVLogger(tmp_path, "", "")
-    fit(build(Seldom), loader(4), logger=logger, callbacks=[TargetSpaceMonitor(1)], log_every_n_steps=4)
-    assert rows_with_values(tmp_path) == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("fails", [True, False])

@@ -14,25 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import nn
 from torch.nn import functional
 
-from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
+from tests.support.dense_solve import CONFIG, LAYERS, matrix, network, solution
+from ts_lightning import TargetSpace
 from ts_lightning.engine.steps import OptimizerSteps
-
-RIDGE = 0.3
-LAYERS = ("0", "3", "5")
-CONFIG = TargetSpaceConfig(
-    ridge=RIDGE, ridge_scale="absolute", step_scale=1.0, init_std=0.3, reference=ReferenceConfig(rows="all")
-)
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)
-    ).double()
-
-
-def matrix(module):
-    return torch.cat([module.weight, module.bias.unsqueeze(1)], 1).mT
 
 
 class RandomUse(RuleBasedStateMachine):
@@ -63,21 +47,7 @@ class RandomUse(RuleBasedStateMachine):
         return torch.randn(rows, 3, generator=self.draws, dtype=torch.float64)
 
     def solution(self, targets):
-        """W of every layer by a dense solve, differentiable in the targets and the norm's parameters."""
-        a, found = self.reference, {}
-        norm = self.model[1]
-        for name in LAYERS:
-            inputs = torch.cat([a, torch.ones_like(a[:, :1])], 1)
-            if name in self.kept:
-                w = self.kept[name]
-            else:
-                w0 = self.anchors.get(name, torch.zeros(inputs.shape[1], targets[name].shape[1], dtype=a.dtype))
-                ridge = RIDGE * torch.eye(inputs.shape[1], dtype=a.dtype)
-                w = w0 + torch.linalg.solve(inputs.mT @ inputs + ridge, inputs.mT @ (targets[name] - inputs @ w0))
-            found[name] = w
-            z = inputs @ w
-            a = torch.tanh(functional.layer_norm(z, (5,), norm.weight, norm.bias, norm.eps) if name == "0" else z)
-        return found
+        return solution(targets, self.reference, self.model[1], self.kept, self.anchors)
 
     def pull(self):
         """What a step begins with, and what of the sequence so far it settles."""

@@ -1,7 +1,6 @@
-"""TargetSpace in a plain loop: training, steps out of order, given targets, substitution."""
+"""TargetSpace in a plain loop: training, steps out of order, given targets."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -9,24 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.fits import assert_equal
-from tests.support.nets import Conv, Dense
+from tests.support.nets import Conv, Dense, dense, moons
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 INITS = ("projected", "normalised")
-
-
-def moons(rows=200):
-    """Two classes that no linear model separates."""
-    generator = torch.Generator().manual_seed(0)
-    angle = torch.rand(rows, generator=generator) * 6.28
-    y = torch.arange(rows) % 2
-    radius = 1.0 + y + 0.1 * torch.randn(rows, generator=generator)
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), y
-
-
-def dense(**options):
-    torch.manual_seed(0)
-    return Dense(2, 8, 3, 2, **options)
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -183,46 +168,6 @@ def test_given_targets_are_taken_over_and_checked():
         TargetSpace(model, x, TargetSpaceConfig(exclude=["readout"]), state=first.state_dict())
 
 
-@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.LBFGS])
-def test_substitution_in_place(make):
-    model = dense(norm=True)
-    optimizer = make(model.parameters(), lr=0.01)
-    lists = [group["params"] for group in optimizer.param_groups]
-    before = list(lists[0])
-    space = TargetSpace(model, moons()[0])
-    space.substitute(optimizer)
-    assert [group["params"] for group in optimizer.param_groups] == lists
-    assert all(group["params"] is old for group, old in zip(optimizer.param_groups, lists, strict=True))
-    assert {id(p) for p in lists[0]} == {id(p) for p in space.parameters()}
-    # each target stands where its weight stood
-    kept = [p for p in before if not any(p is layer.bias for layer in space.layers)]
-    weights = {id(layer.weight): space.targets[layer.name] for layer in space.layers}
-    assert all(new is weights.get(id(old), old) for new, old in zip(lists[0], kept, strict=True))
-
-
-def test_substitution_keeps_groups_with_their_options():
-    model = dense()
-    biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
-    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
-    optimizer = torch.optim.SGD(
-        [{"params": weights[:2], "lr": 0.5}, {"params": weights[2:]}, {"params": biases}], lr=0.1
-    )
-    space = TargetSpace(model, moons()[0])
-    space.substitute(optimizer)
-    assert [(len(g["params"]), g["lr"]) for g in optimizer.param_groups] == [(2, 0.5), (2, 0.1), (0, 0.1)]
-
-
-def test_substitution_after_a_step_is_refused():
-    x, y = moons()
-    model = dense()
-    optimizer = torch.optim.Adam(model.parameters())
-    functional.cross_entropy(model(x), y).backward()
-    optimizer.step()
-    space = TargetSpace(model, x)
-    with pytest.raises(TargetSpaceError, match=r"Adam already holds state.*before the first step"):
-        space.substitute(optimizer)
-
-
 def test_a_model_that_changes_its_input_does_not_change_the_reference():
     class Scaling(nn.Module):
         def __init__(self):
@@ -300,20 +245,6 @@ def test_gradients_that_are_alike_have_memory_of_their_own():
     space.pullback()
     assert torch.equal(model.p.grad, model.q.grad)
     assert model.p.grad.data_ptr() != model.q.grad.data_ptr()
-
-
-def test_an_optimizer_of_solved_weights_is_told_once_what_to_do():
-    model = dense()
-    space = TargetSpace(model, moons()[0])
-    wrong = torch.optim.Adam(model.parameters())
-    with pytest.warns(UserWarning, match=r"Adam steps the weights of hidden\.0.*space\.parameters\(\)"):
-        wrong.step()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        wrong.step()
-        torch.optim.Adam(space.parameters()).step()
-        space.release()
-        torch.optim.Adam(model.parameters()).step()  # in weight space from here on
 
 
 class Bags(nn.Module):

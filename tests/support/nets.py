@@ -55,3 +55,17 @@ class Conv(nn.Module):
 def loss_on(x, y):
     """Cross-entropy on a batch, as a function of whatever runs the model."""
     return lambda run: functional.cross_entropy(run(x), y)
+
+
+def moons(rows=200):
+    """Two classes that no linear model separates."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.rand(rows, generator=generator) * 6.28
+    y = torch.arange(rows) % 2
+    radius = 1.0 + y + 0.1 * torch.randn(rows, generator=generator)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), y
+
+
+def dense(**options):
+    torch.manual_seed(0)
+    return Dense(2, 8, 3, 2, **options)
