@@ -64,6 +64,7 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
         drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
         yield list(panels[: len(widths)])
         drawn.savefig(file_stem.with_name(f"{file_stem.name}.png"), dpi=110)
+        drawn.set_layout_engine("none")  # everything has its place now, in both files the same
         drawn.savefig(file_stem.with_name(f"{file_stem.name}.svg"))
 
 
