@@ -73,6 +73,13 @@ def data(request, tmp_path, monkeypatch):
     return []
 
 
+@pytest.fixture
+def unarranged(monkeypatch):
+    """Pictures are drawn without arranging their panels first, which takes longer than all else in two steps."""
+    monkeypatch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
+
+
+@pytest.mark.usefixtures("unarranged")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_leaves_a_report(name, data, request, tmp_path, monkeypatch):
