@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.exactness import relative
 from tests.support.nets import Conv, Dense
@@ -68,6 +69,24 @@ class Pairs(nn.Module):
 
     def forward(self, x):
         return self.readout(torch.tanh(self.pair(x, torch.tanh(x))))
+
+
+class Alike(nn.Module):
+    """Dense layers of one shape, the last of which is in no loss."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.first = nn.Linear(3, 5, bias=bias)
+        self.inner = nn.ModuleList([nn.Linear(5, 5, bias=bias) for _ in range(3)])
+        self.out = nn.Linear(5, 2)
+        self.aside = nn.Linear(5, 5, bias=bias)
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        for layer in self.inner:
+            h = layer(h).tanh()
+        self.aside(h)
+        return self.out(h)
 
 
 class Twice(nn.Module):
@@ -152,6 +171,10 @@ CASES = {
         20,
         CONFIG,
     ),
+    "alike": (Alike, (3,), 20, CONFIG),
+    "alike without bias": (lambda: Alike(bias=False), (3,), 20, CONFIG),
+    "alike, dual": (Alike, (3,), 4, CONFIG),
+    "wide": (lambda: Dense(3, 190, 190), (3,), 20, CONFIG),
     "used twice": (Twice, (3,), 20, CONFIG),
     "a stranger's": (lambda: nn.Sequential(Doubled(3, 5), nn.Tanh(), Doubled(5, 2)), (3,), 20, CONFIG),
 }
@@ -256,7 +279,7 @@ def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
     loss().backward()
     space.pullback()
     assert space.cascade.overwritten() == []  # the pull-back leaves the solution alone
-    found = {name: target.grad.clone() for name, target in space.targets.items()}
+    found = {name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()}
     start = {name: target.detach().clone() for name, target in space.targets.items()}
     way = {name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in start.items()}
     values = {}
@@ -272,6 +295,25 @@ def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
     size = math.sqrt(sum(float(gradient.square().sum()) for gradient in found.values()))
     assert size > 1e-6
     assert abs(slope - predicted) <= 1e-6 * max(size, 1e-3)
+
+
+def test_layers_of_one_shape_are_one_product():
+    _, space, _ = made("alike", 50)
+    generator = torch.Generator().manual_seed(1)
+    move(space, generator, 0.3)
+    space.solve()
+    products = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm):
+                products.append(tuple(args[0].shape))
+            return function(*args, **(kwargs or {}))
+
+    move(space, generator)
+    with Products():
+        space.solve()
+    assert sorted(products) == [(1, 2, 20), (1, 5, 20), (4, 5, 20)]  # out, first, and the four alike
 
 
 def test_one_is_the_full_solve_at_every_step_to_the_last_bit():

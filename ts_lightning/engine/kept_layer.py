@@ -1,7 +1,7 @@
 """What is kept of a layer between two untanglings: the maps of its systems, and the way from P T to its parameters.
 
-Everything is linear, so that no graph is built in a step. A dense layer with an explicit map is two products, for its
-weight and for its bias. Of any other family one graph of what it does before P and after it is made for all steps.
+Everything is linear, so that no graph is built in a step: one graph of what a layer does before P and after it is made
+for all steps. Dense layers need none, see ``kept_stack.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.kept import KeptMap
 from ts_lightning.ridge.processes import Shards
 
@@ -50,14 +49,10 @@ class KeptLayer:
             kept.offsets = [value.detach() - own for value, own in zip(values, linear, strict=True)]
         return kept
 
-    def settled(self, target: Tensor, period: int) -> KeptLayer:
-        """The layer with its maps in the form that serves ``period`` solves best."""
+    def settle(self, target: Tensor, period: int) -> None:
+        """Bring the maps to the form that serves ``period`` solves best."""
         for one, t in zip(self.maps, self.layer.kept_targets(target), strict=True):
             one.settle(t.shape[-1], period)
-        if not is_dense(self.layer) or self.maps[0].transposed is None:
-            return self
-        parts = torch.split(self.maps[0].transposed, [self.maps[0].transposed.shape[-1] - 1, 1], -1)
-        return KeptDense(self.layer, [KeptMap(part.contiguous()) for part in parts], self.offsets)
 
     def apply(self, target: Tensor) -> list[Tensor]:
         """P T of each system, in the precision of the targets; this process's share."""
@@ -87,43 +82,7 @@ class KeptLayer:
         moved = [{key: tensor.to(device) for key, tensor in one.items()} for one in state["maps"]]
         maps = [KeptMap.of_state(one, layer.kept_inputs) for one in moved]
         offsets = [offset.to(device) for offset in state["offsets"]]
-        return (KeptDense if len(maps) > 1 and is_dense(layer) else cls)(layer, maps, offsets)
-
-
-class KeptDense(KeptLayer):
-    """A dense layer by one map to its weight and one to its bias, so that nothing is split or put together."""
-
-    layer: LinearTargets
-
-    def settled(self, target: Tensor, period: int) -> KeptLayer:
-        """Itself, whose maps are explicit."""
-        return self
-
-    def apply(self, target: Tensor) -> list[Tensor]:
-        """P T of both, in the precision of the targets; this process's share."""
-        (t,) = self.layer.kept_targets(target)
-        t = t.to(self.maps[0].dtype)
-        return [one.apply(t).to(target.dtype) for one in self.maps]
-
-    def values(self, w: Sequence[Tensor]) -> list[Tensor]:
-        """Weight and bias."""
-        found = [self.layer.arranged(w[0].mT), w[1].squeeze(0)]
-        return [value + offset for value, offset in zip(found, self.offsets, strict=True)] if self.offsets else found
-
-    def gradient(self, gradients: Sequence[Tensor], target: Tensor) -> Tensor:
-        """dL/dT for gradients on weight and bias."""
-        weight, bias = (g.to(self.maps[0].dtype) for g in gradients)
-        ones = self.maps[1].transposed
-        assert ones is not None
-        found = self.maps[0].transpose(self.layer.flat(weight).mT).addr_(ones.squeeze(-1), bias)
-        return found.to(target.dtype).view(target.shape).mul_(self.layer.unit)
-
-
-def is_dense(layer: TargetLayer) -> bool:
-    """Whether W is a weight over a bias, also by the methods of a class that extends the family."""
-    own = (layer.kept_targets, layer.kept_values, *((layer.pack,) if isinstance(layer, LinearTargets) else ()))
-    theirs = (LinearTargets.kept_targets, LinearTargets.kept_values, LinearTargets.pack)
-    return tuple(getattr(method, "__func__", None) for method in own) == theirs and len(layer.parameters) > 1
+        return cls(layer, maps, offsets)
 
 
 class _Rearranged(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ts_lightning.engine.cuda_graphs import Solved
 from ts_lightning.engine.kept_layer import KeptLayer
+from ts_lightning.engine.kept_stack import KeptStack
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.processes import Shards
 
@@ -31,7 +32,8 @@ class KeptMaps:
     def __init__(self, layers: Sequence[KeptLayer], shards: Shards | None) -> None:
         self._layers = list(layers)
         self._shards = shards
-        self._settled = False
+        self._stacks: list[KeptStack] = []
+        self._rest: list[KeptLayer] | None = None  # those of no stack
 
     @torch.no_grad()
     def solve(self, targets: Mapping[str, Tensor], period: int) -> Solved:
@@ -44,25 +46,30 @@ class KeptMaps:
         Raises:
             TargetSpaceError: the targets hold a NaN or an infinity.
         """
-        if not self._settled:
-            self._settled = True
-            self._layers = [kept.settled(targets[kept.layer.name], period) for kept in self._layers]
-        ws = [kept.apply(targets[kept.layer.name]) for kept in self._layers]
+        if self._rest is None:
+            self._rest = self._settle(targets, period)
+        stacked = [stack.apply(targets) for stack in self._stacks]
+        ws = [kept.apply(targets[kept.layer.name]) for kept in self._rest]
         # P is finite, and no product with targets whose norm is overflows
         norm = torch.stack(torch._foreach_norm([targets[kept.layer.name] for kept in self._layers])).sum()
         if self._shards is not None:
-            self._shards.sum(norm, *(w for own in ws for w in own))
+            self._shards.sum(norm, *stacked, *(w for own in ws for w in own))
         if not math.isfinite(norm):
-            self._complain(ws, targets)
+            self._complain(targets)
         solved: Solved = []
-        for kept, own in zip(self._layers, ws, strict=True):
+        for stack in self._stacks:
+            solved.extend(zip(stack.parameters, stack.values(targets[stack.layers[0].name].dtype), strict=True))
+        for kept, own in zip(self._rest, ws, strict=True):
             solved.extend(zip(kept.layer.parameters, kept.values(own), strict=True))
         return solved
 
     def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """dL/dT by layer name for the gradients on the layers' parameters, where there are any."""
+        assert self._rest is not None
         found: dict[str, Tensor] = {}
-        for kept in self._layers:
+        for stack in self._stacks:
+            found.update(stack.gradients(targets))
+        for kept in self._rest:
             parameters = kept.layer.parameters
             if any(p.grad is not None for p in parameters):
                 target = targets[kept.layer.name]
@@ -70,11 +77,25 @@ class KeptMaps:
                 found[kept.layer.name] = kept.gradient([g.to(target.dtype) for g in arrived], target)
         return found
 
-    def _complain(self, ws: Sequence[Sequence[Tensor]], targets: Mapping[str, Tensor]) -> None:
+    def _settle(self, targets: Mapping[str, Tensor], period: int) -> list[KeptLayer]:
+        """Make stacks of the layers that allow it; the others are returned."""
+        rest: list[KeptLayer] = []
+        groups: dict[Any, list[KeptLayer]] = {}
+        for kept in self._layers:
+            target = targets[kept.layer.name]
+            kept.settle(target, period)
+            (groups.setdefault(KeptStack.shape(kept, target), []) if KeptStack.takes(kept) else rest).append(kept)
+        self._stacks = [KeptStack(group, targets) for group in groups.values()]
+        return rest
+
+    def _complain(self, targets: Mapping[str, Tensor]) -> None:
         """Raise TargetSpaceError about the first layer whose weights are not finite, in all processes alike."""
-        for kept, own in zip(self._layers, ws, strict=True):
-            for w in own:
-                kept.layer.solver.check(w, targets[kept.layer.name])
+        for kept in self._layers:
+            target = targets[kept.layer.name]
+            for w in kept.apply(target):
+                if self._shards is not None:
+                    self._shards.sum(w)
+                kept.layer.solver.check(w, target)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept by layer name."""

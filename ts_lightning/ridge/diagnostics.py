@@ -29,10 +29,8 @@ def spectrum(factor: Factor) -> tuple[Tensor, Tensor]:
     Returns:
         Both, each (...).
     """
-    lower = factor.cholesky
+    lower, inverse = factor.cholesky.lower, factor.cholesky.inverse()
     size = lower.shape[-1]
-    identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
     condition = _largest_eigenvalue(lower) * _largest_eigenvalue(inverse.mT)
     # of the inverse, which the trace of a product with the diagonal R needs alone
     diagonal = inverse.square().sum(-2)

@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ts_lightning.ridge.cholesky import Cholesky
+from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor
 
 _SMALL = 2**17  # numbers in P, up to which calls cost more than what they compute
@@ -46,11 +48,11 @@ class Matrix:
 
     def adjoint(self, t: Tensor) -> Tensor:
         """A'T."""
-        return self.tensor.to(t.dtype).mT @ t
+        return cast(self.tensor, t.dtype).mT @ t
 
     def apply(self, v: Tensor) -> Tensor:
         """A V."""
-        return self.tensor.to(v.dtype) @ v
+        return cast(self.tensor, v.dtype) @ v
 
 
 class KeptMap:
@@ -62,7 +64,9 @@ class KeptMap:
         cholesky: the factor of A'A + R, the same.
     """
 
-    def __init__(self, transposed: Tensor | None, inputs: Inputs | None = None, cholesky: Tensor | None = None) -> None:
+    def __init__(
+        self, transposed: Tensor | None, inputs: Inputs | None = None, cholesky: Cholesky | None = None
+    ) -> None:
         self.transposed = transposed
         self._inputs, self._cholesky = inputs, cholesky
         self._applied: Tensor | None = None
@@ -83,9 +87,10 @@ class KeptMap:
     @property
     def dtype(self) -> torch.dtype:
         """The precision that the map is held and applied in."""
-        held = self.transposed if self._cholesky is None else self._cholesky
-        assert held is not None
-        return held.dtype
+        if self._cholesky is not None:
+            return self._cholesky.dtype
+        assert self.transposed is not None
+        return self.transposed.dtype
 
     def settle(self, outputs: int, times: int) -> None:
         """Choose the form for a number of applications to targets with so many columns.
@@ -96,7 +101,7 @@ class KeptMap:
             return
         a = self._inputs.tensor
         if a.numel() <= _SMALL or a.shape[-2] <= 2 * outputs * times:
-            self.transposed = self._solve(a.mT).mT.contiguous()
+            self.transposed = self._cholesky.solve(a.mT).mT.contiguous()
             self._inputs = self._cholesky = None
 
     def apply(self, t: Tensor) -> Tensor:
@@ -106,20 +111,16 @@ class KeptMap:
             self._applied = torch.matmul(t.mT, self.transposed, out=self._applied)
             return self._applied.mT
         assert self._inputs is not None
-        return self._solve(self._inputs.adjoint(t))
+        assert self._cholesky is not None
+        return self._cholesky.solve(self._inputs.adjoint(t))
 
     def transpose(self, g: Tensor) -> Tensor:
         """dL/dT = P'G, for G in the map's precision."""
         if self.transposed is not None:
             return self.transposed @ g
         assert self._inputs is not None
-        return self._inputs.apply(self._solve(g))
-
-    def _solve(self, b: Tensor) -> Tensor:
         assert self._cholesky is not None
-        half = torch.linalg.solve_triangular(self._cholesky, b.to(self._cholesky.dtype), upper=False)
-        whole: Tensor = torch.linalg.solve_triangular(self._cholesky.mT, half, upper=True)
-        return whole
+        return self._inputs.apply(self._cholesky.solve(g))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What :meth:`of_state` makes the map from."""
@@ -127,11 +128,11 @@ class KeptMap:
             return {"transposed": self.transposed}
         assert self._inputs is not None
         assert self._cholesky is not None
-        return {"inputs": self._inputs.tensor, "cholesky": self._cholesky}
+        return {"inputs": self._inputs.tensor, "cholesky": self._cholesky.lower}
 
     @classmethod
     def of_state(cls, state: dict[str, Tensor], inputs: Callable[[Tensor], Inputs]) -> KeptMap:
         """The map that :meth:`state_dict` is of; ``inputs`` makes A from the tensor that it was made of."""
         if "transposed" in state:
             return cls(state["transposed"])
-        return cls(None, inputs(state["inputs"]), state["cholesky"])
+        return cls(None, inputs(state["inputs"]), Cholesky(state["cholesky"]))
