@@ -34,12 +34,12 @@ class Cholesky:
     def solve(self, b: Tensor) -> Tensor:
         """The inverse of M times ``b`` (..., d, m), laid out as its transpose, which is how layers hold weights.
 
-        Where ``b`` is about as wide as M or wider, products with the inverse of L are up to four times as fast as
-        solves with L, and as exact (Du Croz and Higham, Stability of Methods for Matrix Inversion, IMA J. Numer. Anal.
+        Where ``b`` is wide beside M, products with the inverse of L are up to four times as fast as solves with L, and
+        as exact (Du Croz and Higham, Stability of Methods for Matrix Inversion, IMA J. Numer. Anal.
         12, 1992), which products with the inverse of M are not.
         """
         b = cast(b, self.dtype)
-        if b.shape[-1] + 1 < self.lower.shape[-1]:
+        if b.shape[-1] < 2 * self.lower.shape[-1]:
             # as cholesky_solve, which copies L first
             half = torch.linalg.solve_triangular(self.lower, b, upper=False)
             whole: Tensor = torch.linalg.solve_triangular(self.lower.mT, half, upper=True)
