@@ -1,5 +1,7 @@
 """Two processes untangle when one does, and train as it does in between."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,7 +9,7 @@ from torch import nn
 
 from tests.support.equality import run
 from tests.support.processes import run as in_processes
-from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 
 @pytest.mark.parametrize("untangle", [3, "auto"])
@@ -41,3 +43,51 @@ def not_finite():
 def test_a_target_that_is_not_finite_in_one_process_ends_all():
     for text in in_processes(not_finite, ranks=2):
         assert "a NaN or an infinity" in text
+
+
+class Alike(nn.Module):
+    """Dense layers of one shape on sequences, so that each is solved from steps of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 5) for _ in range(4)])
+        self.readout = nn.Linear(5, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return self.readout(x.mean(1))
+
+
+def kept():
+    """Weights by kept maps, and how many of each layer's rows this process has."""
+    several = "WORLD_SIZE" in os.environ
+    if several:
+        dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model, x = Alike().double(), torch.randn(7, 4, 5, dtype=torch.float64)
+    config = TargetSpaceConfig(untangle=50, reference=ReferenceConfig(rows=11))
+    space = TargetSpace(model, x, config, group=dist.group.WORLD if several else None)
+    with torch.no_grad():
+        for target in space.targets.values():
+            target.mul_(1.1)
+    space.solve()
+    assert space.cascade.solution.kept
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    rows = [len(space.targets[f"layers.{n}"]) for n in range(4)]
+    if several:
+        dist.destroy_process_group()
+    return weights, rows
+
+
+def test_layers_of_one_shape_whose_rows_are_spread_otherwise():
+    expected, whole = kept()
+    found = in_processes(kept, ranks=3)
+    shares = [rows for _, rows in found]
+    assert [sum(each) for each in zip(*shares, strict=True)] == whole == [11] * 4
+    # those that are one product in a process are not in another
+    alike = [{(i, j) for i in range(4) for j in range(i) if rows[i] == rows[j]} for rows in shares]
+    assert alike[0] != alike[1]
+    for weights, _ in found:
+        for name, value in expected.items():
+            torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-11)

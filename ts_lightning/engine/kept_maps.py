@@ -48,19 +48,21 @@ class KeptMaps:
         """
         if self._rest is None:
             self._rest = self._settle(targets, period)
-        stacked = [stack.apply(targets) for stack in self._stacks]
-        ws = [kept.apply(targets[kept.layer.name]) for kept in self._rest]
+        ws = {kept.layer.name: kept.apply(targets[kept.layer.name]) for kept in self._rest}
+        for stack in self._stacks:
+            ws.update(stack.apply(targets))
         # P is finite, and no product with targets whose norm is overflows
         norm = torch.stack(torch._foreach_norm([targets[kept.layer.name] for kept in self._layers])).sum()
         if self._shards is not None:
-            self._shards.sum(norm, *stacked, *(w for own in ws for w in own))
+            # layer by layer, since the layers of one stack are those with as many rows here, and others elsewhere
+            self._shards.sum(norm, *(w for kept in self._layers for w in ws[kept.layer.name]))
         if not math.isfinite(norm):
             self._complain(targets)
         solved: Solved = []
         for stack in self._stacks:
             solved.extend(zip(stack.parameters, stack.values(targets[stack.layers[0].name].dtype), strict=True))
-        for kept, own in zip(self._rest, ws, strict=True):
-            solved.extend(zip(kept.layer.parameters, kept.values(own), strict=True))
+        for kept in self._rest:
+            solved.extend(zip(kept.layer.parameters, kept.values(ws[kept.layer.name]), strict=True))
         return solved
 
     def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -72,10 +72,11 @@ class KeptStack:
         assert held is not None
         return held.shape, held.dtype, held.device, target.dtype, kept.layer.width
 
-    def apply(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """P T of all layers, (L, m, d), until the next call; this process's share."""
+    def apply(self, targets: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """P T (d, m) by layer name, until the next call; this process's share."""
         torch._foreach_copy_(self._ts, [targets[name] for name in self._names])
-        return torch.bmm(self._t.mul_(self._units).mT, self._p, out=self._w)
+        torch.bmm(self._t.mul_(self._units).mT, self._p, out=self._w)
+        return {name: [w.mT] for name, w in zip(self._names, self._w, strict=True)}
 
     def values(self, like: torch.dtype) -> list[Tensor]:
         """The values of the parameters, for what :meth:`apply` gave, once it is summed over the processes."""
