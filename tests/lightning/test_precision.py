@@ -24,7 +24,8 @@ def test_trains(precision, weights, targets):
     fit(model, max_epochs=20, precision=precision)
     assert {p.dtype for p in model.parameters()} == {weights}
     assert {t.dtype for t in model.target_space_engine.targets.values()} == {targets}
-    assert model.losses[-1] < 0.4 * model.losses[0]
+    epoch = model.losses[-len(loader()) :]  # since in bfloat16 a single mini-batch rests on luck
+    assert sum(epoch) / len(epoch) < 0.4 * model.losses[0]
 
 
 def scaled(scale, **options):
