@@ -10,6 +10,7 @@ from torch.nn import functional
 from tests.support.fits import assert_equal
 from tests.support.nets import Conv, Dense, dense, moons
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning.engine.random_numbers import SameRandomNumbers
 
 INITS = ("projected", "normalised")
 
@@ -262,3 +263,31 @@ def test_the_line_counts_no_samples_where_the_tensors_do_not_say_how_many():
     space = TargetSpace(Bags(), (torch.arange(30) % 9, torch.arange(0, 30, 5)))
     assert "a reference batch whose tensors differ in length, start normalised" in space.describe()
     assert "in weight space: words (nn.EmbeddingBag: a table)." in space.describe()
+
+
+@pytest.mark.parametrize("changed_only", [False, True])
+def test_a_solve_that_has_nothing_to_write(changed_only):
+    """All layers are frozen; or two optimizers train, and none of the weights changed, as at a rate of 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    space = TargetSpace(model, torch.randn(20, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+    if changed_only:
+        space.stepping.follow(2)
+    else:
+        model.requires_grad_(False)
+    space.solve()
+    assert all(torch.equal(p, value) for p, value in zip(model.parameters(), before, strict=True))
+
+
+def test_the_first_registered_parameter_says_on_which_device_random_numbers_are_the_same(monkeypatch):
+    """A module that is held in a list, elsewhere, says nothing."""
+    found = []
+    numbers = SameRandomNumbers.__call__
+    monkeypatch.setattr(
+        SameRandomNumbers, "__call__", lambda self, device: found.append(device) or numbers(self, device)
+    )
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.teachers = [nn.Linear(3, 2, device="meta")]
+    TargetSpace(model, torch.randn(20, 3))
+    assert {device.type for device in found} == {"cpu"}

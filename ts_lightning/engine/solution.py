@@ -91,7 +91,8 @@ class Solution:
         pairs = self.pairs
         if changed_only:
             pairs = [(p, value) for p, value in pairs if not torch.equal(p, cast(value, p.dtype))]
-        torch._foreach_copy_([p for p, _ in pairs], [value for _, value in pairs])
+        if pairs:  # none where all layers are frozen, or none changed
+            torch._foreach_copy_([p for p, _ in pairs], [value for _, value in pairs])
         self.accept()
         return [parameter for parameter, _ in self.pairs]
 

@@ -59,8 +59,8 @@ class Untraced:
             undo = Undo(self.model, self._learned, self.seed)
             stack.callback(undo.restore)
             modules = list(undo.modules)
-            held = (p for module in modules for p in module._parameters.values() if p is not None)
-            device = next((p.device for p in held), _CPU)
+            # not of the record's modules, among which those that are held without registering may come first
+            device = next((p.device for p in self.model.parameters()), _CPU)
             for hook in self._hooks.undone(modules):
                 undo.reach(hook)
             stack.enter_context(self._hooks.chosen(modules))

@@ -35,8 +35,8 @@ class Cholesky:
         """The inverse of M times ``b`` (..., d, m), laid out as its transpose, which is how layers hold weights.
 
         Where ``b`` is wide beside M, products with the inverse of L are up to four times as fast as solves with L, and
-        as exact (Du Croz and Higham, Stability of Methods for Matrix Inversion, IMA J. Numer. Anal.
-        12, 1992), which products with the inverse of M are not.
+        their forward errors are as small (Du Croz and Higham, Stability of Methods for Matrix Inversion, IMA J. Numer.
+        Anal. 12, 1992), which those of products with the inverse of M are not.
         """
         b = cast(b, self.dtype)
         if b.shape[-1] < 2 * self.lower.shape[-1]:
