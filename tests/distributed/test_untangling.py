@@ -59,14 +59,15 @@ class Alike(nn.Module):
         return self.readout(x.mean(1))
 
 
-def kept():
-    """Weights by kept maps, and how many of each layer's rows this process has."""
+def kept(samples, rows, untangle, dtype):
+    """Weights by kept maps, how many of each layer's rows this process has, and which of its maps are explicit."""
     several = "WORLD_SIZE" in os.environ
     if several:
         dist.init_process_group("gloo")
     torch.manual_seed(0)
-    model, x = Alike().double(), torch.randn(7, 4, 5, dtype=torch.float64)
-    config = TargetSpaceConfig(untangle=50, reference=ReferenceConfig(rows=11))
+    model, x = Alike().to(dtype), torch.randn(samples, 4, 5, dtype=torch.float64).to(dtype)
+    reference = ReferenceConfig(rows=rows)
+    config = TargetSpaceConfig(untangle=untangle, reference=reference, solve_dtype="float64")
     space = TargetSpace(model, x, config, group=dist.group.WORLD if several else None)
     with torch.no_grad():
         for target in space.targets.values():
@@ -74,20 +75,41 @@ def kept():
     space.solve()
     assert space.cascade.solution.kept
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    rows = [len(space.targets[f"layers.{n}"]) for n in range(4)]
+    found = [len(space.targets[f"layers.{n}"]) for n in range(4)]
+    maps = space.cascade.untangling.state_dict(None)["maps"][0]
+    explicit = ["transposed" in maps[f"layers.{n}"]["maps"][0] for n in range(4)]
     if several:
         dist.destroy_process_group()
-    return weights, rows
+    return weights, found, explicit
+
+
+def same_weights(found, expected, **tolerance):
+    for weights, _, _ in found:
+        for name, value in expected.items():
+            torch.testing.assert_close(weights[name], value, **tolerance)
 
 
 def test_layers_of_one_shape_whose_rows_are_spread_otherwise():
-    expected, whole = kept()
-    found = in_processes(kept, ranks=3)
-    shares = [rows for _, rows in found]
+    expected, whole, _ = kept(7, 11, 50, torch.float64)
+    found = in_processes(kept, 7, 11, 50, torch.float64, ranks=3)
+    shares = [rows for _, rows, _ in found]
     assert [sum(each) for each in zip(*shares, strict=True)] == whole == [11] * 4
     # those that are one product in a process are not in another
     alike = [{(i, j) for i in range(4) for j in range(i) if rows[i] == rows[j]} for rows in shares]
     assert alike[0] != alike[1]
-    for weights, _ in found:
-        for name, value in expected.items():
-            torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-11)
+    same_weights(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def with_large_maps(*given):
+    """The same where maps are explicit only if that pays, which the rows of a process decide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ts_lightning.ridge.kept._SMALL", 0)
+        return kept(*given)
+
+
+def test_processes_whose_maps_have_other_forms_and_another_precision_than_targets():
+    expected, _, _ = kept(22, 44, 2, torch.float32)
+    found = in_processes(with_large_maps, 22, 44, 2, torch.float32, ranks=2)
+    assert any(found[0][2])
+    assert not any(found[1][2])
+    same_weights(found, expected, rtol=1e-4, atol=1e-5)

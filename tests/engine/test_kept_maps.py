@@ -158,3 +158,12 @@ def test_a_family_that_does_not_say_how_weights_follow_is_refused_before_trainin
     register_layer(Own, Family)
     with pytest.raises(TargetSpaceError, match=r"layer '0'.*untangle=1"):
         TargetSpace(nn.Sequential(Own(3, 2)), torch.randn(5, 3), TargetSpaceConfig(untangle=2))
+
+
+def test_a_state_of_layers_of_one_shape_holds_no_map_twice():
+    _, space, _ = made("alike", 50)
+    space.solve()
+    for layer in space.cascade.untangling.state_dict(None)["maps"][0].values():
+        for one in layer["maps"]:
+            (tensor,) = one.values()
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -60,7 +60,7 @@ class KeptMaps:
             self._complain(targets)
         solved: Solved = []
         for stack in self._stacks:
-            solved.extend(zip(stack.parameters, stack.values(targets[stack.layers[0].name].dtype), strict=True))
+            solved.extend(zip(stack.parameters, stack.values(), strict=True))
         for kept in self._rest:
             solved.extend(zip(kept.layer.parameters, kept.values(ws[kept.layer.name]), strict=True))
         return solved

@@ -39,7 +39,9 @@ class KeptStack:
         width = self.layers[0].width
         self._units = self._p.new_tensor([layer.unit for layer in self.layers]).view(-1, 1, 1)
         self._t = self._p.new_empty(count, rows, width)
-        self._w = self._p.new_empty(count, width, columns)
+        # in the targets' precision, since all processes send the same, whatever form their maps have
+        like = targets[self._names[0]].dtype
+        self._w = self._p.new_empty(count, width, columns, dtype=like)
         self._wide = width * columns > _WIDE
         self._g = self._p.new_empty(0 if self._wide else count, width, columns)
         self._shapes = [targets[name].shape for name in self._names]
@@ -75,14 +77,18 @@ class KeptStack:
     def apply(self, targets: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """P T (d, m) by layer name, until the next call; this process's share."""
         torch._foreach_copy_(self._ts, [targets[name] for name in self._names])
-        torch.bmm(self._t.mul_(self._units).mT, self._p, out=self._w)
+        t = self._t.mul_(self._units).mT
+        if self._w.dtype == self._p.dtype:
+            torch.bmm(t, self._p, out=self._w)
+        else:
+            self._w.copy_(t @ self._p)
         return {name: [w.mT] for name, w in zip(self._names, self._w, strict=True)}
 
-    def values(self, like: torch.dtype) -> list[Tensor]:
+    def values(self) -> list[Tensor]:
         """The values of the parameters, for what :meth:`apply` gave, once it is summed over the processes."""
         if self._offsets is not None:
             self._w.add_(self._offsets)
-        return [cast(value, like) for value in self._values]
+        return self._values
 
     def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """dL/dT by layer name for the gradients on the layers' parameters, where there are any."""

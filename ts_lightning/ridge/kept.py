@@ -125,7 +125,8 @@ class KeptMap:
     def state_dict(self) -> dict[str, Tensor]:
         """What :meth:`of_state` makes the map from."""
         if self.transposed is not None:
-            return {"transposed": self.transposed}
+            # a copy, since a pickle of a part of a stack would hold the whole
+            return {"transposed": self.transposed.clone()}
         assert self._inputs is not None
         assert self._cholesky is not None
         return {"inputs": self._inputs.tensor, "cholesky": self._cholesky.lower}
