@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from tests.support.exactness import random_targets
+from tests.support.exactness import check_each_target, random_targets
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
 
 RATE = 0.3
@@ -104,18 +104,7 @@ def test_gradients_predict_finite_differences(case):
     space.solve()
     loss().backward()
     space.pullback()
-    generator = torch.Generator().manual_seed(2)
-    for name, target in space.targets.items():
-        along = torch.randn(target.shape, generator=generator, dtype=target.dtype)
-        expected, values = float((target.grad * along).sum()), []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                target.add_(along, alpha=step)
-            space.solve()
-            values.append(float(loss().detach()))
-            with torch.no_grad():
-                target.sub_(along, alpha=step)
-        assert (values[0] - values[1]) / 2e-5 == pytest.approx(expected, rel=2e-5, abs=1e-6), name
+    check_each_target(space, loss, 1e-5, rel=2e-5, absolute=1e-6, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize("case", ["dense", "conv", "lstm, two"])

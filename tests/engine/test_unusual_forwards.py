@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+from tests.support.exactness import check_each_target
 from tests.support.middles import EXACT, batch, net, noting, steps
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 
@@ -136,17 +137,7 @@ def test_tied_weights_train_with_exact_gradients():
 
     loss().backward()
     space.pullback()
-    for name, target in space.targets.items():
-        along, values = torch.randn_like(target), []
-        for step in (1e-6, -1e-6):
-            with torch.no_grad():
-                target.add_(along, alpha=step)
-            space.solve()
-            values.append(float(loss().detach()))
-            with torch.no_grad():
-                target.sub_(along, alpha=step)
-        expected = float((target.grad * along).sum())
-        assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+    check_each_target(space, loss, step=1e-6, rel=1e-5, absolute=1e-7)
 
 
 def test_a_weight_that_is_used_before_its_layer_is_refused_with_both_names():

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.fits import trainer
+from tests.support.nets import Attending
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
 
 BATCH, STEPS = 8, 12
@@ -94,20 +95,13 @@ class Steps(LSTM):
         return self.readout(self.recurrent(x @ self.projection)[0]).mean(1)
 
 
-class Attention(nn.Module):
-    """Attention of a sequence to itself, and of learned queries to it."""
+class Attention(Attending):
+    """Two kinds of attention."""
 
     shape, size = (6, 4), 11
 
     def __init__(self):
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(2, 4))
-        self.to_itself, self.to_queries = (nn.MultiheadAttention(4, 2, batch_first=True) for _ in range(2))
-        self.readout = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = self.to_itself(x, x, x)[0]
-        return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
+        super().__init__(outputs=3)
 
 
 class WideAttention(Attention):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from benchmarks.literal import Literal
@@ -84,6 +85,21 @@ def check_differences(space, model, loss, found, generator, step=1e-4, tolerance
     predicted = sum(float((found[n] * d).sum()) for n, d in directions.items())
     size = sum(float(g.square().sum()) for g in found.values()) ** 0.5
     assert abs(slope - predicted) <= tolerance * max(size, 1e-3), (slope, predicted, size)
+
+
+def check_each_target(space, loss, step, rel, absolute, generator=None):
+    """The same for one target after the other, by central differences, of the gradients that the targets have."""
+    for name, target in space.targets.items():
+        along, values = torch.randn(target.shape, generator=generator, dtype=target.dtype), []
+        expected = float((target.grad * along).sum())
+        for change in (step, -step):
+            with torch.no_grad():
+                target.add_(along, alpha=change)
+            space.solve()
+            values.append(float(loss().detach()))
+            with torch.no_grad():
+                target.sub_(along, alpha=change)
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=rel, abs=absolute), name
 
 
 def check_model(model, batch, x, generator, **settings):

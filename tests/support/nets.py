@@ -52,6 +52,20 @@ class Conv(nn.Module):
         return self.readout(x.flatten(2).mean(-1))
 
 
+class Attending(nn.Module):
+    """Attention of a sequence (samples, steps, 4) to itself, and of learned queries to it."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(2, 4))
+        self.to_itself, self.to_queries = (nn.MultiheadAttention(4, 2, batch_first=True) for _ in range(2))
+        self.readout = nn.Linear(8, outputs)
+
+    def forward(self, x):
+        x = self.to_itself(x, x, x)[0]
+        return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
+
+
 def loss_on(x, y):
     """Cross-entropy on a batch, as a function of whatever runs the model."""
     return lambda run: functional.cross_entropy(run(x), y)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.support.nets import Conv, Dense
+from tests.support.nets import Attending, Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, register_layer
 from ts_lightning.layers.linear import LinearTargets
 
@@ -26,20 +26,6 @@ class Recurrent(nn.Module):
 
 def cell_is_two(options):
     return bool(options.get("bidirectional"))
-
-
-class Attending(nn.Module):
-    """Of a sequence to itself, and of learned queries to it."""
-
-    def __init__(self):
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(2, 4))
-        self.to_itself, self.to_queries = (nn.MultiheadAttention(4, 2, batch_first=True) for _ in range(2))
-        self.readout = nn.Linear(8, 2)
-
-    def forward(self, x):
-        x = self.to_itself(x, x, x)[0]
-        return self.readout(self.to_queries(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
 
 
 class Applied(nn.Module):
@@ -154,7 +140,7 @@ CASES = {
             ("gru without bias", lambda: Recurrent(nn.GRU, bias=False), 6, 20, "auto"),
         )
     },
-    "attention": (Attending, (5, 4), 12, CONFIG),
+    "attention": (lambda: Attending(2), (5, 4), 12, CONFIG),
     "transposed": (lambda: transposed(stride=2), (2, 4, 4), 6, rows(60)),
     "transposed, all rows": (lambda: transposed(groups=2, padding=1), (2, 4, 4), 6, rows("all")),
     "bilinear": (Pairs, (3,), 20, CONFIG),

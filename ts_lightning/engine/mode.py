@@ -46,7 +46,7 @@ class ReferenceMode:
                 module.dropout = 0.0
         for module in modules:
             if "training" in vars(module):
-                vars(module)["training"] = False  # a tenth of the time of nn.Module.__setattr__
+                vars(module)["training"] = False  # past nn.Module.__setattr__, which is slow
             else:  # of TorchScript, or a property
                 module.training = False
         for norm in own:

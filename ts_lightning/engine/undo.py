@@ -108,7 +108,7 @@ class Undo:
         """Keep for later runs what this one wrote to."""
         learned = False
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
-            if "training" in before:
+            if "training" in before:  # which the mode of the pass has changed
                 holder["training"] = before["training"]
             if len(holder) == len(before) and all(map(is_, holder.values(), before.values())):
                 continue  # almost all modules, of whose attributes none was written

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
 from ts_lightning.ridge.kept import KeptMap
+from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
 
@@ -33,7 +34,7 @@ class DualApply(torch.autograd.Function):
         whole, wanted = rows.gather(a, t)
         factor = solver.dual(whole)
         r = factor.solve(wanted)
-        w = factor.unscale((r.mT @ whole.to(r.dtype)).mT).to(t.dtype)
+        w = cast(factor.unscale((r.mT @ cast(whole, r.dtype)).mT), t.dtype)
         solver.check(w, t)
         missed = factor.c.unsqueeze(-1) * r[..., rows.own, :]
         if solver.observer is not None:
@@ -44,7 +45,7 @@ class DualApply(torch.autograd.Function):
         ctx.save_for_backward(whole, r, w)
         ctx.set_materialize_grads(False)
         # in half precision, what the rounded weights give
-        return w, a @ w.to(a.dtype) if a.dtype.itemsize < 4 else (t - missed).to(a.dtype)
+        return w, a @ cast(w, a.dtype) if a.dtype.itemsize < 4 else cast(t - missed, a.dtype)
 
     @staticmethod
     @once_differentiable
@@ -54,13 +55,13 @@ class DualApply(torch.autograd.Function):
             return None, None, None
         whole, r, w = ctx.saved_tensors
         factor: Factor = ctx.factor
-        a, c, own = whole.to(r.dtype), factor.c.unsqueeze(-1), ctx.rows.own
+        a, c, own = cast(whole, r.dtype), factor.c.unsqueeze(-1), ctx.rows.own
         right = r.new_zeros(())
         if dw is not None:
-            dw = factor.unscale(sum_gradients(dw.to(r.dtype), ctx.rows, ctx.solver))
+            dw = factor.unscale(sum_gradients(cast(dw, r.dtype), ctx.rows, ctx.solver))
             right = a @ dw
         if dz is not None:
-            (dz,) = ctx.rows.gather(dz.to(r.dtype))
+            (dz,) = ctx.rows.gather(cast(dz, r.dtype))
             right = right - c * dz
         p = factor.solve(right)
         dt = p if dz is None else p + dz
@@ -74,6 +75,6 @@ class DualApply(torch.autograd.Function):
                 cv = -factor.unscale((p.mT @ a).mT)
                 cv = cv if dw is None else cv.add_(dw)
                 cvw = (cv * w).sum(-1)
-                da = add_product(r[..., own, :] @ cv.mT, -p[..., own, :], w.to(r.dtype).mT)
-            da = add_scale_gradient(da, a[..., own, :], factor, cvw).to(whole.dtype)
-        return da, dt[..., own, :].to(ctx.output), None
+                da = add_product(r[..., own, :] @ cv.mT, -p[..., own, :], cast(w, r.dtype).mT)
+            da = cast(add_scale_gradient(da, a[..., own, :], factor, cvw), whole.dtype)
+        return da, cast(dt[..., own, :], ctx.output), None

@@ -16,7 +16,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast, TF32 and bfloat16 products off on ``device`` for a while."""
     restore = [*_general(), *_by_library()]
     try:
-        # a tenth of a narrow layer's solve is saved where autocast is off already
+        # entering it takes as long as a small product, also where autocast is off already
         with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
             yield
     finally:

@@ -32,6 +32,7 @@ from ts_lightning.config import SolveDtype
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.cholesky import Cholesky
 from ts_lightning.ridge.moments import Moments, gram_matrix
+from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.processes import Rows
 from ts_lightning.ridge.scales import RidgeScale, WithNoise, ridge_scale
 
@@ -205,7 +206,7 @@ class RidgeSolver:
         """Factorise A S^-2 A' + c I for ``a`` (..., N, d)."""
 
         def system(dtype: torch.dtype) -> tuple[Tensor, Tensor, Measured]:
-            x = a.to(dtype)
+            x = cast(a, dtype)
             measured = self._measure(x.square().sum(-2), x.mean(-2), x.shape[-2])
             s2 = measured.s2
             kernel = gram_matrix(x.mT) if s2 is None else (x / s2.unsqueeze(-2)) @ x.mT
