@@ -1,5 +1,5 @@
 """Worker processes of one thread each, so that equal computations give equal bits and workers share the cores;
-Lightning's banners off; no test's seed is another's; W&B offline."""
+Lightning's banners off; no test's environment is another's; W&B offline."""
 
 import logging
 import os
@@ -29,11 +29,17 @@ def pytest_xdist_auto_num_workers(config):
 
 
 @pytest.fixture(autouse=True)
-def _seeds_end_with_their_test():
-    """``seed_everything`` leaves its seed in the environment, from which ranks that start later would take it."""
+def _environment_ends_with_its_test():
+    """Lightning leaves seeds and ranks in the environment, from which processes that start later would take them.
+
+    With ``LOCAL_RANK`` of an earlier test a command line believes that its other processes were started for it, and
+    waits for them.
+    """
+    before = dict(os.environ)
     yield
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        os.environ.pop(name, None)
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

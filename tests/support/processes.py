@@ -114,7 +114,8 @@ def _environment(rank, ranks, port):
     return {name: str(value) for name, value in {**numbers, **where}.items()}
 
 
-#: this worker's own, below those that the system gives to whoever asks: none that two could take at the same time
+#: below those that the system gives to whoever asks, and another hundred for almost every worker: a port is free again
+#: from here until its user listens
 _ports = cycle(range(10_000 + 100 * (os.getpid() % 200), 10_100 + 100 * (os.getpid() % 200)))
 
 

@@ -1,0 +1,23 @@
+"""What a test leaves in its process does not reach the next one; the order of the two tests is that of the file."""
+
+import os
+
+import torch.distributed as dist
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+LEFT = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+
+
+def test_a_fit_of_one_process_leaves_ranks_and_seeds(tmp_path):
+    seed_everything(0, verbose=False)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(strategy="ddp", accelerator="cpu", devices=1, fast_dev_run=1, default_root_dir=tmp_path, **quiet)
+    trainer.fit(BoringModel())
+    assert dist.is_initialized()
+    assert {"LOCAL_RANK", "MASTER_PORT", "PL_GLOBAL_SEED"} <= os.environ.keys()
+
+
+def test_the_next_test_finds_none_of_it():
+    assert not dist.is_initialized()
+    assert not [name for name in LEFT if name in os.environ]
