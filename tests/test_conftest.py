@@ -11,7 +11,7 @@ LEFT = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "
 
 def test_a_fit_of_one_process_leaves_ranks_and_seeds(tmp_path):
     seed_everything(0, verbose=False)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(strategy="ddp", accelerator="cpu", devices=1, fast_dev_run=1, default_root_dir=tmp_path, **quiet)
     trainer.fit(BoringModel())
     assert dist.is_initialized()
