@@ -6,8 +6,10 @@ import numpy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.literal import Literal
+from tests.support.exactness import check_each_target
 from tests.support.fits import assert_equal
 from ts_lightning import TargetSpace, TargetSpaceConfig
 from ts_lightning.engine.shared_norm import shared_norm
@@ -190,3 +192,34 @@ def test_the_norm_of_shared_samples_is_pytorchs_with_its_gradients(shape, affine
     pairs = zip(torch.autograd.grad(found, inputs, along), torch.autograd.grad(wanted, inputs, along), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+
+
+def test_a_module_may_read_the_running_statistics_of_a_norm():
+    """As a convolution does that is quantised together with the norm behind it."""
+
+    class Folded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 2)
+            self.norm, self.folded = nn.BatchNorm1d(5), nn.Linear(5, 5, bias=False)
+
+        def forward(self, x):
+            scale = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+            x = functional.linear(self.first(x), self.folded.weight * scale.unsqueeze(1)) / scale
+            return self.second(torch.tanh(self.norm(x)))
+
+    torch.manual_seed(0)
+    model = Folded().double()
+    model(torch.randn(12, 3, dtype=torch.float64) + 3)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    space = TargetSpace(model, torch.randn(12, 3, dtype=torch.float64), TargetSpaceConfig(ridge=0.1, step_scale=1.0))
+    assert_equal(dict(model.named_buffers()), buffers)
+    assert set(space.targets) == {"first", "second"}
+    model.eval()  # in which the loss is a function of the weights alone
+
+    def loss():
+        return model(torch.ones(8, 3, dtype=torch.float64)).square().sum()
+
+    loss().backward()
+    assert space.pullback()
+    check_each_target(space, loss, step=1e-6, rel=1e-5, absolute=1e-8)

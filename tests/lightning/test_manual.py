@@ -138,3 +138,20 @@ def test_a_loss_from_before_another_optimizers_step_is_refused_by_name():
 
     with pytest.raises(TargetSpaceError, match=r"loss is of weights from before a step.*Compute the loss anew"):
         fit(build(Late))
+
+
+def test_a_forward_that_writes_to_what_its_gradient_needs_is_not_taken_for_that():
+    """PyTorch's own error stands, which weight space has, too."""
+
+    class InPlace(Two):
+        def training_step(self, batch, batch_idx):
+            first, _ = self.optimizers()
+            first.zero_grad()
+            self.manual_backward(torch.tanh(self(batch[0])).mul_(2).sum())
+
+    for space in (CONFIG, None):
+        model = build(InPlace)
+        model.target_space = space
+        with pytest.raises(RuntimeError, match="modified by an inplace operation") as found:
+            fit(model)
+        assert not isinstance(found.value, TargetSpaceError)

@@ -19,10 +19,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.call_sites import unfit_site
 from ts_lightning.engine.noise import Noise
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
+
+_GET_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class Watch:
@@ -34,16 +38,41 @@ class Watch:
     Attributes:
         calls: that apply a parameter as a layer's weight, by its id.
         others: the names of other functions that were given a parameter, by its id.
+        unfit: why the layer of a parameter cannot be solved whatever else is made of it, by its id.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = {id(parameter): parameter for parameter in parameters}
         self.calls: dict[int, list[tuple[Form, Tensor | None]]] = {}
         self.others: dict[int, list[str]] = {}
+        self.unfit: dict[int, str] = {}
+        self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
 
-    def applied(self, call: Applied) -> None:
-        """Take note of a call that applies a weight."""
+    def applied(self, call: Applied) -> Applied | None:
+        """Take note of a call that applies a weight; None where the weight cannot be solved from it."""
+        why = "complex weights" if call.weight.is_complex() else unfit_site()
+        if why is not None:
+            self.unfit.setdefault(id(call.weight), why)
+            return None
         self.calls.setdefault(id(call.weight), []).append((call.form, call.bias))
+        return call
+
+    def before(self, args: Sequence[Any]) -> list[tuple[Tensor, Tensor, int]]:
+        """The arguments of a call that are parameters or their ``data``: each with the parameter and its version."""
+        found = []
+        for argument in args:
+            parameter = self.parameters.get(id(argument), self._data.get(id(argument), (None,))[0])
+            if parameter is not None:
+                found.append((argument, parameter, argument._version))
+        return found
+
+    def after(self, function: Any, before: Sequence[tuple[Tensor, Tensor, int]], found: Any) -> None:
+        """Take note of the call if it wrote to a parameter, itself or its ``data``."""
+        for tensor, parameter, version in before:
+            if function == _SET_DATA or tensor._version != version:
+                self.unfit.setdefault(id(parameter), "written by forward")
+            elif function == _GET_DATA:  # bound anew each time
+                self._data[id(found)] = (parameter, found)
 
     def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
         """Take note of another function, if it makes tensors of what it is given."""
@@ -99,17 +128,20 @@ class Calls(TorchFunctionMode):
             return stand_in(*args, **kwargs)
         call = applied(func, args, kwargs, self._weight)
         if call is not None and self._watch is not None:
-            self._watch.applied(call)
+            call = self._watch.applied(call)
         layer = None if call is None else self._layers.get(id(call.weight))
         if call is not None and layer is not None and self._fits(layer, call):
             return call.result(self._use(layer, call.x), len(layer.parameters) > 1)
-        values = self.values
+        values, watch = self.values, self._watch
+        before = [] if watch is None else watch.before(args)
         if values and any(id(argument) in values for argument in args):
             found = func(*(values.get(id(argument), argument) for argument in args), **kwargs)
         else:
             found = func(*args, **kwargs)
         if call is None:
             self._follow(func, args, kwargs, found)
+        if watch is not None and before:
+            watch.after(func, before, found)
         self.noise.follow(func, args, found)
         return found
 

@@ -10,6 +10,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.calls import Watch
 from ts_lightning.engine.names import join, owners_of, plain_name
 from ts_lightning.engine.selection import Selection
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import layer_of
 
@@ -51,10 +52,23 @@ def functional_layers(
     return layers
 
 
+def leave_unfit(found: Selection, watch: Watch) -> None:
+    """Leave layers in weight space that the run called as modules, and whose weights it used otherwise, too."""
+    for layer in list(found.layers):
+        why = next((watch.unfit[id(p)] for p in layer.parameters if id(p) in watch.unfit), None)
+        if why is not None and layer.module_name not in found.left:
+            error = TargetSpaceError(
+                f"layer '{layer.name}': its weight is {why}, beside the layer's own call, and solved weights would "
+                f"not be those that run. Add '{layer.module_name}' to exclude."
+            )
+            found.leave(layer.module_name, layer.module, why, error)
+
+
 def _applied(parameter: Tensor, watch: Watch) -> bool:
     """Whether functions apply a parameter as a weight, always in one way, and nothing else is made of it."""
     calls = watch.calls.get(id(parameter), ())
-    return len({form for form, _ in calls}) == 1 and id(parameter) not in watch.others
+    alone = id(parameter) not in watch.others and id(parameter) not in watch.unfit
+    return len({form for form, _ in calls}) == 1 and alone
 
 
 def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]]) -> Tensor | None:

@@ -51,10 +51,9 @@ class ReferenceMode:
                 module.training = False
         for norm in own:
             norm.training = True
-            if norm.track_running_stats:
-                norm.track_running_stats = False
-                # an instance norm writes to running statistics for as long as it has any
-                norm._buffers.update(running_mean=None, running_var=None, num_batches_tracked=None)
+            # its running statistics stay, for whoever reads them, as a convolution that quantises with its norm does;
+            # an instance norm writes to them all the same, which are copies in the pass
+            norm.track_running_stats = False
         fastpath = torch.backends.mha.get_fastpath_enabled()
         # the fused inference kernels of transformers bypass the layers
         torch.backends.mha.set_fastpath_enabled(False)

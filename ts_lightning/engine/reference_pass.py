@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.call_sites import refused_call, unfit_site
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference_batch import ReferenceBatch
@@ -103,6 +104,9 @@ class ReferencePass:
             if bound:
                 _check_rows(layer, x)
             if to_check:
+                why = unfit_site()
+                if why is not None:
+                    raise refused_call(layer, why)
                 inputs.append((layer, x))
             try:
                 layer.expect_noise(x, calls.noise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -88,11 +89,16 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
     """Why a module with these weights is no layer to solve, in a few words."""
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "a table"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "of TorchScript"
     own = not isinstance(module, (nn.ParameterList, nn.ParameterDict))  # whose parameters others use
     if own and registered(module) is None and kind_of(module).startswith("nn."):
         return "not supported"
     if registered(module) is not None and module._parameters.get("weight") is None:
         return "a weight or option not supported"
+    unfit = [watch.unfit[id(p)] for p in weights if id(p) in watch.unfit]
+    if unfit:
+        return unfit[0]
     used = dict.fromkeys(name for p in weights for name in watch.others.get(id(p), ()))
     if used:
         return "a table" if used.keys() <= _LOOK_UPS else f"used by {', '.join(used)}"

@@ -167,6 +167,11 @@ def _refused(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | Non
     why = refusal(name, module)
     if why is not None:
         return why
+    if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
+        return "complex weights", TargetSpaceError(
+            f"layer '{name}' ({type(module).__name__}) has complex weights, and targets are real. Add '{name}' to "
+            f"exclude."
+        )
     if "forward" in vars(module):
         return "a forward set on the instance", TargetSpaceError(
             f"layer '{name}' ({type(module).__name__}) has a forward that was set on the instance. That is possible "

@@ -67,6 +67,10 @@ def _found(model: nn.Module) -> list[Any]:
         seen.add(module)
         found.append(module)
         inside = module.__dict__
+        if "_modules" not in inside:  # of TorchScript
+            found.extend(module._parameters.values())
+            rest.extend(module._modules.values())
+            continue
         if inside["_parameters"]:
             found.extend(inside["_parameters"].values())
         if inside["_modules"]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.call_sites import refused_call, unfit_call
 from ts_lightning.engine.calls import Calls, Watch
-from ts_lightning.engine.functions import functional_layers, watched
+from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
 from ts_lightning.engine.rest import name_the_rest
@@ -50,7 +51,7 @@ class Survey:
         self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
         self._layers, self._config, self._generator = layers, config, generator
 
-    @torch.no_grad()
+    @torch.enable_grad()  # as in a solve, so that it shows where forward switches gradients off
     def make(self, batch: ReferenceBatch, watch: Watch) -> Survey:
         """Run the model; ``watch`` sees what functions do with its parameters."""
         ReferencePass(batch, self._layers).run(self._use, self._layers, watch=watch)
@@ -58,14 +59,19 @@ class Survey:
 
     def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
         self.uses[layer.name] = self.uses.get(layer.name, 0) + 1
+        first = self.uses[layer.name] == 1
+        why = unfit_call(layer, first=first)
+        if why is not None:
+            self.refusals.setdefault(layer.name, (why, refused_call(layer, why)))
         values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
-        if self.uses[layer.name] == 1:
+        if first and why is None:
             self._bind(layer, x)
         passed = layer.produce(x, values)
         if calls.differentiated and any(bool(t.isnan().any()) for t in tensors_in(passed)):
             self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
         return passed
 
+    @torch.no_grad()
     def _bind(self, layer: TargetLayer, x: Any) -> None:
         if x.numel() == 0:
             self.refusals[layer.name] = "an empty input on the reference batch", empty(layer, x)
@@ -112,6 +118,7 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
     """
     watch = watched(batch.model)
     first = Survey(found.layers, config).make(batch, watch)
+    leave_unfit(found, watch)
     functions = functional_layers(batch.model, config, found, watch, first.uses)
     if functions:
         weights = {id(layer.parameters[0]) for layer in functions}

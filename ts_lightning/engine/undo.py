@@ -59,6 +59,7 @@ class Undo:
         self._cells: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         self._elsewhere: list[tuple[nn.Module, bool]] = []  # modules that keep their mode outside of their attributes
+        self._overwritten: list[tuple[Tensor, Tensor]] = []  # buffers that the run may write to, with their values
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
         self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
         self._module(model)
@@ -140,7 +141,8 @@ class Undo:
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
             for name in _DICTIONARIES:
                 kept = known.get(id(before.get(name)), {})
-                grown = any(key not in kept for key in holder.get(name, ()))
+                entries = holder.get(name)
+                grown = isinstance(entries, dict) and any(key not in kept for key in entries)
                 if grown and (module, name) not in self._learned.registries:
                     self._learned.registries[module, name] = set(kept)
 
@@ -165,6 +167,9 @@ class Undo:
             generator.set_state(state)
         for module, training in self._elsewhere:
             module.training = training
+        for buffer, value in self._overwritten:
+            if not torch.equal(buffer, value):
+                buffer.data.copy_(value)  # past its version, since a graph of the run may hold it
 
     def _module(self, module: nn.Module) -> None:
         if id(module) in self._seen:
@@ -187,7 +192,9 @@ class Undo:
             self._tensors.extend((buffers, name, value) for name, value in buffers.items() if value is not None)
         for name in self._learned.attributes(module, before):
             self._entry(holder, name, before[name])
-        for child in before["_modules"].values():
+        if not isinstance(module._buffers, dict):  # of TorchScript, whose buffers nothing can stand for
+            self._overwritten.extend((buffer, own(buffer)) for buffer in module.buffers(recurse=False))
+        for child in module._modules.values():
             if child is not None:
                 self._module(child)
 

@@ -43,6 +43,7 @@ class SolveHook:
             for optimizer in strategy.optimizers
         }
         self._failure: tuple[TargetSpaceError, int] | None = None
+        self._begun: list[int] = []  # versions of the weights at the start of the training step
 
     def attach(self) -> None:
         """Cover the methods, and take part in the optimizers' steps."""
@@ -68,6 +69,7 @@ class SolveHook:
         Behind it, too, where it may have moved targets by hand, or by an optimizer that another one holds.
         """
         self._prepare()
+        self._begun = self._versions()
         result = self._training_step(*args, **kwargs)
         module = self.strategy.lightning_module
         if module is not None and not module.automatic_optimization:
@@ -79,8 +81,8 @@ class SolveHook:
         try:
             self._backward(loss, *args, **kwargs)
         except RuntimeError as error:
-            if "modified by an inplace operation" not in str(error):
-                raise
+            if "modified by an inplace operation" not in str(error) or self._begun == self._versions():
+                raise  # the latter where forward itself writes to what its gradient needs
             raise TargetSpaceError(
                 f"The loss is of weights from before a step, which has solved those of all layers behind the ones that "
                 f"it moved ({first_line(error)}). Compute the loss anew behind each step, or step all optimizers "
@@ -172,6 +174,10 @@ class SolveHook:
         for steps in self._steps.values():
             steps.detach()
         self._steps = {}
+
+    def _versions(self) -> list[int]:
+        """Of the solved weights, by which a solve within a training step is known."""
+        return [parameter._version for layer in self._space.layers for parameter in layer.parameters]
 
     def _weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """The solved weights whose targets the optimizer trains."""

@@ -140,8 +140,13 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def _tried(module: TargetSpaceModule, batch: Any, call: Call) -> set[nn.Module]:
-    """Run a call without a trace; returns the supported layers that it reached."""
+    """Run a call without a trace; returns the supported layers that it reached with gradients on."""
     reached: set[nn.Module] = set()
+
+    def look(layer: nn.Module, args: Any) -> None:
+        if torch.is_grad_enabled():
+            reached.add(layer)
+
     with (
         quiet(module),
         torch.inference_mode(False),
@@ -149,12 +154,12 @@ def _tried(module: TargetSpaceModule, batch: Any, call: Call) -> set[nn.Module]:
         Untraced(module)() as undo,
         ReferenceMode(module, None)(undo.modules),
     ):
-        looks = [layer.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for layer in _layers(module)]
+        looks = [layer.register_forward_pre_hook(look) for layer in _layers(module)]
         try:
             call(batch)
         finally:
-            for look in looks:
-                look.remove()
+            for handle in looks:
+                handle.remove()
     return reached
 
 

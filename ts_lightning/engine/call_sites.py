@@ -1,0 +1,54 @@
+"""Where a forward calls a layer: at some places it cannot be solved, or solved weights would not be those that run.
+
+Gradients may be off there (``torch.no_grad``, ``torch.inference_mode``, inside of a ``torch.autograd.Function``), so
+that none would reach the targets. A transform of ``torch.func`` (``vmap``, ``jacrev``, ``jvp``) runs the layer on one
+sample, or on derivatives, in the place of the rows. ``functional_call`` runs it with other weights than its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
+WITHOUT_GRADIENTS = "called where gradients are off"
+IN_A_TRANSFORM = "called in a transform of torch.func"
+OTHER_WEIGHTS = "called with other weights than its own"
+
+
+def unfit_site(*, first: bool = True) -> str | None:
+    """Why no layer can be solved where the program is now, in a few words; None where it can.
+
+    Args:
+        first: whether it would be solved here; one that is solved already is run in transforms, too.
+    """
+    if not torch.is_grad_enabled():
+        return WITHOUT_GRADIENTS
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return IN_A_TRANSFORM if first and transformed else None
+
+
+def unfit_call(layer: TargetLayer, *, first: bool) -> str | None:
+    """The same for a call of a layer, whose module holds its own parameters or others for the moment."""
+    why = unfit_site(first=first)
+    if why is None and not layer.by_function:
+        present = set(map(id, layer.module.parameters()))
+        if any(id(parameter) not in present for parameter in layer.parameters):
+            why = OTHER_WEIGHTS
+    return why
+
+
+def refused_call(layer: TargetLayer, why: str) -> TargetSpaceError:
+    """The error of a layer that is called so."""
+    hints = {
+        WITHOUT_GRADIENTS: "torch.no_grad, torch.inference_mode or an autograd.Function, in eval mode, in which the "
+        "reference batch is run; no gradient would reach its targets",
+        IN_A_TRANSFORM: "as vmap, jacrev or jvp; the rows of its input are not seen there",
+        OTHER_WEIGHTS: "as by functional_call; solved weights would not be those that run",
+    }
+    return TargetSpaceError(
+        f"layer '{layer.name}' is {why} ({hints[why]}). Add '{layer.module_name}' to exclude, or override "
+        f"reference_forward to call it otherwise."
+    )
