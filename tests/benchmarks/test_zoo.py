@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.zoo import own_language, own_others
+from benchmarks.zoo import gradients, own_language, own_others
 from benchmarks.zoo.__main__ import CHANGE
 from benchmarks.zoo.check import check, gradient_error
 
@@ -46,3 +46,16 @@ def test_it_converts_by_default_trains_and_keeps_its_function(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_its_gradients_predict_finite_differences(name):
     assert gradient_error(MODELS[name]) < 1e-6
+
+
+def test_the_command_for_gradients_of_library_models(monkeypatch, capsys):
+    """It tells an error above the bound from one below it; the models themselves take the libraries, and a minute."""
+    chosen = {key: kind for key, kind in gradients.CHOSEN.items() if key[0] == "own"}
+    assert len(gradients.CHOSEN) - len(chosen) >= 10
+    monkeypatch.setattr(gradients, "CHOSEN", chosen)
+    made = [("own", name, own_others.MODELS[name]) for _, name in chosen]
+    monkeypatch.setattr(gradients, "models", lambda: iter(made))
+    assert gradients.main() == 0
+    monkeypatch.setattr(gradients, "BOUND", 0.0)
+    assert gradients.main() == 1
+    assert "U-Net" in capsys.readouterr().err

@@ -311,3 +311,28 @@ def test_a_forward_that_switches_gradients_off_in_eval_mode_is_told():
 
     with pytest.raises(TargetSpaceError, match=r"layer 'net' is called where gradients are off.*reference_forward"):
         fit(Switched(), PAIRS)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(layout):
+    """In the jagged layout they have a first dimension; without one they are refused before training."""
+
+    class Ragged(Base):
+        def forward(self, x):
+            return self.net(x.to_padded_tensor(0.0).mean(1))
+
+        def training_step(self, batch, batch_idx):
+            return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def collate(samples):
+        return torch.nested.nested_tensor([x for x, _ in samples], layout=layout), torch.stack([y for _, y in samples])
+
+    samples = [(x.expand(2 + n % 3, 3), y) for n, (x, y) in enumerate(zip(X, Y, strict=True))]
+    if layout is torch.strided:
+        with pytest.raises(TargetSpaceError, match=r"holds a nested tensor.*reference_batch\(\)"):
+            fit(Ragged(), samples, collate)
+        return
+    model = Ragged()
+    fit(model, samples, collate)
+    assert len(model.target_space_engine.targets["net"]) == len(X)

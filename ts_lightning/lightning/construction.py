@@ -119,6 +119,12 @@ class Construction:
     def _made(self, batch: Any, config: TargetSpaceConfig, state: dict[str, Any] | None = None) -> TargetSpace:
         """A target space on a reference batch."""
         module = self._module
+        if any(tensor.is_nested and tensor.layout == torch.strided for tensor in tensors_in(batch)):
+            raise TargetSpaceError(
+                "The reference batch holds a nested tensor, whose samples have no common shape. Override "
+                "reference_batch() to return a padded tensor or one of layout torch.jagged, and reference_forward() to "
+                "run the model on it."
+            )
         if batch_size(batch) == 0:
             raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
         givers = [holder for holder in (module, *type(module).__mro__) if "reference_forward" in vars(holder)]
