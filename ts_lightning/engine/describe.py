@@ -9,12 +9,10 @@ from torch.nn.utils import parametrize
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
-from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
+from ts_lightning.engine.names import is_matrix, kind_of, listed, matches, plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
-
-_NAMED = 3  # layers of a kind that are named; the others are counted
 
 
 def described(
@@ -58,7 +56,7 @@ def described(
     for name, module in left.items():
         kinds.setdefault(_why(config, name, module, reasons), []).append(name)
     if kinds:
-        text += "; in weight space: " + ", ".join(f"{_listed(names)} ({why})" for why, names in kinds.items())
+        text += "; in weight space: " + ", ".join(f"{listed(names)} ({why})" for why, names in kinds.items())
     return f"{text}."
 
 
@@ -75,7 +73,7 @@ def start_of(init: Init, layers: Sequence[TargetLayer], given: Collection[str], 
         return "targets restored"
     if init == "weights" or len(given) == len(layers):
         return "start from the weights"
-    named = f", {_listed([layer.name for layer in layers if layer.name in given])} from the weights" if given else ""
+    named = f", {listed([layer.name for layer in layers if layer.name in given])} from the weights" if given else ""
     return f"start {'normalised' if init == 'auto' else init}{named}"
 
 
@@ -102,8 +100,3 @@ def _why(config: TargetSpaceConfig, name: str, module: nn.Module, reasons: Mappi
     if name in reasons:
         return f"{path}: {reasons[name]}"
     return f"{path}: {'not supported' if family(module) is None else 'cannot be solved here'}"
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more"

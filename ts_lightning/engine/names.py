@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered
 
+_LISTED = 3  # names that a text gives, the others are counted
+
 
 def plain_name(name: str) -> str:
     """A module's name without the prefixes that torch.compile adds."""
@@ -42,6 +44,12 @@ def choosable_names(modules: Mapping[str, nn.Module]) -> list[str]:
 def join(*names: str) -> str:
     """A name within a module."""
     return ".".join(name for name in names if name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: the first few, and how many more there are where these are two or more."""
+    more = len(names) - _LISTED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_LISTED])} and {more} more"
 
 
 def matches(name: str, *patterns: str) -> bool:

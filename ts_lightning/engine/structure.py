@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-_NAMED = 5  # parameters that a text names
+from ts_lightning.engine.names import listed
 
 
 class Structure:
@@ -51,7 +51,7 @@ class Structure:
                 if self._names.get(number, name) != name
             ],
         }
-        told = [f"{kind}: {_listed(found)}" for kind, found in kinds.items() if found]
+        told = [f"{kind}: {listed(found)}" for kind, found in kinds.items() if found]
         return True, "; ".join(told) or "the same parameters, held by other modules"
 
 
@@ -84,8 +84,3 @@ def _parameters(found: Sequence[Any]) -> list[Any]:
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
