@@ -89,12 +89,19 @@ class TargetSpaceMonitor(Callback):
             rank_zero_info(
                 f"TargetSpaceMonitor has nothing to watch: {type(pl_module).__name__} is trained in weight space."
             )
+        elif self._counting(trainer) is not self:
+            rank_zero_info(
+                f"TargetSpaceMonitor(every_n_steps={self.every_n_steps}) does nothing, since the Trainer has another "
+                f"one behind it, with every_n_steps={self._counting(trainer).every_n_steps}."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start an observation if the Trainer logs this step and ``every_n_steps`` steps have passed since the last."""
         if self._logged:
             self._forget(trainer)
         space = _space(pl_module)
+        if self._counting(trainer) is not self:
+            return
         if space is None or self._observation is not None or not trainer._logger_connector.should_update_logs:
             return
         if self._last is None or _step(trainer) - self._last >= self.every_n_steps:
@@ -130,6 +137,12 @@ class TargetSpaceMonitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End an observation that is under way, and restore the space."""
         self.on_train_end(trainer, pl_module)
+
+    @staticmethod
+    def _counting(trainer: Trainer) -> TargetSpaceMonitor:
+        """The last monitor of several: a recipe brings one, and what a user adds to it counts."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, TargetSpaceMonitor)][-1]
 
     def _forget(self, trainer: Trainer) -> None:
         """Reset the logged metrics, which the Trainer would otherwise write again in steps without an observation."""
