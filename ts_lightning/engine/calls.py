@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.call_sites import unfit_site
-from ts_lightning.engine.noise import Noise
+from ts_lightning.engine.noise import DROPOUTS, Noise
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
@@ -88,8 +88,11 @@ class Calls(TorchFunctionMode):
 
     Args:
         layers: that are solved.
-        use: stands for a use of a layer.
+        use: stands for a use of a layer: layer, input and this mode.
         watch: sees what functions do with other parameters; None for nobody.
+
+    The mode is in no reference cycle: it holds all solved values, which end with the pass and not with a later garbage
+    collection.
 
     Attributes:
         differentiated: whether the forward asked for derivatives.
@@ -98,7 +101,7 @@ class Calls(TorchFunctionMode):
     """
 
     def __init__(
-        self, layers: Sequence[TargetLayer], use: Callable[[TargetLayer, Any], Any], watch: Watch | None = None
+        self, layers: Sequence[TargetLayer], use: Callable[[TargetLayer, Any, Calls], Any], watch: Watch | None = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.differentiated = False
@@ -110,28 +113,26 @@ class Calls(TorchFunctionMode):
         parameters = (*watched, *(x.parameters[0] for x in self._layers.values()))
         # with what keeps the tensors alive whose ids are looked up
         self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen(p, p.shape), p) for p in parameters}
-        self._stand_ins: dict[Any, Callable[..., Any]] = {
-            torch.autograd.grad: self._grad,
-            torch.autograd.backward: self._nothing,
-            Tensor.backward: self._nothing,
-            Tensor.retain_grad: self._nothing,
-            Tensor.register_hook: self._handle,
-            Tensor.register_post_accumulate_grad_hook: self._handle,
-            **self.noise.dropouts(),
-        }
+
+    def use(self, layer: TargetLayer, x: Any) -> Any:
+        """What stands for a use of a layer; the calls that are made there are not seen."""
+        with torch._C.DisableTorchFunction():
+            return self._use(layer, x, self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, or what stands for it."""
         kwargs = kwargs or {}
-        stand_in = self._stand_ins.get(func)
+        stand_in = _STAND_INS.get(func)
         if stand_in is not None:
-            return stand_in(*args, **kwargs)
+            return stand_in(self, *args, **kwargs)
+        if func in DROPOUTS:
+            return self.noise.dropout(func, *args, **kwargs)
         call = applied(func, args, kwargs, self._weight)
         if call is not None and self._watch is not None:
             call = self._watch.applied(call)
         layer = None if call is None else self._layers.get(id(call.weight))
         if call is not None and layer is not None and self._fits(layer, call):
-            return call.result(self._use(layer, call.x), len(layer.parameters) > 1)
+            return call.result(self.use(layer, call.x), len(layer.parameters) > 1)
         values, watch = self.values, self._watch
         before = [] if watch is None else watch.before(args)
         if values and any(id(argument) in values for argument in args):
@@ -178,3 +179,13 @@ class Calls(TorchFunctionMode):
 
     def _handle(self, tensor: Tensor, hook: Any) -> RemovableHandle:
         return RemovableHandle(OrderedDict())
+
+
+_STAND_INS: dict[Any, Callable[..., Any]] = {
+    torch.autograd.grad: Calls._grad,
+    torch.autograd.backward: Calls._nothing,
+    Tensor.backward: Calls._nothing,
+    Tensor.retain_grad: Calls._nothing,
+    Tensor.register_hook: Calls._handle,
+    Tensor.register_post_accumulate_grad_hook: Calls._handle,
+}

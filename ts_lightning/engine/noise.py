@@ -56,7 +56,8 @@ def _averaged(noise: float, given: Tensor, found: Tensor) -> float:
     return noise * found.numel() / max(given.numel(), 1)
 
 
-_DROPOUTS = frozenset(_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"))
+#: functional dropout, for which :meth:`Noise.dropout` stands in the pass
+DROPOUTS = frozenset(_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"))
 _TRANSPOSED: tuple[Any, ...] = (Tensor.T, Tensor.mT)
 _RULES: dict[Any, Callable[[float, Tensor, Tensor], float]] = {
     **dict.fromkeys(_named(_VIEWS + _FUNCTIONS), _kept),
@@ -75,10 +76,6 @@ class Noise:
     def __call__(self, tensor: Tensor) -> float:
         """The noise on a tensor."""
         return self._of[id(tensor)][1] if id(tensor) in self._of else 0.0
-
-    def dropouts(self) -> dict[Any, Callable[..., Any]]:
-        """What stands for functional dropout in the pass."""
-        return {function: self._dropout(function) for function in _DROPOUTS}
 
     def follow(self, function: Any, args: Any, found: Any) -> None:
         """Take note of what a function made of noisy tensors."""
@@ -100,13 +97,13 @@ class Noise:
         if noise > 0:
             self._of[id(tensor)] = (tensor, noise)
 
-    def _dropout(self, function: Any) -> Callable[..., Any]:
-        def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-            if training or p == 0:  # drawn in the pass too, whatever the mode
-                return function(input, p, training, inplace)
-            noise = (1 + self(input)) * (1 + p / (1 - p) if p < 1 else _LARGEST) - 1
-            found = input if inplace else input.view_as(input)  # since what is not dropped may be used as well
-            self._put(found, noise)
-            return found
-
-        return dropout
+    def dropout(
+        self, function: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Any:
+        """What stands for a call of functional dropout in the pass: the input, whose noise is noted."""
+        if training or p == 0:  # drawn in the pass too, whatever the mode
+            return function(input, p, training, inplace)
+        noise = (1 + self(input)) * (1 + p / (1 - p) if p < 1 else _LARGEST) - 1
+        found = input if inplace else input.view_as(input)  # since what is not dropped may be used as well
+        self._put(found, noise)
+        return found

@@ -136,17 +136,12 @@ class ReferencePass:
         watch: Watch | None = None,
     ) -> None:
         """Run the model with ``use`` for every use of each of the ``layers``: layer, input and the calls so far."""
-
-        def plainly(layer: TargetLayer, x: Any) -> Any:
-            with torch._C.DisableTorchFunction():
-                return use(layer, x, calls)
-
+        calls = Calls(layers, use, watch)
         parts: dict[nn.Module, list[TargetLayer]] = {}
         for layer in layers:
             if not layer.by_function:
                 parts.setdefault(layer.module, []).append(layer)
-        stand_ins = {module: partial(inside[0].forward, inside, plainly) for module, inside in parts.items()}
-        calls = Calls(layers, plainly, watch)
+        stand_ins = {module: partial(inside[0].forward, inside, calls.use) for module, inside in parts.items()}
         with (
             full_precision(self._device),
             self._untraced(copied=False) as undo,
