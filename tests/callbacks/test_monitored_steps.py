@@ -51,7 +51,7 @@ def test_manual_optimisation_that_steps_between_logged_batches(tmp_path):
 def test_of_two_monitors_the_last_one_observes_and_that_is_said_once(tmp_path, monkeypatch):
     """A recipe brings a monitor, and one that the user added to it ended the fit with a KeyError."""
     said = []
-    monkeypatch.setattr("ts_lightning.callbacks.monitor.rank_zero_info", said.append)
+    monkeypatch.setattr("ts_lightning.callbacks.monitor.rank_zero_warn", said.append)
     callbacks = [TargetSpaceMonitor(1), TargetSpaceMonitor(4)]
     logger = CSVLogger(tmp_path, "", "")
     fit(build(Lit), loader(4), max_epochs=-1, max_steps=10, log_every_n_steps=2, logger=logger, callbacks=callbacks)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ts_lightning.callbacks.histograms import histograms
 from ts_lightning.callbacks.observation import Observation
@@ -90,7 +90,7 @@ class TargetSpaceMonitor(Callback):
                 f"TargetSpaceMonitor has nothing to watch: {type(pl_module).__name__} is trained in weight space."
             )
         elif self._counting(trainer) is not self:
-            rank_zero_info(
+            rank_zero_warn(
                 f"TargetSpaceMonitor(every_n_steps={self.every_n_steps}) does nothing, since the Trainer has another "
                 f"one behind it, with every_n_steps={self._counting(trainer).every_n_steps}."
             )
