@@ -160,3 +160,31 @@ def test_a_layer_without_varying_inputs_is_anchored_and_trains(init):
         optimizer.step()
         space.solve()
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
+
+
+class Adapted(nn.Module):
+    """An adapter of rank 2 whose first factor is zero at the start, scaled by a vector, as in AdaLoRA."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.scale = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.ones(2, 1))
+        self.second, self.readout = nn.Parameter(torch.randn(3, 2)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.readout(torch.tanh(x + x @ (self.first * self.scale).T @ self.second.T))
+
+
+@pytest.mark.parametrize(("scale", "moved"), [("absolute", 0.0), ("absolute", 0.2), ("variance", 0.2)])
+def test_gradients_behind_inputs_that_start_at_zero(scale, moved):
+    """At zero itself a ridge in units of the inputs' variance has a kink, of which differences say nothing."""
+    torch.manual_seed(0)
+    model, x, generator = Adapted().double(), torch.randn(12, 3).double(), torch.Generator().manual_seed(0)
+    space = TargetSpace(model, x, TargetSpaceConfig(ridge=0.3, ridge_scale=scale, step_scale=1.0))
+    assert {layer.name for layer in space.layers} == {"second", "readout"}
+    random_targets(space, generator)
+    with torch.no_grad():
+        for parameter in (model.first, model.scale):
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=moved)
+    space.solve()
+    loss = loss_on(x.roll(1, 1), torch.arange(len(x)) % 2)
+    check_differences(space, model, loss, gradients(space, model, loss), generator)
