@@ -15,6 +15,16 @@ torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(name).setLevel(logging.ERROR)
 
+#: what Lightning leaves in the environment
+LIGHTNINGS = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "WORLD_SIZE",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+)
 #: each has torch and Lightning in its memory
 MOST_WORKERS = 8
 
@@ -33,9 +43,9 @@ def _environment_ends_with_its_test():
     """Lightning leaves seeds and ranks in the environment, from which processes that start later would take them.
 
     With ``LOCAL_RANK`` of an earlier test a command line believes that its other processes were started for it, and
-    waits for them.
+    waits for them. What fixtures of a file or of the session set stays, but for Lightning's own.
     """
-    before = dict(os.environ)
+    before = {name: value for name, value in os.environ.items() if name not in LIGHTNINGS}
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]

@@ -2,15 +2,21 @@
 
 import os
 
+import pytest
 import torch.distributed as dist
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-LEFT = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+from tests.conftest import LIGHTNINGS
 
 
-def test_a_fit_of_one_process_leaves_ranks_and_seeds(tmp_path):
+@pytest.fixture(scope="module")
+def seeded():
+    """Before any fixture of a single test."""
     seed_everything(0, verbose=False)
+
+
+def test_a_fit_of_one_process_leaves_ranks_and_seeds(tmp_path, seeded):
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(strategy="ddp", accelerator="cpu", devices=1, fast_dev_run=1, default_root_dir=tmp_path, **quiet)
     trainer.fit(BoringModel())
@@ -20,4 +26,4 @@ def test_a_fit_of_one_process_leaves_ranks_and_seeds(tmp_path):
 
 def test_the_next_test_finds_none_of_it():
     assert not dist.is_initialized()
-    assert not [name for name in LEFT if name in os.environ]
+    assert not [name for name in LIGHTNINGS if name in os.environ]

@@ -6,6 +6,7 @@ from torch import nn
 
 from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, data, fit
 from tests.support.manual import Manual
+from tests.support.sam import SAM
 from ts_lightning import TargetSpaceError
 
 
@@ -120,42 +121,6 @@ def test_weights_kept_beside_the_groups_are_refused_by_name(how):
         fit(model)
     assert all(map(torch.equal, start, model.parameters()))
     fit(build(Plain, optimizer=lambda p: Kept(p, how)), max_epochs=1)  # it is an optimizer
-
-
-class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation with two steps that are called by hand."""
-
-    def __init__(self, parameters, **options):
-        super().__init__(parameters, options)
-        self.base = torch.optim.SGD(self.param_groups, **options)
-        self.param_groups = self.base.param_groups
-
-    def trained(self):
-        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-
-    @torch.no_grad()
-    def first_step(self):
-        norm = torch.stack([p.grad.norm() for p in self.trained()]).norm()
-        for parameter in self.trained():
-            self.state[parameter]["old"] = parameter.detach().clone()
-            parameter.add_(parameter.grad * 0.05 / norm)
-        self.zero_grad()
-
-    @torch.no_grad()
-    def second_step(self):
-        for parameter in self.trained():
-            parameter.data = self.state[parameter]["old"]
-        self.base.step()
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = closure()
-        self.first_step()
-        with torch.enable_grad():
-            closure()
-        self.second_step()
-        return loss
 
 
 def test_sharpness_aware_minimisation_by_two_steps_equals_that_by_a_closure():

@@ -28,8 +28,8 @@ class Stepping:
     def follow(self, optimizers: int) -> None:
         """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
 
-        Not where several processes train: one of them alone may read, or all of them between two accumulated batches,
-        when gradients are not averaged yet.
+        Not where several processes train: one of them alone may read. There, the backward pass that averages
+        gradients is followed by the pull-back.
         """
         self._optimizers += optimizers
         cascade = self._cascade

@@ -30,7 +30,7 @@ class SolveHook:
 
     Args:
         strategy: the strategy in use; its ``optimizer_step``, ``training_step`` and ``backward``, the precision
-            plugin's ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
+            plugin's ``post_backward`` and ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -52,6 +52,7 @@ class SolveHook:
         self._training_step = self._cover(self.strategy, "training_step", self.training_step)
         self._backward = self._cover(self.strategy, "backward", self.backward)
         self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
+        self._post_backward = self._cover(precision, "post_backward", self.post_backward)
         if self._space.shards is not None:
             self._cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
         if isinstance(precision, MixedPrecision) and precision.scaler is not None:
@@ -88,6 +89,17 @@ class SolveHook:
                 f"it moved ({first_line(error)}). Compute the loss anew behind each step, or step all optimizers "
                 f"behind the last backward pass."
             ) from error
+
+    def post_backward(self, *args: Any, **kwargs: Any) -> Any:
+        """The precision plugin's own, which calls the hooks behind a backward pass, with gradients pulled back.
+
+        Only where several processes train, and have averaged the gradients: one that reads a gradient later could not
+        have it pulled back without the others.
+        """
+        averaged = getattr(self.strategy.model, "require_backward_grad_sync", True)
+        if self._space.partition.group is not None and averaged and self._steps:
+            next(iter(self._steps.values())).pull()
+        return self._post_backward(*args, **kwargs)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """The strategy's own step, whose closure begins with weights that are solved from what is trained now."""

@@ -1,0 +1,88 @@
+"""Gradients of targets between the backward pass and the step, in training by two processes."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from tests.support.fits import CONFIG, Lit, build, data, fit, loader
+from tests.support.manual import Manual
+from tests.support.processes import run
+from tests.support.sam import SAM
+from ts_lightning import ReferenceConfig
+
+
+class ByHand(Manual):
+    """Sharpness-aware minimisation by two steps, with the whole targets in each process."""
+
+    target_space = replace(CONFIG, reference=ReferenceConfig(size=32, shard=False))
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.first_step()
+        self.manual_backward(self.loss(batch))
+        optimizer.second_step()
+
+
+def sharpness_aware(ranks):
+    torch.set_num_threads(1)
+    model = build(ByHand, optimizer=lambda parameters: SAM(parameters, lr=0.1), dtype=torch.float64)
+    samples = TensorDataset(*data(dtype=torch.float64))
+    batches = DataLoader(samples, 16 // ranks, sampler=DistributedSampler(samples, ranks, rank(), shuffle=False))
+    strategy = "ddp" if ranks > 1 else "auto"
+    fit(model, batches, strategy=strategy, devices=ranks, use_distributed_sampler=False)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def rank():
+    return int(os.environ.get("RANK", 0))
+
+
+def test_sharpness_aware_minimisation_by_two_steps_equals_one_process():
+    (alone,) = run(sharpness_aware, 1)
+    for found in run(sharpness_aware, 2, ranks=2):
+        assert torch.allclose(found, alone, rtol=0, atol=1e-9)
+
+
+class Reading(Lit):
+    """Notes which targets have a gradient behind backward passes that processes do not average, and that they do."""
+
+    def training_step(self, batch, batch_idx):
+        targets = self.target_space_engine.targets.values()
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            with self.trainer.strategy.block_backward_sync():
+                self.manual_backward(self.loss(batch) / 2)
+            self.read.append([target.grad is not None for target in targets])
+            self.manual_backward(self.loss(batch) / 2)
+            self.read.append([target.grad is not None for target in targets])
+            optimizer.step()
+            return None
+        return self.loss(batch)
+
+    def on_after_backward(self):
+        if self.automatic_optimization:
+            targets = self.target_space_engine.targets.values()
+            self.read.append([target.grad is not None for target in targets])
+
+
+def read(automatic, shard):
+    torch.set_num_threads(1)
+    model = build(Reading)
+    model.target_space = replace(CONFIG, reference=replace(CONFIG.reference, shard=shard))
+    model.automatic_optimization, model.read = automatic, []
+    options = {"accumulate_grad_batches": 2} if automatic else {}
+    fit(model, loader(8), strategy="ddp", devices=2, max_epochs=1, **options)
+    return model.read
+
+
+@pytest.mark.parametrize("shard", [True, False])
+@pytest.mark.parametrize("automatic", [True, False])
+def test_targets_have_their_gradient_behind_the_backward_pass_that_averages_it(automatic, shard):
+    for found in run(read, automatic, shard, ranks=2):
+        assert found[:2] == [[False] * 3, [True] * 3]
