@@ -8,38 +8,26 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.fits import CONFIG, Lit, build, data, fit, loader
-from tests.support.manual import Manual
 from tests.support.processes import run
-from tests.support.sam import SAM
+from tests.support.sam import SAM, ByHand
 from ts_lightning import ReferenceConfig
 
 
-class ByHand(Manual):
-    """Sharpness-aware minimisation by two steps, with the whole targets in each process."""
+class Whole(ByHand):
+    """With the whole targets in each process."""
 
     target_space = replace(CONFIG, reference=ReferenceConfig(size=32, shard=False))
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        optimizer.first_step()
-        self.manual_backward(self.loss(batch))
-        optimizer.second_step()
 
 
 def sharpness_aware(ranks):
     torch.set_num_threads(1)
-    model = build(ByHand, optimizer=lambda parameters: SAM(parameters, lr=0.1), dtype=torch.float64)
+    model = build(Whole, optimizer=lambda parameters: SAM(parameters, lr=0.1), dtype=torch.float64)
     samples = TensorDataset(*data(dtype=torch.float64))
-    batches = DataLoader(samples, 16 // ranks, sampler=DistributedSampler(samples, ranks, rank(), shuffle=False))
+    sampler = DistributedSampler(samples, ranks, int(os.environ.get("RANK", 0)), shuffle=False)
+    batches = DataLoader(samples, 16 // ranks, sampler=sampler)
     strategy = "ddp" if ranks > 1 else "auto"
     fit(model, batches, strategy=strategy, devices=ranks, use_distributed_sampler=False)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def rank():
-    return int(os.environ.get("RANK", 0))
 
 
 def test_sharpness_aware_minimisation_by_two_steps_equals_one_process():

@@ -252,3 +252,19 @@ def test_torchscript_stays_in_weight_space_and_its_buffers_as_they_are(make):
     assert [(name, reason) for name, _, reason in space.left] == [("2.e.0", "of TorchScript")]
     model(batch(8, seed=2)).square().sum().backward()
     assert space.pullback()
+
+
+def test_a_new_reference_batch_for_which_forward_switches_gradients_off_is_refused():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            with torch.set_grad_enabled(bool(x.sum() > 0)):
+                h = torch.tanh(self.first(x))
+            return self.second(h)
+
+    space = TargetSpace(Gated(), torch.ones(8, 3))
+    with pytest.raises(TargetSpaceError, match=rf"layer 'first' is {OFF}.*Add 'first' to exclude"):
+        space.refresh(-torch.ones(8, 3))

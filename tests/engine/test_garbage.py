@@ -6,11 +6,13 @@ import gc
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceMixin
+from tests.support.processes import run
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceMixin, TargetSpaceMonitor
 
 
 class Functions(nn.Module):
@@ -124,11 +126,36 @@ class Watched(Callback):
         self.garbage.__exit__()
 
 
-def test_a_fit_leaves_no_cycle(tmp_path):
+def fitted(folder, **options):
+    """What a fit leaves to the garbage collector."""
+    torch.set_num_threads(1)
     module, watched = Fitted(), Watched()
     module.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=16))
     loader = DataLoader(TensorDataset(torch.randn(32, 6)), 4)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    options = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path, **quiet}
-    Trainer(callbacks=[watched], **options).fit(module, loader)
-    assert not watched.garbage.found
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    more = options.pop("callbacks", [])
+    settings = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, "logger": False, **quiet, **options}
+    Trainer(callbacks=[watched, *more], **settings).fit(module, loader)
+    return [type(found).__name__ for found in watched.garbage.found]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"precision": "bf16-mixed"},
+        {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1},
+    ],
+    ids=["as it is", "mixed precision", "accumulated and clipped"],
+)
+def test_a_fit_leaves_no_cycle(options, tmp_path):
+    assert not fitted(tmp_path, **options)
+
+
+def test_an_observed_fit_leaves_no_cycle(tmp_path):
+    logger = CSVLogger(tmp_path, "", "")
+    assert not fitted(tmp_path, logger=logger, log_every_n_steps=1, callbacks=[TargetSpaceMonitor(1)])
+
+
+def test_a_fit_by_two_processes_leaves_no_cycle(tmp_path):
+    assert run(fitted, tmp_path, ranks=2, strategy="ddp", devices=2) == [[], []]

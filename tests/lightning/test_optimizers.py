@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, data, fit
-from tests.support.manual import Manual
-from tests.support.sam import SAM
+from tests.support.sam import SAM, ByHand
 from ts_lightning import TargetSpaceError
 
 
@@ -127,15 +126,7 @@ def test_sharpness_aware_minimisation_by_two_steps_equals_that_by_a_closure():
     """Weights are solved behind each of them, as the closure has it (test_gradients.py compares that with a loop)."""
     seen = []
 
-    class ByHand(Manual):
-        def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.first_step()
-            self.manual_backward(self.loss(batch))
-            optimizer.second_step()
-
+    class Solved(ByHand):
         def on_train_batch_end(self, *args):
             assert_solved(self)
             seen.append(True)
@@ -143,7 +134,7 @@ def test_sharpness_aware_minimisation_by_two_steps_equals_that_by_a_closure():
     def make(parameters):
         return SAM(parameters, lr=0.1)
 
-    models = [build(Lit, optimizer=make), build(ByHand, optimizer=make)]
+    models = [build(Lit, optimizer=make), build(Solved, optimizer=make)]
     for model in models:
         fit(model, max_epochs=2)
     assert_equal(models[1], models[0])

@@ -8,24 +8,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tests.support.fits import trainer
+from tests.support.points import PAIRS, Base, X, Y, fit
 from ts_lightning import TargetSpaceError, TargetSpaceMixin, convert
-
-X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-Y = (X[:, 0] > 0).long()
-
-
-class Base(TargetSpaceMixin, LightningModule):
-    """``steps`` counts what training does; a list is none of the module's own attributes that a pass puts back."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.net(x)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Views(Base):
@@ -128,7 +112,6 @@ def bags(samples):
     return torch.stack(labels), torch.cat(texts), offsets
 
 
-PAIRS = list(zip(X, Y, strict=True))
 TEXTS = [(y, torch.arange(1 + i % 4) + i % 5) for i, y in enumerate(Y)]
 #: module, samples, collate function, and what the solved layer has to receive
 FORMS = {
@@ -143,12 +126,6 @@ FORMS = {
     "an autoencoder": (Autoencoder, PAIRS, None, X),
     "made in training_step": (Augmented, PAIRS, None, X + 0.5),
 }
-
-
-def fit(model, samples, collate=None, **options):
-    run = trainer(max_epochs=2, **options)
-    run.fit(model, DataLoader(samples, 8, collate_fn=collate))
-    return run
 
 
 @pytest.mark.parametrize(("kind", "samples", "collate", "expected"), FORMS.values(), ids=FORMS)
@@ -269,48 +246,6 @@ def test_a_forward_of_none_is_no_forward():
     model = Steps()
     trainer(max_epochs=1).fit(model, DataLoader([*zip(X, Y, strict=True)], 8))
     assert set(model.target_space_engine.targets) == {"net"}
-
-
-@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_a_forward_for_inference_is_not_what_trains(off):
-    """The layers are reached without gradients in it: training_step is the reference forward."""
-
-    class Inference(Base):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-
-        @off()
-        def forward(self, x):
-            return self.net(x).softmax(-1)
-
-        def training_step(self, batch, batch_idx):
-            return functional.cross_entropy(self.net(batch[0]), batch[1])
-
-    class Plain(Inference):
-        def forward(self, x):
-            return self.net(x)
-
-    models = []
-    for kind in (Inference, Plain):
-        torch.manual_seed(0)
-        models.append(kind())
-        fit(models[-1], PAIRS)
-    for found, expected in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(found, expected)
-
-
-def test_a_forward_that_switches_gradients_off_in_eval_mode_is_told():
-    class Switched(Base):
-        def forward(self, x):
-            with torch.set_grad_enabled(self.training):
-                return self.net(x)
-
-        def training_step(self, batch, batch_idx):
-            return functional.cross_entropy(self(batch[0]), batch[1])
-
-    with pytest.raises(TargetSpaceError, match=r"layer 'net' is called where gradients are off.*reference_forward"):
-        fit(Switched(), PAIRS)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit, loader
+from tests.support.sam import SAM
 from ts_lightning import TargetSpace
 
 SGD = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
@@ -72,32 +73,6 @@ def test_automatic_optimisation_stepped_past_the_wrapper(way):
     for model in models:
         fit(model, max_epochs=2)
     assert_equal(models[1], models[0])
-
-
-class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation as it is usually written: a closure, a step up, another, and the base's step."""
-
-    def __init__(self, params, rho=0.05, **options):
-        super().__init__(params, dict(rho=rho, **options))
-        self.base = torch.optim.SGD(self.param_groups, **options)
-        self.param_groups = self.base.param_groups
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = closure()
-        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.stack([p.grad.norm() for p in trained]).norm()
-        old = [p.detach().clone() for p in trained]
-        for parameter in trained:
-            parameter.add_(parameter.grad * 0.05 / norm)
-        self.zero_grad()
-        with torch.enable_grad():
-            closure()
-        for parameter, value in zip(trained, old, strict=True):
-            parameter.data = value
-        self.base.step()
-        return loss
 
 
 def test_sharpness_aware_minimisation_equals_a_loop():

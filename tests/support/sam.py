@@ -2,6 +2,8 @@
 
 import torch
 
+from tests.support.manual import Manual
+
 
 class SAM(torch.optim.Optimizer):
     """Reads gradients between the steps, and moves parameters there and back."""
@@ -37,3 +39,15 @@ class SAM(torch.optim.Optimizer):
             closure()
         self.second_step()
         return loss
+
+
+class ByHand(Manual):
+    """Calls the two steps itself."""
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.first_step()
+        self.manual_backward(self.loss(batch))
+        optimizer.second_step()

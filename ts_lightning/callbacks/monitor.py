@@ -100,11 +100,10 @@ class TargetSpaceMonitor(Callback):
         if self._logged:
             self._forget(trainer)
         space = _space(pl_module)
-        if self._counting(trainer) is not self:
-            return
         if space is None or self._observation is not None or not trainer._logger_connector.should_update_logs:
             return
-        if self._last is None or _step(trainer) - self._last >= self.every_n_steps:
+        due = self._last is None or _step(trainer) - self._last >= self.every_n_steps
+        if due and self._counting(trainer) is self:
             self._observation = Observation(space, lambda: _loss_scale(trainer))
             self._observation.begin()
 
@@ -138,11 +137,9 @@ class TargetSpaceMonitor(Callback):
         """End an observation that is under way, and restore the space."""
         self.on_train_end(trainer, pl_module)
 
-    @staticmethod
-    def _counting(trainer: Trainer) -> TargetSpaceMonitor:
+    def _counting(self, trainer: Any) -> TargetSpaceMonitor:
         """The last monitor of several: a recipe brings one, and what a user adds to it counts."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        return [callback for callback in callbacks if isinstance(callback, TargetSpaceMonitor)][-1]
+        return next((c for c in reversed(trainer.callbacks) if isinstance(c, TargetSpaceMonitor)), self)
 
     def _forget(self, trainer: Trainer) -> None:
         """Reset the logged metrics, which the Trainer would otherwise write again in steps without an observation."""

@@ -25,8 +25,7 @@ from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
 
-_GET_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
-_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+_DATA: Any = Tensor.data
 
 
 class Watch:
@@ -69,9 +68,9 @@ class Watch:
     def after(self, function: Any, before: Sequence[tuple[Tensor, Tensor, int]], found: Any) -> None:
         """Take note of the call if it wrote to a parameter, itself or its ``data``."""
         for tensor, parameter, version in before:
-            if function == _SET_DATA or tensor._version != version:
+            if function == _DATA.__set__ or tensor._version != version:
                 self.unfit.setdefault(id(parameter), "written by forward")
-            elif function == _GET_DATA:  # bound anew each time
+            elif function == _DATA.__get__:  # bound anew each time
                 self._data[id(found)] = (parameter, found)
 
     def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
