@@ -65,6 +65,8 @@ def axes(panel: Any, values: Iterable[float], *, x: str = "steps", log: bool = F
 
     panel.set_xlabel(x)
     panel.set_xlim(left=0)
+    if panel.dataLim.xmax == panel.dataLim.xmin == 0:  # the first step alone
+        panel.set_xlim(right=1)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=x == "steps"))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.10g}"))
     finite = [value for value in values if math.isfinite(value)]
@@ -75,6 +77,8 @@ def axes(panel: Any, values: Iterable[float], *, x: str = "steps", log: bool = F
         panel.yaxis.set_minor_formatter(NullFormatter())
     elif all(value == int(value) for value in finite):
         panel.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    elif finite and max(finite) - min(finite) < 1e-6 * abs(finite[0]):  # one value, but for rounding
+        panel.set_ylim(sorted((0.9 * finite[0], 1.1 * finite[0])))
 
 
 def _short(place: float) -> str:

@@ -59,7 +59,8 @@ def _draw_layers(panel: Any, lines: Mapping[str, Sequence[Point]], colours: Mapp
             color=colours[name],
             linewidth=1.4 if len(lines) <= 8 else 1.0,
             marker="o" if len(groups) <= 2 else None,
-            markersize=3,
+            markersize=4,
+            clip_on=len(groups) > 2,
         )
     axes(panel, [point.value for points in lines.values() for point in points], log=True)
 
@@ -70,6 +71,9 @@ def _draw_shares(panel: Any, shares: Mapping[str, Sequence[Point]]) -> None:
     groups = {name: means([points[step] for step in common]) for name, points in found.items()}
     steps = [fmean(point.step for point in group) for group in groups["main"]]
     areas = [[fmean(point.value for point in group) for group in groups[name]] for name in _SHARES]
+    if len(steps) == 1:  # an area needs a width
+        steps = [steps[0], steps[0] + 1]
+        areas = [area * 2 for area in areas]
     panel.stackplot(steps, areas, colors=list(_SHARES.values()), labels=list(_SHARE_LABELS.values()), linewidth=0)
     axes(panel, [value for area in areas for value in area])
     panel.set_ylim(0, 1)
