@@ -30,7 +30,7 @@ LIBRARIES = {
     "of_pyg": "pyg",
 }
 TITLES = {
-    "own": "Small ones in the style of well-known models",
+    "own": "Small models in the style of well-known ones",
     "torchvision": "torchvision",
     "timm": "timm",
     "transformers": "transformers",

@@ -104,16 +104,9 @@ def _render(template: str, folder: Path, **content: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["together"] = _together
     file = folder / PAGE
     file.write_text(environment.get_template(template).render(content), encoding="utf-8")
     return file
-
-
-def _together(text: str) -> str:
-    """A value whose number, spread and unit stay on one line; what stands in brackets behind them may take another."""
-    value, bracket, rest = text.partition(" (")
-    return value.replace(" ", "\u00a0") + bracket + rest
 
 
 def _smaller(png: Path) -> Path:
