@@ -1,7 +1,7 @@
 """Bit sequences over seeds: steps to 99.9 % test accuracy in both spaces, and settings of recurrent layers compared.
 
     python benchmarks/memory.py tasks rows        # runs what benchmarks/results/memory.jsonl lacks, one line each
-    python benchmarks/memory.py                   # prints the tables from the file
+    python benchmarks/memory.py                   # prints the tables from the file, draws docs/evidence/memory.png
 
 Adam, batches of 100, in target space the first 100 training sequences over their full length as reference; accuracy on
 the 1,000 test sequences every 25 steps. Weight space starts from orthogonal recurrent weights, as the recipe does, or
@@ -37,6 +37,7 @@ from ts_lightning.layers.recurrent import layer as recurrent
 from ts_lightning.recipes.rnn_bits import SOLVED, SPARE, BitClassifier, BitNetwork
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "evidence" / "memory"
 _EVERY = 25
 
 #: (task, delay) -> steps given to both spaces, no fewer than the authors' code needed in target space
@@ -213,8 +214,44 @@ def tables() -> Iterator[str]:
         yield f"| {label} | " + " | ".join(values) + " |"
 
 
+def draw(stem: Path = FIGURE) -> None:
+    """The step at which each seed of the group "tasks" had 99.9 %; in the last column those that had it never."""
+    from ts_lightning.report.drawing import SPACES, figure
+
+    names = [f"{task} over {delay} steps" for task, delay in TASKS]
+    kinds = {"target": "o", "orthogonal": "o", "paper": "x"}
+    labels = {
+        "target": "target space",
+        "orthogonal": "weight space, orthogonal start",
+        "paper": "weight space, paper start",
+    }
+    lines = {json.dumps(line["run"]): line for line in measured()}
+    never = 4000  # where a run that never had it is drawn
+    stem.parent.mkdir(exist_ok=True)
+    with figure(stem, "First step at 99.9 % of the test bits, vanilla RNN; a mark for each seed", [9.4], 3.4) as [
+        panel
+    ]:
+        for shift, (kind, marker) in zip((-0.25, 0.0, 0.25), kinds.items(), strict=True):
+            runs = [run for run in groups()["tasks"] if (run[7].get("start") or run[3]) == kind]
+            found = [(run, lines[json.dumps(run)]) for run in runs if json.dumps(run) in lines]
+            firsts = [never if line["first"] is None else line["first"] for _, line in found]
+            places = [list(TASKS).index((run[0], run[1])) + shift + 0.02 * (run[5] - 4.5) for run, _ in found]
+            colour = SPACES["target" if kind == "target" else "weight"]
+            panel.scatter(firsts, places, color=colour, marker=marker, label=labels[kind], s=26, alpha=0.8)
+        panel.set_xscale("log")
+        panel.set_xticks(
+            [25, 50, 100, 200, 500, 1000, 2000, never], ["25", "50", "100", "200", "500", "1,000", "2,000", "never"]
+        )
+        panel.xaxis.minorticks_off()
+        panel.set_yticks(range(len(names)), names)
+        panel.invert_yaxis()
+        panel.set_xlabel("steps (never: not within the steps given, 400 to 1,950)")
+        panel.figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    stem.with_name(f"{stem.name}.svg").unlink()
+
+
 def main() -> None:
-    """Run the groups named on the command line, or print the tables."""
+    """Run the groups named on the command line, or print the tables and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(groups())}; none prints the tables")
     args = parser.parse_args()
@@ -233,6 +270,7 @@ def main() -> None:
             print(f"{group} {number}/{len(runs)}: {run[:-1]} {run[-1]}: {found}", flush=True)
     if not args.groups:
         print("\n".join(tables()))
+        draw()
 
 
 if __name__ == "__main__":
