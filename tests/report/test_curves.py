@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from tests.report.folders import rows, run
 from ts_lightning.report import draw_run
 from ts_lightning.report.curves import draw_quantity, quantities
+from ts_lightning.report.drawing import axes
 
 
 def drawn(folder, table, **changes):
@@ -69,3 +70,22 @@ def test_the_figure_has_at_most_four_panels(tmp_path):
 def test_a_run_without_metrics_has_a_figure_that_says_so(tmp_path):
     draw_run(run(tmp_path))
     assert "nothing was measured" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_single_observation_at_the_first_step_has_an_axis_around_it():
+    """The axis ended at step 0.05, and the value was half hidden by the frame."""
+    panel = Figure().subplots()
+    panel.plot([0], [3.5], marker="o")
+    axes(panel, [3.5])
+    assert panel.get_xlim() == (0, 1)
+
+
+@pytest.mark.parametrize("value", [1e-3, -1e-3])
+def test_values_that_are_one_but_for_rounding_have_an_axis_of_their_size(value):
+    """Ticks were 1e-11 + 1e-3."""
+    panel = Figure().subplots()
+    panel.plot([0, 10], [value, value * (1 + 1e-8)])
+    axes(panel, [value, value * (1 + 1e-8)])
+    low, high = panel.get_ylim()
+    assert low < value < high
+    assert high - low == pytest.approx(0.2 * abs(value))
