@@ -270,7 +270,7 @@ class RandomUse(RuleBasedStateMachine):
 
 def test_random_use():
     drawn = int(os.environ.get("TS_LIGHTNING_RANDOM_USE", 0))
-    options = {"max_examples": drawn or 25, "stateful_step_count": 50, "derandomize": not drawn}
+    options = {"max_examples": drawn or 10, "stateful_step_count": 50, "derandomize": not drawn}
     options["phases"] = [Phase.generate]
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     with warnings.catch_warnings():

@@ -1,5 +1,7 @@
 """Precisions: what is of which, scaled gradients, skipped steps, and a solve that no setting reaches."""
 
+import statistics
+
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -24,8 +26,8 @@ def test_trains(precision, weights, targets):
     fit(model, max_epochs=20, precision=precision)
     assert {p.dtype for p in model.parameters()} == {weights}
     assert {t.dtype for t in model.target_space_engine.targets.values()} == {targets}
-    epoch = model.losses[-len(loader()) :]  # since in bfloat16 a single mini-batch rests on luck
-    assert sum(epoch) / len(epoch) < 0.4 * model.losses[0]
+    last = model.losses[-5 * len(loader()) :]  # five epochs, since in bfloat16 a single one rests on luck
+    assert statistics.median(last) < 0.4 * model.losses[0]
 
 
 def scaled(scale, **options):
