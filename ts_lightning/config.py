@@ -257,6 +257,22 @@ class TargetSpaceConfig:
         }
         return cls(ridge=ridge, **{**settings, **changes})
 
+    @classmethod
+    def checked(cls, given: TargetSpaceConfig | None, where: str) -> TargetSpaceConfig | None:
+        """The settings as they were given, or None, wherever a user hands them on.
+
+        Args:
+            given: what stands where settings are expected.
+            where: what it was given to, for the error.
+
+        Raises:
+            TypeError: it is something else, as a dictionary.
+        """
+        if given is not None and not isinstance(given, cls):
+            hint = ", as in TargetSpaceConfig(**settings)" if isinstance(given, Mapping) else ""
+            raise TypeError(f"{where}: expected a TargetSpaceConfig or None, found {given!r}{hint}.")
+        return given
+
     def to_dict(self) -> dict[str, Any]:
         """All settings in built-in types, for a checkpoint or a file."""
         settings = asdict(self)

@@ -102,6 +102,26 @@ def test_what_it_loads_from_a_checkpoint_goes_on_in_target_space(tmp_path):
     assert_equal(again, whole)
 
 
+def test_settings_that_a_module_has_are_kept_unless_others_are_given():
+    assert convert(Solved()).target_space == OWN
+    plain = Net()
+    plain.target_space = OWN
+    assert convert(plain).target_space == OWN
+    assert convert(converted()).target_space == OWN
+    assert convert(Solved(), TargetSpaceConfig()).target_space == TargetSpaceConfig()
+    assert convert(convert(Net(), None)).target_space == TargetSpaceConfig()
+
+
+@pytest.mark.parametrize("given", [{"ridge": 2}, True])
+def test_settings_of_another_type_are_refused_by_name(given):
+    with pytest.raises(TypeError, match="convert: expected a TargetSpaceConfig"):
+        convert(Net(), given)
+    model = converted()
+    model.target_space = given
+    with pytest.raises(TypeError, match=r"Net\.target_space: expected a TargetSpaceConfig"):
+        fitted(model)
+
+
 def test_defaults_and_weight_space():
     assert convert(Net()).target_space == TargetSpaceConfig()
     model = convert(convert(Net(), OWN), None)
@@ -132,8 +152,12 @@ def test_a_class_says_what_its_reference_batch_is_without_the_mixin():
 
 @pytest.mark.parametrize(
     ("module", "hint"),
-    [(torch.nn.Linear(2, 2), "there is ts_lightning.TargetSpace"), (torch.compile(Net()), "before torch.compile")],
-    ids=["a plain module", "a compiled one"],
+    [
+        (torch.nn.Linear(2, 2), "there is ts_lightning.TargetSpace"),
+        (torch.compile(Net()), "before torch.compile"),
+        (Net, "as in convert\\(Net"),
+    ],
+    ids=["a plain module", "a compiled one", "a class"],
 )
 def test_another_kind_of_module_is_refused_with_what_to_do(module, hint):
     with pytest.raises(TargetSpaceError, match=f"expected a LightningModule: .*{hint}"):

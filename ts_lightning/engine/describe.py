@@ -54,7 +54,9 @@ def described(
     )
     kinds: dict[str, list[str]] = {}
     for name, module in left.items():
-        kinds.setdefault(_why(config, name, module, reasons), []).append(name)
+        own = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)]
+        # the model itself has no name, and the parameters that it holds beside its modules do
+        kinds.setdefault(_why(config, name, module, reasons), []).extend([name] if name else own)
     if kinds:
         text += "; in weight space: " + ", ".join(f"{listed(names)} ({why})" for why, names in kinds.items())
     return f"{text}."
@@ -84,7 +86,7 @@ def _samples(batch: ReferenceBatch) -> str:
         return f"{batch.shards.samples} reference samples"
     count = batch_size(batch.data)
     if count is None:
-        return "a reference batch of your own"
+        return f"a reference batch of type {type(batch.data).__name__}"
     if len({len(tensor) for tensor in tensors_in(batch.data) if tensor.dim() > 0}) > 1:  # texts end to end, a graph
         return "a reference batch whose tensors differ in length"
     return f"{count} reference samples"

@@ -136,7 +136,7 @@ def inspect_model(
     Raises:
         TargetSpaceError: what the settings ask for cannot be solved, or nothing can.
     """
-    settings = TargetSpaceConfig() if config is None else config
+    settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
     batch = ReferenceBatch.of(model, reference, forward)
     found = choose(batch, settings, None)
     generator, bound = torch.Generator().manual_seed(0), set[str]()

@@ -5,6 +5,7 @@ The state is kept on the gradients themselves, as attributes of these tensors, s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ts_lightning.layers.base import TargetLayer
 
 _PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
 _SHARE = "_ts_lightning_share"  # on a trained parameter's gradient: what a pull-back added to it
+_USED = "_ts_lightning_used"  # on a target's gradient: its version when an optimizer of one's own loop stepped with it
 _OF = "_ts_lightning_of"  # beside it: since which clearing of the weights' gradients
 
 
@@ -37,6 +39,7 @@ class Pulled:
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
         self._round = 0  # clearings of the weights' gradients
+        self._said_used = False
 
     def pull_pending(self) -> bool:
         """Pull back if a gradient arrived, changed or went; whether it did."""
@@ -52,6 +55,18 @@ class Pulled:
     def found(self) -> bool:
         """Whether there is a gradient on any weight."""
         return any(p.grad is not None for p in self._weights)
+
+    def arrived(self) -> bool:
+        """Whether a weight holds a gradient, or more of one, that has not been pulled back."""
+        gradients: list[Any] = [p.grad for p in self._weights if p.grad is not None]
+        return any(getattr(gradient, _PULLED, None) != gradient._version for gradient in gradients)
+
+    def use(self, targets: Iterable[Target]) -> None:
+        """Note that an optimizer steps with the targets' gradients as they are."""
+        for target in targets:
+            gradient = target.stored_grad
+            if gradient is not None:
+                setattr(gradient, _USED, gradient._version)
 
     def pending(self) -> bool:
         """Whether a weight's gradient arrived, changed or went since the last pull-back."""
@@ -132,6 +147,8 @@ class Pulled:
             if dense:
                 taken.add(gradient.data_ptr())
             present = _stored(parameter)
+            if not keep and present is not None and getattr(present, _USED, None) == present._version:
+                self._say_used()
             if present is None:
                 parameter.grad = found = gradient
             elif dense and present.layout == torch.strided:
@@ -143,6 +160,15 @@ class Pulled:
                 setattr(found, _OF, self._round)
         if keep:
             self.settle()
+
+    def _say_used(self) -> None:
+        if not self._said_used:
+            self._said_used = True
+            warnings.warn(
+                "The targets' gradients were not cleared since the last step, and what is pulled back is added to "
+                "them. Call zero_grad() of the optimizer: the model's own clears the gradients on the weights alone.",
+                stacklevel=6,
+            )
 
 
 def _stored(parameter: nn.Parameter) -> Tensor | None:

@@ -97,7 +97,7 @@ class TargetSpace:
         group: dist.ProcessGroup | None = None,
         loaded: Collection[nn.Parameter] = (),
     ) -> None:
-        self.config = TargetSpaceConfig() if config is None else config
+        self.config = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward
@@ -269,6 +269,15 @@ class TargetSpace:
             The largest change of any of the model's outputs on the new reference batch.
         """
         return self._beginning.refresh(self._batch(reference, None, self.cascade.device))
+
+    def check_step(self) -> None:
+        """Look ahead of an optimizer's step whether gradients were pulled back for it, in a loop of one's own.
+
+        Raises:
+            TargetSpaceError: they were not.
+        """
+        if self.cascade.solution.exists:
+            self.stepping.check()
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""

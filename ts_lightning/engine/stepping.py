@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ts_lightning.engine.cascade import Cascade
+from ts_lightning.errors import TargetSpaceError
 
 
 class Stepping:
@@ -38,6 +39,22 @@ class Stepping:
         before = cascade.pulled.pull_pending if self._optimizers and alone else None
         for target in cascade.targets.values():
             target.before_reading = before
+
+    def check(self) -> None:
+        """Look ahead of a step in a loop of one's own whether gradients were pulled back for it.
+
+        Raises:
+            TargetSpaceError: gradients stand on the weights, which the step would leave out.
+        """
+        if self._optimizers:
+            return
+        pulled = self._cascade.pulled
+        if pulled.arrived():
+            raise TargetSpaceError(
+                "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
+                "space.pullback() between backward() and optimizer.step()."
+            )
+        pulled.use(self._cascade.targets.values())
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""

@@ -31,13 +31,15 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
 
     Args:
         module: the module, before its fit; one that has the mixin only gets the settings.
-        config: the settings; ``None`` trains in weight space, which needs no conversion.
+        config: the settings; ``None`` trains in weight space, which needs no conversion. Without it, those that the
+            module or its class has, and else the defaults.
 
     Returns:
         The same module.
 
     Raises:
         TargetSpaceError: it is not a LightningModule.
+        TypeError: the settings are something else than these.
 
     Examples:
         >>> from lightning.pytorch import Trainer
@@ -52,7 +54,13 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
     if not isinstance(module, LightningModule):
         compiled = isinstance(getattr(module, "_orig_mod", None), LightningModule)
         hint = "convert it before torch.compile" if compiled else "for other modules there is ts_lightning.TargetSpace"
-        raise TargetSpaceError(f"convert: found a {type(module).__name__}; expected a LightningModule: {hint}.")
+        found = f"a {type(module).__name__}"
+        if isinstance(module, type):
+            found, hint = f"the class {module.__name__}", f"make one first, as in convert({module.__name__}(...))"
+        raise TargetSpaceError(f"convert: found {found}; expected a LightningModule: {hint}.")
+    if config is _DEFAULTS:
+        config = TargetSpaceConfig.checked(getattr(module, "target_space", None), "target_space") or _DEFAULTS
+    TargetSpaceConfig.checked(config, "convert")
     converted: Any = module
     if config is not None and not isinstance(module, TargetSpaceMixin):
         converted.__class__ = _with_mixin(type(module))

@@ -65,6 +65,7 @@ class Session:
 
     def attach(self, trainer: Trainer) -> None:
         """Stand at the places of a fit that is about to start."""
+        TargetSpaceConfig.checked(self.module.target_space, f"{type(self.module).__name__}.target_space")
         self._uncover()
         self._begun = False
         if self._restored is not None and self._restored.resuming:
