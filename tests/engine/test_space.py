@@ -315,7 +315,7 @@ def by_hand(backward, zero_grad="optimizer", steps=3):
 
 
 def test_a_step_without_a_pullback_is_an_error():
-    with pytest.raises(TargetSpaceError, match="were not pulled back to them. Call space.pullback\\(\\)"):
+    with pytest.raises(TargetSpaceError, match=r"were not pulled back to them. Call space.pullback\(\)"):
         by_hand(lambda space, loss: loss().backward())
 
 
