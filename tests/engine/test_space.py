@@ -361,3 +361,19 @@ def test_parameters_of_the_model_itself_are_named():
 def test_settings_of_another_type_are_refused_by_name(given):
     with pytest.raises(TypeError, match="config: expected a TargetSpaceConfig or None, found"):
         TargetSpace(nn.Linear(3, 2), torch.randn(9, 3), given)
+
+
+def test_targets_of_another_optimizer_pile_up_without_a_word_until_it_clears_them():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(30, 3)
+    space = TargetSpace(model, x)
+    optimizers = [torch.optim.SGD([target], lr=0.01) for target in space.targets.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                space.pullback()
+                optimizer.step()
+                space.solve()

@@ -194,8 +194,8 @@ def test_the_batch_is_a_copy():
     [
         (DataLoader(Samples(FORMS["tuple"], length=0)), "first", "reference batch is empty.*training data set is"),
         (DataLoader(Stream([]), 4), "first", "reference batch is empty"),
-        ([DataLoader(X), DataLoader(X)], "first", r"list of loaders.*Override reference_batch\(\)"),
-        ({"a": DataLoader(X)}, "first", "dict of loaders"),
+        (X, "first", r"holds a Tensor; expected a DataLoader.*Override reference_batch\(\)"),
+        (3, "first", "holds a int; expected a DataLoader"),
         (DataLoader(Stream([X]), 4), "random", "'random' needs a data set with a length.*found Stream.*'first'"),
         (DataLoader(Samples(FORMS["dict"]), 4), "balanced", "'balanced' needs labels; found samples of type dict"),
         (DataLoader(TensorDataset(X, X), 4), "balanced", r"float32 and shape \(30, 2\).*'random'"),

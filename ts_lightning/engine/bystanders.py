@@ -23,7 +23,7 @@ class _Space(Protocol):
     def targets(self) -> Mapping[str, nn.Parameter]:
         """The targets by layer name."""
 
-    def check_step(self) -> None:
+    def check_step(self, optimizer: Optimizer) -> None:
         """Look ahead of a step of an optimizer that trains targets."""
 
 
@@ -51,7 +51,7 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 _trained[optimizer].add(space)
             _warn_of_weights(optimizer, parameters, space)
     for space in list(_trained[optimizer]):
-        space.check_step()
+        space.check_step(optimizer)
 
 
 def _warn_of_weights(optimizer: Optimizer, parameters: Collection[int], space: _Space) -> None:

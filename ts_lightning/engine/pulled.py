@@ -19,6 +19,7 @@ from ts_lightning.layers.base import TargetLayer
 _PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
 _SHARE = "_ts_lightning_share"  # on a trained parameter's gradient: what a pull-back added to it
 _USED = "_ts_lightning_used"  # on a target's gradient: its version when an optimizer of one's own loop stepped with it
+_PILED = "_ts_lightning_piled"  # likewise: its version when more was added to it behind that step
 _OF = "_ts_lightning_of"  # beside it: since which clearing of the weights' gradients
 
 
@@ -39,7 +40,7 @@ class Pulled:
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
         self._round = 0  # clearings of the weights' gradients
-        self._said_used = False
+        self._said_piled = False
 
     def pull_pending(self) -> bool:
         """Pull back if a gradient arrived, changed or went; whether it did."""
@@ -64,8 +65,10 @@ class Pulled:
     def use(self, targets: Iterable[Target]) -> None:
         """Note that an optimizer steps with the targets' gradients as they are."""
         for target in targets:
-            gradient = target.stored_grad
+            gradient: Any = target.stored_grad
             if gradient is not None:
+                if getattr(gradient, _PILED, None) == gradient._version:
+                    self._say_piled()
                 setattr(gradient, _USED, gradient._version)
 
     def pending(self) -> bool:
@@ -147,23 +150,25 @@ class Pulled:
             if dense:
                 taken.add(gradient.data_ptr())
             present = _stored(parameter)
-            if not keep and present is not None and getattr(present, _USED, None) == present._version:
-                self._say_used()
+            marks = (getattr(present, _USED, None), getattr(present, _PILED, None))
+            used = not keep and present is not None and present._version in marks
             if present is None:
                 parameter.grad = found = gradient
             elif dense and present.layout == torch.strided:
                 found = present.add_(gradient)
             else:
                 parameter.grad = found = present + gradient
+            if used:
+                setattr(found, _PILED, found._version)
             if keep:
                 setattr(found, _SHARE, gradient)
                 setattr(found, _OF, self._round)
         if keep:
             self.settle()
 
-    def _say_used(self) -> None:
-        if not self._said_used:
-            self._said_used = True
+    def _say_piled(self) -> None:
+        if not self._said_piled:
+            self._said_piled = True
             warnings.warn(
                 "The targets' gradients were not cleared since the last step, and what is pulled back is added to "
                 "them. Call zero_grad() of the optimizer: the model's own clears the gradients on the weights alone.",

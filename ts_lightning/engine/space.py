@@ -270,14 +270,14 @@ class TargetSpace:
         """
         return self._beginning.refresh(self._batch(reference, None, self.cascade.device))
 
-    def check_step(self) -> None:
+    def check_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Look ahead of an optimizer's step whether gradients were pulled back for it, in a loop of one's own.
 
         Raises:
             TargetSpaceError: they were not.
         """
         if self.cascade.solution.exists:
-            self.stepping.check()
+            self.stepping.check(optimizer)
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""

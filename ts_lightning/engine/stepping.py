@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.errors import TargetSpaceError
@@ -40,8 +41,11 @@ class Stepping:
         for target in cascade.targets.values():
             target.before_reading = before
 
-    def check(self) -> None:
+    def check(self, optimizer: Optimizer) -> None:
         """Look ahead of a step in a loop of one's own whether gradients were pulled back for it.
+
+        Args:
+            optimizer: which trains targets.
 
         Raises:
             TargetSpaceError: gradients stand on the weights, which the step would leave out.
@@ -54,7 +58,8 @@ class Stepping:
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
-        pulled.use(self._cascade.targets.values())
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        pulled.use([target for target in self._cascade.targets.values() if id(target) in stepped])
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""

@@ -13,9 +13,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ts_lightning.lightning.module import TargetSpaceModule
-from ts_lightning.lightning.reference_data import reference_samples, reference_size
+from ts_lightning.lightning.reference_data import equally_many, reference_samples, reference_size
 from ts_lightning.lightning.session import Session, session_of
-from ts_lightning.lightning.training_data import read_ahead, training_loader
+from ts_lightning.lightning.training_data import each, filled, read_ahead, training_loader
 
 
 class TargetSpaceMixin(TargetSpaceModule):
@@ -58,9 +58,11 @@ class TargetSpaceMixin(TargetSpaceModule):
         assert config is not None
         size = reference_size(self, config.reference.size)
         seed = (torch.initial_seed() + session_of(self).construction.epoch) % 2**63
-        with contextlib.closing(read_ahead(self.trainer)) as batches:
-            loader = training_loader(self.trainer)
-            return reference_samples(loader, size, config.reference.selection, seed, batches)
+        loaders, taken = training_loader(self.trainer), []
+        for place, loader in enumerate(each(loaders, loaders)):
+            with contextlib.closing(read_ahead(self.trainer, place)) as batches:
+                taken.append(reference_samples(loader, size, config.reference.selection, seed, batches))
+        return filled(loaders, iter(equally_many(taken)))
 
     def reference_forward(self, batch: Any) -> Any:
         """Run the model on the reference batch; override to call it in a way of your own.

@@ -58,6 +58,16 @@ def form_of(batch: Any) -> str:
     return type(batch).__name__
 
 
+def equally_many(taken: list[Any]) -> list[Any]:
+    """As many samples of each of several loaders' batches as the smallest has."""
+    counts = [batch_size(batch) for batch in taken]
+    least = min((count for count in counts if count is not None), default=0)
+    return [
+        batch if count is None or count == least else part(batch, 0, least)
+        for batch, count in zip(taken, counts, strict=True)
+    ]
+
+
 def reference_samples(loader: Any, size: int, selection: Selection, seed: int, batches: Iterator[Any]) -> Any:
     """A reference batch of ``size`` samples out of the data that ``loader`` draws from.
 
@@ -74,10 +84,10 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
     Raises:
         TargetSpaceError: the data is empty, or has no samples to choose from in the way that was asked.
     """
-    if isinstance(loader, (Mapping, list, tuple)) or not isinstance(loader, Iterable):
+    if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         raise TargetSpaceError(
-            f"The training data is a {type(loader).__name__} of loaders; the reference batch needs to know which "
-            f"to take. Override reference_batch()."
+            f"The training data holds a {type(loader).__name__}; expected a DataLoader, or another iterable of "
+            f"batches. Override reference_batch() to take the reference batch from it."
         )
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         if selection != "first":

@@ -7,8 +7,8 @@ also of a loader that is its own iterator, and of a stream that gives its sample
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from itertools import chain
+from collections.abc import Generator, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -32,18 +32,45 @@ def training_loader(trainer: Trainer) -> Any:
     return combined.iterables
 
 
-def read_ahead(trainer: Trainer) -> Generator[Any]:
-    """The batches of the training loop's one loader that are still to come; close it to give them back."""
+def each(loaders: Any, value: Any) -> Iterator[Any]:
+    """What ``value`` has in the place of each of the loaders, in their order."""
+    if isinstance(loaders, Mapping):
+        for key, within in loaders.items():
+            yield from each(within, value[key])
+    elif isinstance(loaders, (list, tuple)):
+        for within, item in zip(loaders, value, strict=True):
+            yield from each(within, item)
+    else:
+        yield value
+
+
+def filled(loaders: Any, values: Iterator[Any]) -> Any:
+    """The collection of loaders with the next of ``values`` in the place of each, as its batches are."""
+    if isinstance(loaders, Mapping):
+        return {key: filled(within, values) for key, within in loaders.items()}
+    if isinstance(loaders, (list, tuple)):
+        items = [filled(within, values) for within in loaders]
+        return type(loaders)(*items) if hasattr(loaders, "_fields") else type(loaders)(items)
+    return next(values)
+
+
+def read_ahead(trainer: Trainer, place: int = 0) -> Generator[Any]:
+    """The batches that are still to come of one loader of the training loop's; close it to give them back.
+
+    Args:
+        trainer: in a fit.
+        place: which of several loaders.
+    """
     fetcher, combined = trainer.fit_loop._data_fetcher, trainer.fit_loop._combined_loader
     assert fetcher is not None
     assert isinstance(combined, CombinedLoader)
     mode = combined._iterator
     assert mode is not None
     for batch, _, _ in getattr(fetcher, "batches", []):  # fetched by the loop already, which keeps them
-        yield batch
-    (loader,), (iterator,) = combined.flattened, mode.iterators
+        yield next(islice(each(combined.iterables, batch), place, None))
+    loader, iterator = combined.flattened[place], mode.iterators[place]
     keeps_place = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-    place = loader.state_dict() if keeps_place else None
+    kept = loader.state_dict() if keeps_place else None
     taken: list[Any] = []
     try:
         for batch in iterator:
@@ -51,7 +78,7 @@ def read_ahead(trainer: Trainer) -> Generator[Any]:
             yield batch
     finally:
         if keeps_place:
-            loader.load_state_dict(place)
-            mode.iterators[0] = iter(loader)
+            loader.load_state_dict(kept)
+            mode.iterators[place] = iter(loader)
         else:
-            mode.iterators[0] = chain(taken, iterator)
+            mode.iterators[place] = chain(taken, iterator)
