@@ -174,3 +174,13 @@ def test_mistakes(checkpoint, tmp_path):
 def test_a_package_that_is_missing_is_said(package, name, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     assert "pip install 'ts-lightning[export]'" in mistake(main, "export", checkpoint, tmp_path / name)
+
+
+def test_what_the_exporter_cannot_translate_is_said_in_a_line(checkpoint, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise torch.onnx.errors.OnnxExporterError("step 1 of 3") from TypeError("a size that depends on the data")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    said = mistake(main, "export", checkpoint, tmp_path / "net.onnx")
+    assert "PyTorch's exporter cannot translate Net (a size that depends on the data)." in said
+    assert ".ckpt or .safetensors" in said

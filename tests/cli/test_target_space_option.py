@@ -54,6 +54,21 @@ def test_settings_reach_the_module_and_train_targets(kind, options, expected):
     assert set(found.target_space_engine.targets) == layers
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (Net, [], True),
+        (Solved, ["--target_space", "null"], True),
+        (Net, ["--target_space", "{}"], False),
+        (Solved, [], False),
+    ],
+)
+def test_a_fit_in_weight_space_is_said(kind, options, said, caplog):
+    caplog.set_level("INFO", logger="lightning.pytorch.utilities.rank_zero")
+    model(of(kind), *options)
+    assert (f"{kind.__name__} trains in weight space: --target_space is null, or not given" in caplog.text) == said
+
+
 @pytest.mark.parametrize("kind", [Solved, Asked])
 def test_null_is_weight_space(kind):
     found = model(of(kind), "--target_space", "null")

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from ts_lightning.cli.files import loaded
 from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
-from ts_lightning.errors import SettingError
+from ts_lightning.errors import SettingError, first_line
 from ts_lightning.lightning.checkpoint import SETTINGS
 from ts_lightning.lightning.session import session_of
 from ts_lightning.lightning.substitution import KEY
@@ -103,10 +103,17 @@ def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
     size = sum(value.numel() * value.element_size() for value in checkpoint["state_dict"].values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of PyTorch's own inside
-        torch.onnx.export(
-            model, arguments, options.out, kwargs=named, dynamo=True, dynamic_shapes=shapes, verbose=False,
-            external_data=size > _ONE_FILE,
-        )  # fmt: skip
+        try:
+            torch.onnx.export(
+                model, arguments, options.out, kwargs=named, dynamo=True, dynamic_shapes=shapes, verbose=False,
+                external_data=size > _ONE_FILE,
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            cause = first_line(error.__cause__ or error)
+            raise SettingError(
+                f"'{options.out}': PyTorch's exporter cannot translate {type(model).__name__} ({cause}). Change its "
+                f"forward so that torch.export takes it, or export the weights alone, as .ckpt or .safetensors."
+            ) from error
 
 
 _FORMS: dict[str, Callable[[dict[str, Any], Any], None]] = {

@@ -66,7 +66,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
     made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
     if made.look.found is None:
         raise SettingError(
-            "inspect: found no target space: --target_space null trains in weight space, and options like "
-            "--trainer.max_steps 0 train nothing. Expected options of fit that train in target space."
+            "inspect: found no target space: without --target_space a module without the mixin trains in weight space, "
+            "as with null, and options like --trainer.max_steps 0 train nothing. Expected options of fit that train in "
+            "target space, as --target_space {}."
         )
     print(f"\n{made.look.found}")

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli.clock import StepClock
@@ -183,6 +183,11 @@ class TargetSpaceCLI(LightningCLI):
         settings = self._get(self.config_init, "target_space")
         if settings != getattr(type(self.model), "target_space", None):  # else those of its constructor stay
             convert(self.model, settings)
+        if self.config.subcommand == "fit" and self.space == "weight":
+            rank_zero_info(
+                f"{type(self.model).__name__} trains in weight space: --target_space is null, or not given to a module "
+                f"without settings of its own. --target_space {{}} trains it in target space."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, whose files go to the run's folder."""
