@@ -166,7 +166,11 @@ def reported(results: Results, trials: int, workloads: Sequence[Workload]) -> di
             if setting is not None and (lines := results.seeds(workload, contender, setting)):
                 spaces[space] = setting, lines
         if len(spaces) == len(_SPACES):
-            found[workload.name] = spaces
+            seeds = set.intersection(*({line["seed"] for line in lines} for _, lines in spaces.values()))
+            found[workload.name] = {
+                space: (setting, [line for line in lines if line["seed"] in seeds])
+                for space, (setting, lines) in spaces.items()
+            }
     if not found:
         raise SystemExit(f"{results.file}: nothing was measured with {trials} trials. Run without --draw.")
     return found

@@ -35,7 +35,9 @@ def rows(lines: Sequence[Line]) -> str:
 
     def shown(some: Sequence[Line], value: Callable[[Line], float]) -> str:
         stages = sorted({line["step"] for line in some})
-        return " → ".join(_short(statistics.median(value(li) for li in some if li["step"] == s)) for s in stages)
+        return "\u00a0→\u00a0".join(
+            _short(statistics.median(value(li) for li in some if li["step"] == s)) for s in stages
+        )
 
     columns: dict[str, Callable[[Line], float]] = {
         "layers, largest / smallest": lambda line: max(line["layers"]) / max(min(line["layers"]), 1e-30),
@@ -52,7 +54,7 @@ def rows(lines: Sequence[Line]) -> str:
         for space, label in SPACES.items():
             some = [line for line in lines if line["network"] == name and line["space"] == space]
             if some:
-                cells = [shown(some, value).replace("nan → nan", "") for value in columns.values()]
+                cells = ["" if (cell := shown(some, value)).startswith("nan") else cell for value in columns.values()]
                 found.append([network.title if space == "usual" else "", label, *cells])
     return markdown(["network", "space", *columns], found)
 

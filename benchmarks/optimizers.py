@@ -125,17 +125,23 @@ CONTENDERS = {
 
 
 def found(file: Path, trials: int, workloads: Sequence[Workload] = WORKLOADS) -> Summary:
-    """What is reported, of the workloads that were measured whole."""
-    whole, _ = summary(Results(file), workloads, list(CONTENDERS.values()), trials)
+    """What is reported: of each workload the optimizers that were measured in both spaces."""
+    whole: Summary = {}
+    for name in OPTIMIZERS:
+        both = [CONTENDERS[name, space] for space in ("target", "weight")]
+        for workload, some in summary(Results(file), workloads, both, trials)[0].items():
+            whole.setdefault(workload, {}).update(some)
     if not whole:
-        raise SystemExit(f"{file}: no workload was measured whole with {trials} trials. Run without --draw.")
+        raise SystemExit(f"{file}: no optimizer was measured in both spaces with {trials} trials. Run without --draw.")
     return whole
 
 
 def rows(whole: Summary) -> str:
     """The table: test accuracy at the end, steps to the middle level and the rate that was chosen."""
 
-    def cell(one: Reported) -> str:
+    def cell(one: Reported | None) -> str:
+        if one is None:
+            return "not measured yet"
         spread = statistics.stdev(one.final) if len(one.final) > 1 else 0.0
         steps = one.steps_to(one.workload.levels[1])
         shown = f"{steps:.0f}" if math.isfinite(steps) else "never"
@@ -145,7 +151,7 @@ def rows(whole: Summary) -> str:
     lines = []
     for (name, space), contender in CONTENDERS.items():
         label = OPTIMIZERS[name][0] if space == "target" else ""
-        lines.append([label, space, *(cell(some[contender.name]) for some in whole.values())])
+        lines.append([label, space, *(cell(some.get(contender.name)) for some in whole.values())])
     return markdown(head, lines)
 
 
@@ -161,6 +167,8 @@ def draw(whole: Summary, stem: Path) -> None:
             workload = next(iter(some.values())).workload
             level = workload.levels[1]
             for (name, space), contender in CONTENDERS.items():
+                if contender.name not in some:
+                    continue
                 one, place = some[contender.name], list(OPTIMIZERS).index(name) + (0.15 if space == "weight" else -0.15)
                 style = {"color": SPACES[space], "s": 30}
                 left.scatter(

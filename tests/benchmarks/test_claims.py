@@ -104,7 +104,7 @@ def test_optimizers_from_runs_to_the_page(tmp_path):
     assert table.count("\n") == 1 + len(optimizers.CONTENDERS)
     optimizers.draw(whole, tmp_path / "optimizers")
     assert (tmp_path / "optimizers.png").stat().st_size > 10_000
-    with pytest.raises(SystemExit, match="no workload was measured whole"):
+    with pytest.raises(SystemExit, match="no optimizer was measured"):
         optimizers.found(file, 2, [SMALL])
 
 
