@@ -3,9 +3,9 @@
     python benchmarks/permuted.py --data FOLDER     # measures, writes benchmarks/results/permuted.jsonl and the figure
     python benchmarks/permuted.py --draw            # docs/evidence/permuted.png from the file
 
-Target space has its defaults, Adam 0.002. Weight space has AdamW with decay 0.01 and the identity as its recurrent
-weights, at the rate of ``RATES`` with the best validation accuracy after ``TRIAL`` steps. Schedules are those of
-``benchmarks/peers`` over the whole budget; seconds are processor time of one thread, of the training steps alone.
+Target space has its defaults, Adam 0.002. Weight space has AdamW with decay 0.01, at the rate and from the start of
+``SETTINGS`` with the best validation accuracy after ``TRIAL`` steps. Schedules and starts are those of
+``benchmarks/peers``; seconds are processor time of one thread, of the training steps alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data
@@ -29,7 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "permuted.jsonl"
 FIGURE = ROOT / "docs" / "evidence" / "permuted"
 WORKLOAD = WORKLOADS["permuted-pixels"]
-RATES = (0.0003, 0.001, 0.003)  # of AdamW
+DEFAULTS: Setting = CONTENDERS["target"].first
+SETTINGS: list[Setting] = [
+    {**CONTENDERS["adamw"].first, "lr": rate, "start": start}
+    for start in ("data", "orthogonal")
+    for rate in (0.0003, 0.001, 0.003)
+]
 TRIAL = 150  # steps
 _EVERY = 50  # steps between two measurements
 _SAMPLES = 1000  # of the validation split, and of the test split before the end
@@ -37,38 +43,35 @@ _SAMPLES = 1000  # of the validation split, and of the test split before the end
 Line = dict[str, Any]
 
 
-def train(contender: str, rate: float, data: Data, steps: int, seed: int = 1) -> None:
+def train(contender: str, setting: Setting, data: Data, steps: int, seed: int = 1) -> None:
     """Train for a number of steps, of the schedule over the whole budget, and write a line at each measurement."""
-    chosen = CONTENDERS[contender]
-    setting = {**chosen.first, "lr": rate}
-    runner = begin(WORKLOAD, chosen, data, setting, seed)
+    runner = begin(WORKLOAD, CONTENDERS[contender], data, setting, seed)
     seconds = 0.0
     for step in range(1, steps + 1):
         start = time.process_time()
         loss = runner.step()
         seconds += time.process_time() - start
         if step % _EVERY == 0 or step == steps:
-            last = step == WORKLOAD.steps
-            test = data.test if last else data.test.part(0, _SAMPLES)
-            accuracy = [WORKLOAD.score(runner.model, part) for part in (data.validation.part(0, _SAMPLES), test)]
-            found = dict(zip(("validation", "test"), (round(value, 4) for value in accuracy), strict=True))
-            line = {"contender": contender, "lr": rate, "seed": seed, "budget": WORKLOAD.steps, "step": step, **found}
-            line |= {"loss": round(loss, 4), "seconds": round(seconds, 1), "tested": len(test)}
+            test = data.test if step == WORKLOAD.steps else data.test.part(0, _SAMPLES)
+            validation = round(WORKLOAD.score(runner.model, data.validation.part(0, _SAMPLES)), 4)
+            line = {"contender": contender, "setting": setting, "seed": seed, "steps": steps, "step": step}
+            line |= {"validation": validation, "test": round(WORKLOAD.score(runner.model, test), 4)}
+            line |= {"tested": len(test), "loss": round(loss, 4), "seconds": round(seconds, 1)}
             with RESULTS.open("a") as file:
                 print(json.dumps(line), file=file)
             print(line, flush=True)
 
 
-def lines(contender: str, rate: float | None = None) -> list[Line]:
-    """The measurements on file."""
+def run(contender: str, setting: Setting, steps: int) -> list[Line]:
+    """The measurements of a run on file."""
     every = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    return [line for line in every if line["contender"] == contender and rate in (None, line["lr"])]
+    wanted = {"contender": contender, "setting": dict(setting), "steps": steps}
+    return [line for line in every if wanted.items() <= line.items()]
 
 
-def best_rate() -> float:
-    """AdamW's rate with the best validation accuracy after the trial."""
-    trials = {line["lr"]: line["validation"] for line in lines("adamw") if line["step"] == TRIAL}
-    return max(trials, key=lambda rate: float(trials[rate]))
+def best() -> Setting:
+    """AdamW's setting with the best validation accuracy at the end of the trial."""
+    return max(SETTINGS, key=lambda setting: float(run("adamw", setting, TRIAL)[-1]["validation"]))
 
 
 def draw() -> None:
@@ -77,18 +80,12 @@ def draw() -> None:
 
     title = "Permuted MNIST, a pixel a step: vanilla RNN of 128 units"
     with figure(FIGURE, title, [4.7, 4.7], 3.2) as panels:
-        for contender, rate, space in (("target", None, "target"), ("adamw", best_rate(), "weight")):
-            run = lines(contender, rate)
-            label = f"{space} space" + ("" if rate is None else f", AdamW {rate:g}")
+        for contender, setting, space in (("target", DEFAULTS, "target"), ("adamw", best(), "weight")):
+            lines = run(contender, setting, WORKLOAD.steps)
+            label = f"{space} space" + ("" if space == "target" else f", AdamW {setting['lr']:g}")
             for panel, key, name in zip(panels, ("step", "seconds"), ("steps", "seconds, one thread"), strict=True):
-                panel.plot(
-                    [line[key] for line in run],
-                    [100 * line["test"] for line in run],
-                    "o-",
-                    markersize=3,
-                    color=SPACES[space],
-                    label=label,
-                )
+                x, y = [line[key] for line in lines], [100 * line["test"] for line in lines]
+                panel.plot(x, y, "o-", markersize=3, color=SPACES[space], label=label)
                 panel.set_xlabel(name)
         panels[0].set_ylabel("test accuracy in %")
         panels[0].legend()
@@ -104,13 +101,12 @@ def main() -> None:
     torch.set_num_threads(1)
     if not given.draw:
         data = WORKLOAD.data(given.data)
-        if not lines("target"):
-            train("target", CONTENDERS["target"].rate, data, WORKLOAD.steps)
-        for rate in RATES:
-            if not lines("adamw", rate):
-                train("adamw", rate, data, TRIAL)
-        if not any(line["step"] == WORKLOAD.steps for line in lines("adamw", best_rate())):
-            train("adamw", best_rate(), data, WORKLOAD.steps)
+        wanted = [("target", DEFAULTS, WORKLOAD.steps), *(("adamw", setting, TRIAL) for setting in SETTINGS)]
+        for contender, setting, steps in wanted:
+            if not run(contender, setting, steps):
+                train(contender, setting, data, steps)
+        if not run("adamw", best(), WORKLOAD.steps):
+            train("adamw", best(), data, WORKLOAD.steps)
     draw()
 
 

@@ -109,7 +109,7 @@ def _memories() -> Iterator[Workload]:
                 2000,
                 (0.5, 0.8, 0.99),
             )
-    for name, features, steps, shown in (("rows", 28, 2000, "28"), ("pixels", 1, 11000, "1")):
+    for name, features, steps, shown in (("rows", 28, 2000, "28"), ("pixels", 1, 1000, "1")):
         yield Workload(
             f"permuted-{name}",
             group,
