@@ -260,3 +260,10 @@ def test_wandb_is_not_imported_without_its_logger(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import of it raises
     run = fit(build(), logger=CSVLogger(tmp_path), callbacks=[TargetSpaceMonitor(1)], **EVERY)
     assert monitored(run.callback_metrics)
+
+
+@pytest.mark.parametrize(("log_every_n_steps", "said"), [(50, True), (2, False)])
+def test_a_fit_in_which_nothing_was_observed_is_said(log_every_n_steps, said, caplog):
+    caplog.set_level("INFO", logger="lightning.pytorch.utilities.rank_zero")
+    fit(build(Lit), callbacks=[TargetSpaceMonitor()], max_epochs=1, log_every_n_steps=log_every_n_steps)
+    assert ("observed nothing" in caplog.text) == said

@@ -128,14 +128,22 @@ class TargetSpaceMonitor(Callback):
             log_histograms(trainer, panels, _step(trainer) - 1)  # where Lightning has the metrics of this batch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End an observation that is under way, and restore the space."""
-        if self._observation is not None:
-            self._observation.end()
-            self._observation = None
+        """End an observation that is under way, restore the space, and tell the user if there was none at all."""
+        self._stop()
+        if self._last is None and _space(pl_module) is not None and self._counting(trainer) is self:
+            rank_zero_info(
+                "TargetSpaceMonitor observed nothing: it takes steps that the Trainer logs, and this fit had none. "
+                "Give the Trainer a smaller log_every_n_steps."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End an observation that is under way, and restore the space."""
-        self.on_train_end(trainer, pl_module)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._observation is not None:
+            self._observation.end()
+            self._observation = None
 
     def _counting(self, trainer: Any) -> TargetSpaceMonitor:
         """The last monitor of several: a recipe brings one, and what a user adds to it counts."""
