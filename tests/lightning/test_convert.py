@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from torch import nn
 
 from tests.cli.plain import Net, Points
 from tests.cli.solved import OWN, Solved
@@ -162,3 +164,23 @@ def test_a_class_says_what_its_reference_batch_is_without_the_mixin():
 def test_another_kind_of_module_is_refused_with_what_to_do(module, hint):
     with pytest.raises(TargetSpaceError, match=f"expected a LightningModule: .*{hint}"):
         convert(module)
+
+
+def test_the_mixin_on_a_plain_module_is_refused_where_the_class_is_written():
+    """In a loop of one's own it trained in weight space without a word."""
+    with pytest.raises(TargetSpaceError, match=r"class Body: .* with Module, .*make TargetSpace\("):
+
+        class Body(TargetSpaceMixin, nn.Module):
+            pass
+
+    with pytest.raises(TargetSpaceError, match=r"class Solved: .* with Sequential, .*\(TargetSpaceMixin, Lightning"):
+        type("Solved", (TargetSpaceMixin, nn.Sequential), {})
+
+
+def test_the_mixin_may_make_a_lightning_module_of_a_plain_one():
+    def step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+    made = type("Lit", (TargetSpaceMixin, nn.Sequential), {"training_step": step})
+    assert issubclass(type("Sub", (made,), {}), TargetSpaceMixin)
+    assert issubclass(type("Both", (TargetSpaceMixin, nn.Sequential, LightningModule), {}), TargetSpaceMixin)

@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import equally_many, reference_samples, reference_size
 from ts_lightning.lightning.session import Session, session_of
@@ -113,8 +115,13 @@ class TargetSpaceMixin(TargetSpaceModule):
         return result
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the session hear of checkpoints whether or not the class's own hooks call ``super()``."""
+        """Let the session hear of checkpoints whether or not the class's own hooks call ``super()``.
+
+        Raises:
+            TargetSpaceError: the class is a plain module's, which no Trainer can fit.
+        """
         super().__init_subclass__(**options)
+        _refuse_plain_module(cls)
         for name, hear in (("on_save_checkpoint", Session.saved), ("on_load_checkpoint", Session.loaded)):
             setattr(cls, name, _heard(cls, name, hear))
 
@@ -134,6 +141,24 @@ class TargetSpaceMixin(TargetSpaceModule):
         state = {**super().__getstate__(), "target_space_engine": None}
         state.pop("_target_space_session", None)
         return state
+
+
+def _refuse_plain_module(cls: type[TargetSpaceMixin]) -> None:
+    """Refuse the mixin on a module that is no LightningModule, where it would do nothing: no Trainer fits that.
+
+    The class itself is a LightningModule, by way of the mixin; a training step shows that it is meant as one.
+    """
+    if cls.training_step is not LightningModule.training_step:
+        return
+    bases = [base for base in cls.__bases__ if not issubclass(base, TargetSpaceMixin)]
+    plain = [base.__name__ for base in bases if issubclass(base, nn.Module) and not issubclass(base, LightningModule)]
+    if plain and not any(issubclass(base, LightningModule) for base in bases):
+        raise TargetSpaceError(
+            f"class {cls.__name__}: found TargetSpaceMixin with {', '.join(plain)}, which is no LightningModule, and "
+            f"without a training_step; nothing would train in target space. In a loop of one's own, leave the mixin "
+            f"out and make TargetSpace(model, inputs); for a Trainer, write class {cls.__name__}(TargetSpaceMixin, "
+            f"LightningModule) with training_step and configure_optimizers."
+        )
 
 
 def _heard(cls: type[TargetSpaceMixin], name: str, hear: Callable[[Session, dict[str, Any]], None]) -> Any:
