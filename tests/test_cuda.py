@@ -161,6 +161,7 @@ def test_a_nan_names_the_layer():
         space.targets["net.2"][3, 1] = torch.nan
     with pytest.raises(TargetSpaceError, match=r"net\.2.*NaN"):
         space.solve()
+    space.release()
     with pytest.raises(TargetSpaceError, match=r"net\.0.*NaN"):
         TargetSpace(model, torch.full((32, 3), torch.nan, device="cuda"), CONFIG)
 

@@ -196,6 +196,7 @@ def refusals():
         refused(name, lambda lengths=lengths: TargetSpace(Packing(), (torch.randn(20, 20, 3), lengths), group=group))
     space = TargetSpace(model.net, x, CONFIG, group=group)
     refused("lbfgs", lambda: space.substitute(torch.optim.LBFGS(model.parameters())))
+    space.release()
     replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
     space = TargetSpace(model.net, lambda: model.net(x), replicated, group=group)
     space.substitute(torch.optim.LBFGS(model.parameters()))

@@ -148,6 +148,7 @@ def test_a_patched_convolution(bias):
     plain = TargetSpace(model, x, EXACT)
     wanted = [p.detach().clone() for p in model.parameters()]
     conv.forward = lambda x: original(x)
+    plain.release()
     space = TargetSpace(model, x, EXACT, state=plain.state_dict())
     assert all(map(torch.equal, wanted, model.parameters()))
     assert list(space.targets) == ["0", "2"]

@@ -154,6 +154,7 @@ def test_by_default_it_stays_in_weight_space_and_the_rest_trains(case):
         optimizer.step()
         space.solve()
         assert loss.isfinite()
+    space.release()
     again = TargetSpace(model, x, state=space.state_dict())
     assert expected in again.left
     assert list(again.targets) == list(space.targets)

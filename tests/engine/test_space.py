@@ -70,6 +70,7 @@ def test_targets_have_the_shape_of_their_layers_output():
     space = TargetSpace(model, x, TargetSpaceConfig(reference=ReferenceConfig(rows="all")))
     shapes = {name: tuple(t.shape) for name, t in space.targets.items()}
     assert shapes == {"first": (5, 4, 3, 2), "second": (5, 4, 3, 2), "readout": (5, 3)}
+    space.release()
     space = TargetSpace(model, x, TargetSpaceConfig(reference=ReferenceConfig(rows=20)))
     assert {n: tuple(t.shape) for n, t in space.targets.items()} == {
         "first": (20, 4),
@@ -156,10 +157,12 @@ def test_given_targets_are_taken_over_and_checked():
         first.targets["hidden.1"].mul_(2)
     first.solve()
     weights = copy.deepcopy(model.state_dict())
+    first.release()
     second = TargetSpace(model, x, state=first.state_dict())
     assert_equal(second.targets, first.targets)
     assert not any(second.targets[name] is target for name, target in first.targets.items())
     assert_equal(model.state_dict(), weights)
+    second.release()
     with pytest.raises(TargetSpaceError, match=r"'hidden\.0' has given targets .* at \(200,\) places; found \(150,\)"):
         TargetSpace(model, x[:150], state=first.state_dict())
     with pytest.raises(

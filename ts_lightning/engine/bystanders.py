@@ -1,11 +1,15 @@
-"""Steps of optimizers, looked at before they are made: of weights that are solved, and of targets without gradients.
+"""Who else has to do with solved weights: optimizers that step them, and other target spaces.
+
+Steps are looked at before they are made: of weights that are solved, and of targets without gradients.
 
 A step of weights that are solved from targets is undone by the next solve, which is a warning. One of targets whose
 gradients still stand on the weights does nothing, which is an error.
+Weights are solved by one space at a time, since each would write over what another one solved.
 """
 
 from __future__ import annotations
 
+import gc
 import warnings
 import weakref
 from collections.abc import Collection, Mapping, Sequence
@@ -14,8 +18,13 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
 
 class _Space(Protocol):
+    model: nn.Module
+
     def solved_now(self) -> Sequence[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""
 
@@ -40,6 +49,37 @@ def watch(space: _Space) -> None:
     _trained.clear()
     if _handle is None:
         _handle = register_optimizer_step_pre_hook(_look)
+
+
+def check_alone(model: nn.Module, layers: Sequence[TargetLayer]) -> None:
+    """Look whether layers are solved by a space that lives and was not released.
+
+    Raises:
+        TargetSpaceError: they are.
+    """
+    if not _solved_elsewhere(layers):
+        return
+    gc.collect()  # a space that nobody holds any more waits for it, since its parts are in cycles
+    found = _solved_elsewhere(layers)
+    if found:
+        other, names = found
+        more = ", ..." if len(names) > 5 else ""
+        raise TargetSpaceError(
+            f"{', '.join(names[:5])}{more} of {type(model).__name__}: found in another TargetSpace, of "
+            f"{type(other.model).__name__}; expected layers that one space solves, since each would overwrite the "
+            f"weights of the other. Go on with that one, or call its release() before (the end of a fit does), or "
+            f"exclude these layers."
+        )
+
+
+def _solved_elsewhere(layers: Sequence[TargetLayer]) -> tuple[_Space, list[str]] | None:
+    """A space that holds a solution of some of the layers, and their names."""
+    for space in list(_spaces):
+        solved = {id(p) for _, p in space.solved_now()}
+        names = [layer.name for layer in layers if any(id(p) in solved for p in layer.parameters)]
+        if names:
+            return space, names
+    return None
 
 
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

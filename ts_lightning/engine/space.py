@@ -16,7 +16,7 @@ from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.beginning import Beginning
-from ts_lightning.engine.bystanders import watch
+from ts_lightning.engine.bystanders import check_alone, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
@@ -75,7 +75,8 @@ class TargetSpace:
         loaded: parameters whose values were loaded, so that ``init="auto"`` keeps them whatever they look like.
 
     Raises:
-        TargetSpaceError: the model cannot be trained in target space as asked; says why and what to do.
+        TargetSpaceError: the model cannot be trained in target space as asked, or another space that was not released
+            solves layers of it; says why and what to do.
 
     Attributes:
         config: the settings.
@@ -104,6 +105,7 @@ class TargetSpace:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         batch = self._batch(reference, state, device)
         found = choose(batch, self.config, state)
+        check_alone(model, found.layers)
         self.left = list(found.left.values())
         self.cascade = Cascade(model, found.layers, self.config, self.partition)
         self.stepping = Stepping(self.cascade)
@@ -165,10 +167,13 @@ class TargetSpace:
                 than the targets were made for.
         """
         if changed := self.follow_model():
+            self.release()  # so that another can be made
             raise TargetSpaceError(
                 f"The model has other parameters than its targets were made for ({changed}). Make another TargetSpace "
                 f"of it, with init='weights' to go on from its weights, and another optimizer."
             )
+        if not self.cascade.solution.exists:
+            check_alone(self.model, self.layers)  # released, since which another may have been made
         self.cascade.solve()
 
     def follow_model(self) -> str | None:
@@ -215,7 +220,7 @@ class TargetSpace:
         return self.cascade.pullback(keep=keep)
 
     def release(self) -> None:
-        """Free the graph of the last solve; the next :meth:`solve` makes a new one."""
+        """Free the graph of the last solve, and let go of the weights until the next :meth:`solve`."""
         self.cascade.solution.release()
 
     def project(self) -> None:

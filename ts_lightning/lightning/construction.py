@@ -142,6 +142,7 @@ class Construction:
         present = list(self._module.parameters())
         if all(float((p - w).norm()) <= _TOLERANCE * float(w.norm()) for p, w in zip(present, given, strict=True)):
             return space
+        space.release()
         with torch.no_grad():
             for parameter, weight in zip(present, given, strict=True):
                 parameter.copy_(weight)

@@ -142,6 +142,8 @@ class Session:
         restored, self._restored = self._restored, None
         last, module.target_space_engine = module.target_space_engine, None
         states = self._give_back()
+        if last is not None:
+            last.release()
         settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is None:
             return
