@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import ts_lightning
 from benchmarks.literal import Literal
 from tests.support.exactness import check_each_target
 from tests.support.fits import assert_equal
-from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.engine.shared_norm import shared_norm
 
 NORMS = {
@@ -223,3 +224,32 @@ def test_a_module_may_read_the_running_statistics_of_a_norm():
     loss().backward()
     assert space.pullback()
     check_each_target(space, loss, step=1e-6, rel=1e-5, absolute=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [
+        ((torch.ones(5, 3), torch.ones(5)), "a tuple of 2 items"),
+        ([torch.ones(5, 3), torch.ones(5)], "a list of 2 items"),
+        ({"input": torch.ones(5, 3), "y": torch.ones(5)}, "a dict of input, y"),
+        ((), "a tuple of 0 items"),
+    ],
+)
+@pytest.mark.parametrize("make", [TargetSpace, ts_lightning.inspect])
+@pytest.mark.parametrize("model", [nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2))], ids=["a layer", "a model"])
+def test_other_items_than_forward_takes_are_refused_with_what_it_takes(model, make, reference, found):
+    expected = (
+        rf"without labels: found {found}; {type(model).__name__}\.forward takes \(input\)\. Give the inputs alone"
+    )
+    with pytest.raises(TargetSpaceError, match=expected) as caught:
+        make(model, reference)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_type_error_of_forward_itself_stays_as_it_is():
+    class Broken(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + "1"
+
+    with pytest.raises(TypeError, match="str"):
+        TargetSpace(nn.Sequential(Broken(3, 2)), (torch.ones(5, 3),))

@@ -6,6 +6,7 @@ the samples, or a function without arguments that runs the model on samples of i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ts_lightning.engine.batches import channels_last, is_plain, joined, mapped, own, part, plain, tensors_in
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.ridge.processes import Shards
 
 #: what a user gives: the model's input, its inputs, or a function that runs the model
@@ -50,17 +51,22 @@ class ReferenceBatch:
         """Run the model on a fresh copy of the samples, since a forward may change its input in place.
 
         Raises:
-            TargetSpaceError: the batch is of no form that a model is called with.
+            TargetSpaceError: the batch is of no form that a model is called with, or holds other items than ``forward``
+                takes.
         """
         data = self.data
         if self.forward is not None:
             return self.forward(mapped(data, own))
         if isinstance(data, Tensor):
             return self.model(own(data))
-        if isinstance(data, Mapping):
-            return self.model(**mapped(data, own))
-        if isinstance(data, (tuple, list)):
-            return self.model(*mapped(data, own))
+        if isinstance(data, (Mapping, tuple, list)):
+            named = isinstance(data, Mapping)
+            try:
+                return self.model(**mapped(data, own)) if named else self.model(*mapped(data, own))
+            except TypeError as error:
+                if (takes := _misfit(self.model, data)) is not None:
+                    raise _not_taken(self.model, data, takes, error) from error
+                raise  # of what forward does
         if callable(data):
             return data()
         raise TargetSpaceError(
@@ -108,3 +114,31 @@ class ReferenceBatch:
         else:
             whole = joined(self.shards.objects(mapped(plain(self.data), lambda tensor: tensor.cpu())))
         return {"reference": whole, "plain": is_plain(self.data), "seed": self.seed}
+
+
+def _misfit(model: nn.Module, data: Mapping[str, Any] | Sequence[Any]) -> str | None:
+    """The parameters of a model's ``forward``, if it cannot be called with the items of ``data``."""
+    try:
+        signature = inspect.signature(type(model).forward)
+    except (TypeError, ValueError):  # of a forward that is not written in Python
+        return None
+    try:
+        if isinstance(data, Mapping):
+            signature.bind(model, **data)
+        else:
+            signature.bind(model, *data)
+    except TypeError:
+        return ", ".join(list(signature.parameters)[1:])
+    return None
+
+
+def _not_taken(
+    model: nn.Module, data: Mapping[str, Any] | Sequence[Any], takes: str, error: Exception
+) -> TargetSpaceError:
+    """The error of a reference batch whose items are not those that ``forward`` takes."""
+    items = ", ".join(map(str, data)) if isinstance(data, Mapping) else f"{len(data)} items"
+    return TargetSpaceError(
+        f"The reference batch is what forward is called with, without labels: found a {type(data).__name__} of "
+        f"{items}; {type(model).__name__}.forward takes ({takes}). Give the inputs alone (x, and not (x, y)), or a "
+        f"function that runs the model, as in lambda: model(x). ({first_line(error)})"
+    )
