@@ -15,6 +15,7 @@ import yaml
 import ts_lightning.cli.compare as module
 from tests.support.runs import FILES, files, mistake, pictures, program
 from ts_lightning.cli.main import main
+from ts_lightning.cli.named import NamedMetric
 from ts_lightning.recipes import two_spirals
 
 NET = ["--model", "tests.cli.solved.Solved", "--data", "tests.cli.plain.Points", "--trainer.enable_progress_bar=false"]
@@ -135,12 +136,44 @@ def test_a_run_that_fails_ends_it(within, tmp_path):
     assert len(within) == 1
 
 
-def test_a_metric_that_there_is_not_ends_it_after_the_first_run(within, tmp_path):
-    short = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--metric", "val/acuracy"]
-    ended = program(main, "compare", *NET, *short, "--seeds", "0", "1", "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("metric", "options", "steps"),
+    [
+        ("val/acuracy", ["--trainer.val_check_interval", "2"], 2),  # known with the first validation
+        ("acuracy", ["--trainer.val_check_interval", "2"], 4),  # which may be an epoch's average
+        ("train/los", [], 4),
+        ("acuracy", ["--trainer.check_val_every_n_epoch", "2"], 8),
+        ("acuracy", ["--trainer.limit_val_batches", "0"], 4),
+    ],
+)
+def test_a_metric_that_there_is_not_ends_the_first_run_early(metric, options, steps, within, tmp_path):
+    given = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--metric", metric, *options]
+    made = ["--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "9", "--out", tmp_path / "out"]
+    ended = program(main, "compare", *NET, *given, *made)
     assert ended.code == 2
-    assert "metric 'val/acuracy': found " in ended.err
+    names = "train/loss" if "--trainer.limit_val_batches" in options else "test/accuracy, test/loss, train/loss"
+    assert f"--metric {metric}: found {names}; expected one of these" in ended.err
+    warned = f"warning: --metric {metric}: found {names} so far. The run ends after its first epoch"
+    assert (warned in ended.err) == (metric == "acuracy" and "--trainer.val_check_interval" in options)
     assert len(within) == 1
+    rows = (tmp_path / "out/target-0/metrics.csv").read_text().splitlines()[1:]
+    assert len({row for row in rows if row.rpartition(",")[2]}) == steps  # train/loss is the last column
+
+
+def test_a_metric_that_a_test_may_log_is_awaited():
+    awaited = {name: NamedMetric(name, then_test=True)._may_be_of_the_test for name in ("acc", "test/acc", "val/acc")}
+    assert awaited == {"acc": True, "test/acc": True, "val/acc": False}
+    assert not NamedMetric("test/acc")._may_be_of_the_test
+
+
+def test_a_named_metric_that_there_is_ends_nothing(within, tmp_path):
+    short = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--metric", "test/accuracy"]
+    own = "--trainer.callbacks+=TargetSpaceMonitor"  # callbacks of the user's own stay
+    ended = program(main, "compare", *NET, *short, own, "--out", tmp_path / "out", drawn=False)
+    assert ended.code == 0, str(ended)
+    settings = yaml.safe_load((tmp_path / "out/target-0/config.yaml").read_text())
+    kinds = [callback["class_path"].rpartition(".")[2] for callback in settings["trainer"]["callbacks"]]
+    assert kinds == ["TargetSpaceMonitor", "NamedMetric"]
 
 
 def test_learning_rates_are_tried_alike_in_both_spaces_and_the_best_go_on(within, tmp_path):

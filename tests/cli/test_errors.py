@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ts_lightning
 from tests.support.runs import mistake, program
 from ts_lightning.cli.main import main
 from ts_lightning.cli.program import _EXTRAS, run
@@ -88,12 +89,18 @@ ONE_LINE = {
     "callback": ([*NET, "--trainer.callbacks+=TargetSpaceMonitorr"], "Did you mean TargetSpaceMonitor"),
     "optimizer": ([*NET, "--optimizer", "Adamm"], "no Optimizer is known by this name. Did you mean Adam"),
     "class in a yaml": (["fit", "--config", "misspelt.yaml"], "--model tests.cli.plain.Nett: "),
+    "empty yaml": ([*NET, "--config", "empty.yaml"], "--config: found an empty file. Expected a YAML with settings."),
+    "strategy": (
+        [*NET, "--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"],
+        "--trainer: The strategy `fsdp`",
+    ),
 }
 
 
 @pytest.mark.parametrize(("options", "said"), ONE_LINE.values(), ids=ONE_LINE)
 def test_a_missing_yaml_and_a_misspelt_class_are_said_in_one_line(options, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").touch()
     (tmp_path / "misspelt.yaml").write_text("model: {class_path: tests.cli.plain.Nett}\ndata: tests.cli.plain.Points\n")
     error = mistake(main, *options)
     assert said.format(folder=tmp_path) in error
@@ -166,7 +173,14 @@ def test_an_error_names_the_command_that_lists_all_options():
     assert mistake(two_spirals.main, "--zzzz", "3").endswith(f"All options: {command} fit --help\n")
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):
-    options = ["--target_space.layers", "[nothing]", "--out", tmp_path / "run"]
-    mistake(main, *NET[:-2], "--trainer.enable_progress_bar", "false", *options)
+@pytest.mark.parametrize(
+    "options", [["--target_space.layers", "[nothing]"], ["--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"]]
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(options, tmp_path):
+    mistake(main, *NET[:-2], "--trainer.enable_progress_bar", "false", *options, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_version_is_said():
+    ended = program(main, "--version")
+    assert (ended.code, ended.out) == (0, f"ts-lightning {ts_lightning.__version__}\n")

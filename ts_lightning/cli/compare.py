@@ -70,7 +70,11 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     rate = _rate_option(settings) if own.lrs else ""
     lrs = sorted(set(own.lrs or []))
     folder = run_folder(f"{name}_compare", own.out)
-    series = _Series(program, [*([] if then_test else ["fit"]), *rest], folder, own.metric)
+    named = []
+    if own.metric is not None:
+        named = ["--trainer.callbacks+=ts_lightning.cli.named.NamedMetric", f"--trainer.callbacks.name={own.metric}"]
+        named.append(f"--trainer.callbacks.then_test={str(then_test).lower()}")
+    series = _Series(program, [*([] if then_test else ["fit"]), *rest, *named], folder, own.metric)
     series.expected = 2 * (len(own.seeds) + max(len(lrs) - 1, 0))
     first, *others = own.seeds
     tuning = None
@@ -168,7 +172,7 @@ class _Series:
         if code:
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
         self.runs.append(report.Run.read(part))
-        report.watched_metric(self.runs, self._metric)  # a name that no run has is found after the first
+        report.watched_metric(self.runs, self._metric)  # which a test was to log; others are missed in the run itself
         return self.runs[-1]
 
 

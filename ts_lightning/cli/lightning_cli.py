@@ -29,7 +29,7 @@ from ts_lightning.cli.parser import Parser
 from ts_lightning.cli.predictions import PredictionFile
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.errors import SettingError
+from ts_lightning.errors import SettingError, first_line
 from ts_lightning.lightning.convert import convert, space_of
 from ts_lightning.report import History
 from ts_lightning.report.run import CHECKPOINT, METRICS
@@ -193,7 +193,7 @@ class TargetSpaceCLI(LightningCLI):
         """The Trainer, whose files go to the run's folder."""
         asked = {**self._get(self.config_init, "trainer"), **kwargs}
         if asked.get("fast_dev_run") or asked.get("barebones"):
-            return super().instantiate_trainer(**kwargs)
+            return self._trainer(kwargs)
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
         callbacks: list[Callback] = [
@@ -206,9 +206,20 @@ class TargetSpaceCLI(LightningCLI):
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = _with_csv(asked.get("logger"), self.folder)
-        return super().instantiate_trainer(
-            **{**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
-        )
+        made = {**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
+        try:
+            return self._trainer(made)
+        except Exception:
+            if _first():
+                discard(self.folder)
+            raise
+
+    def _trainer(self, options: dict[str, Any]) -> Trainer:
+        """Lightning's Trainer; settings that do not go together are the user's mistake."""
+        try:
+            return super().instantiate_trainer(**options)
+        except ValueError as error:
+            raise SettingError(f"--trainer: {first_line(error)}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; Ctrl-C ends it with what was reached and how to go on."""

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from ts_lightning import __version__
 from ts_lightning.cli.compare import DOES, compare
 from ts_lightning.cli.dashboard import main as dashboard
 from ts_lightning.cli.export import main as export
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 command=_COMMAND,
                 commands={name: does for name, (does, _) in _OWN.items()},
                 args=list(arguments),
-                parser_kwargs={"description": _DESCRIPTION},
+                parser_kwargs={"description": _DESCRIPTION, "version": __version__},
             )
 
     run("ts-lightning", make, argv)

@@ -19,6 +19,8 @@ _INSIDE = re.compile(r"Expected a <class 'NoneType'>|^ *Given value type:|Nested
 _UNKNOWN = re.compile(r"^(?:Option|unrecognized arguments:) *'?([\w.-]+)", re.IGNORECASE)
 _UNKNOWN_WITHIN = re.compile(r"^Subcommand '(\w+)' does not accept option '([\w.]+)")
 _NO_FILE = re.compile(r"""^Parser key "config": (?:File does not exist|Path is not a file): '(.+)'""")
+#: the content of a config file follows it, which is empty
+_EMPTY_FILE = re.compile(r"^(?:Parser key \"config\": )?Unexpected config:\s*$")
 _NO_CLASS = re.compile(
     r"""^Parser key "([\w.+]+)":(?:.|\n)*?<class '([\w.]+)'>(?:.|\n)*?"""
     r"""(?:Problem with given class_path '[\w.]+':\s+(?:module '.*' has no attribute|No module named)"""
@@ -57,6 +59,8 @@ class Parser(LightningArgumentParser):
         program = self.prog.replace(" [options]", "")
         if file := _NO_FILE.search(message):
             message = f"--config {file[1]}: found no such file. Expected a YAML with settings."
+        elif _EMPTY_FILE.search(message):
+            message = "--config: found an empty file. Expected a YAML with settings."
         elif given := _NO_CLASS.search(message):
             message = f"--{given[1]} {given[3]}: {meant.classes(given[3], given[2])}"
         else:

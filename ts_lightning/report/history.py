@@ -21,6 +21,11 @@ _PLACES = frozenset({"epoch", "step", "steps", "seconds"})
 _MONITORS = ("target_space/", "lr-", "DeviceStatsMonitor.")
 
 
+def is_metric(column: str) -> bool:
+    """Whether a column of ``metrics.csv`` says how well a run does."""
+    return column not in _PLACES and not column.startswith(_MONITORS)
+
+
 @dataclass(frozen=True)
 class Point:
     """A metric's value after a number of optimizer steps.
@@ -50,7 +55,7 @@ class History:
         self._rows = rows
         self._points: dict[str, list[Point]] = {}
         self._columns = dict.fromkeys(name for row in rows for name, value in row.items() if value)
-        own = [name for name in self._columns if name not in _PLACES and not name.startswith(_MONITORS)]
+        own = [name for name in self._columns if is_metric(name)]
         self.metrics = [self._metric(name) for name in own]
 
     @classmethod
