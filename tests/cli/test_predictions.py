@@ -38,6 +38,28 @@ def test_a_checkpoint_measures_what_the_run_did(command, run, tmp_path):
     assert not {"last.ckpt", "summary.json", "figure.png"} & files(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "said"),
+    [
+        ("tests.cli.plain.Keyed", ["--model.width", "4"], "--model {net} in place of tests.cli.plain.Keyed."),
+        (
+            "{net}",
+            ["--model.width", "4", "--model.lr", "0.1"],
+            "--model.width 8 in place of 4, --model.lr 0.02 in place of 0.1.",
+        ),
+        ("{net}", ["--model.width", "8"], None),
+        ("{net}", [], None),
+    ],
+)
+def test_what_a_checkpoint_replaces_is_said(module, options, said, run):
+    net, file = NET[1], run / "last.ckpt"
+    data = ["--model", module.format(net=net), *options, *NET[2:], "--ckpt_path", file]
+    ended = done(main, "validate", *data, "--trainer.fast_dev_run", "1")
+    text = f"--ckpt_path {file}: its hyperparameters are used, and not those of options and config files: "
+    lines = [line.partition(text)[2] for line in ended.err.splitlines() if text in line]
+    assert lines == ([] if said is None else [said.format(net=net)]), ended.err
+
+
 def test_a_recipe_predicts_with_the_checkpoint_of_its_run(tmp_path):
     small = ["--data.delay", "2", "--model.units", "3"]
     done(rnn_bits.main, *small, "--trainer.max_steps", "2", "--out", tmp_path / "run", drawn=False)

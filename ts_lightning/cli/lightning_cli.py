@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
+from ts_lightning.cli import meant
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
@@ -130,6 +131,7 @@ class TargetSpaceCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the settings of the module that is named as the default of ``--target_space``."""
+        self._arguments = args
         if self.model_class is None:
             self._default_to_those_of_the_module(parser, args)
         super().parse_arguments(parser, args)
@@ -138,6 +140,25 @@ class TargetSpaceCLI(LightningCLI):
         if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
             # a file that cannot be used is said before anything is made; mapped, its tensors are not read
             loaded(Path(checkpoint), mmap=True)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's, which takes the module's hyperparameters from a checkpoint; what they replace is said."""
+        chosen = self.config.get("subcommand")
+        before = self.config[chosen].get("model") if chosen else None
+        super()._parse_ckpt_path()
+        after = self.config[chosen].get("model") if chosen else None
+        if before == after:
+            return
+        given = self._arguments
+        parse = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
+        lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after)
+        if lost:
+            file = self.config[chosen].ckpt_path
+            warnings.warn(
+                f"--ckpt_path {file}: its hyperparameters are used, and not those of options and config files: "
+                f"{', '.join(lost)}.",
+                stacklevel=2,
+            )
 
     def _check_keys(self) -> None:
         """Refuse unknown names at the top of config files; jsonargparse takes an empty group of any name."""

@@ -1,4 +1,4 @@
-"""What a user may have meant by an option that nobody knows, or by a class that there is not."""
+"""What a user meant: by an option that nobody knows, a class that there is not, or one that a checkpoint replaces."""
 
 from __future__ import annotations
 
@@ -73,6 +73,25 @@ def classes(path: str, base: str) -> str:
     listed = ", ".join(own)
     wrong = f"it is no {kind.__name__}" if name in there else f"{module} has no '{name}'"
     return f"{wrong}. Expected {f'one of {listed}' if listed else f'a {kind.__name__}'}."
+
+
+def replaced(said: Any, used: Any) -> list[str]:
+    """What was said of a module and is not used, each with what is: ``--model.width 8 in place of 4``.
+
+    Args:
+        said: the module's class and arguments on the command line, without defaults; ``None`` where there are none.
+        used: those that are used.
+    """
+    if said is None:
+        return []
+    named, taken = said.get("class_path"), used.get("class_path")
+    if named != taken:  # whose arguments are others
+        return [f"--model {taken} in place of {named}"] if named else []
+    return [
+        f"--model.{name.removeprefix('init_args.')} {used.get(name)} in place of {value}"
+        for name, value in said.items()
+        if name in used and used.get(name) != value
+    ]
 
 
 def _below(kind: type[Any]) -> Iterator[type[Any]]:
