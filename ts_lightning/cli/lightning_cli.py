@@ -150,7 +150,7 @@ class TargetSpaceCLI(LightningCLI):
         if before == after:
             return
         given = self._arguments
-        parse = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
+        parse: Any = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
         lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after)
         if lost:
             file = self.config[chosen].ckpt_path
