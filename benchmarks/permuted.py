@@ -34,7 +34,7 @@ DEFAULTS: Setting = CONTENDERS["target"].first
 SETTINGS: list[Setting] = [
     {**CONTENDERS["adamw"].first, "lr": rate, "start": start}
     for start in ("data", "orthogonal")
-    for rate in (0.0003, 0.001, 0.003)
+    for rate in (0.0001, 0.0003, 0.001, 0.003)
 ]
 TRIAL = 150  # steps
 _EVERY = 50  # steps between two measurements
@@ -63,10 +63,11 @@ def train(contender: str, setting: Setting, data: Data, steps: int, seed: int = 
 
 
 def run(contender: str, setting: Setting, steps: int) -> list[Line]:
-    """The measurements of a run on file."""
+    """The measurements of a run on file; none where it did not come to its end."""
     every = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     wanted = {"contender": contender, "setting": dict(setting), "steps": steps}
-    return [line for line in every if wanted.items() <= line.items()]
+    found = [line for line in every if wanted.items() <= line.items()]
+    return found if found and found[-1]["step"] == steps else []
 
 
 def best() -> Setting:
