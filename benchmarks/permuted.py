@@ -38,7 +38,7 @@ SETTINGS: list[Setting] = [
 ]
 TRIAL = 150  # steps
 _EVERY = 50  # steps between two measurements
-_SAMPLES = 1000  # of the validation split, and of the test split before the end
+_SAMPLES = 1000  # of the validation split, and of the test split, which is measured whole at the end
 
 Line = dict[str, Any]
 
@@ -76,7 +76,7 @@ def best() -> Setting:
 
 
 def draw() -> None:
-    """Test accuracy over steps and over seconds."""
+    """Validation accuracy over steps and over seconds."""
     from ts_lightning.report.drawing import SPACES, figure
 
     title = "Permuted MNIST, a pixel a step: vanilla RNN of 128 units"
@@ -85,10 +85,10 @@ def draw() -> None:
             lines = run(contender, setting, WORKLOAD.steps)
             label = f"{space} space" + ("" if space == "target" else f", AdamW {setting['lr']:g}")
             for panel, key, name in zip(panels, ("step", "seconds"), ("steps", "seconds, one thread"), strict=True):
-                x, y = [line[key] for line in lines], [100 * line["test"] for line in lines]
+                x, y = [line[key] for line in lines], [100 * line["validation"] for line in lines]
                 panel.plot(x, y, "o-", markersize=3, color=SPACES[space], label=label)
                 panel.set_xlabel(name)
-        panels[0].set_ylabel("test accuracy in %")
+        panels[0].set_ylabel("validation accuracy in %")
         panels[0].legend()
     FIGURE.with_suffix(".svg").unlink()
 
