@@ -39,8 +39,11 @@ class NamedMetric(Callback):
             self._warned = True
             names = self._lacking(trainer)
             if names is not None:
-                found = f"--metric {self.name}: found {_listed(names)} so far"
-                warnings.warn(f"{found}. The run ends after its first epoch if it has not come by then.", stacklevel=2)
+                warnings.warn(
+                    f"--metric {self.name}: found {_listed(names)} so far. The run ends after its first epoch if it "
+                    f"has not come by then.",
+                    stacklevel=2,
+                )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for it once an epoch has ended, with its averages."""

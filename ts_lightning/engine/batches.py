@@ -71,7 +71,8 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 def batch_size(batch: Any) -> int | None:
     """The number of samples in a batch: the length of its first tensor that has one, or None if there is none."""
-    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim() > 0), None)
+    # of a nested tensor that size can be asked for, and the whole shape cannot
+    return next((tensor.size(0) for tensor in tensors_in(batch) if tensor.dim() > 0), None)
 
 
 def joined(batches: list[Any]) -> Any:
