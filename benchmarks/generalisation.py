@@ -31,10 +31,11 @@ from benchmarks.pages import fill, markdown
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.data import images, table
-from benchmarks.peers.protocol import chosen
+from benchmarks.peers.networks import dropped
+from benchmarks.peers.protocol import chosen, missing
 from benchmarks.peers.results import TUNING_SEED, Results
+from benchmarks.peers.tables import percent
 from benchmarks.peers.training import begin
-from benchmarks.peers.tuning import next_trial
 from benchmarks.peers.workload import Data, Split, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,14 +50,6 @@ _POINTS = 16  # measurements in a run
 _SPACES = {"target": CONTENDERS["target-tuned"], "weight": CONTENDERS["adamw"]}
 
 Line = dict[str, Any]
-
-
-def _dropped(build: Callable[[], nn.Module], rate: float) -> nn.Module:
-    """The network with dropout behind every activation."""
-    layers: list[nn.Module] = []
-    for layer in build().children():
-        layers += [layer, nn.Dropout(rate)] if isinstance(layer, nn.ReLU) else [layer]
-    return nn.Sequential(*layers)
 
 
 def _cnn() -> nn.Module:
@@ -83,7 +76,7 @@ def _workloads() -> dict[str, Workload]:
     )
     found = {}
     for name, title, build, data, steps in problems:
-        for end, make in (("", build), ("-dropout", partial(_dropped, build, _DROPOUT))):
+        for end, make in (("", build), ("-dropout", partial(dropped, build, _DROPOUT, nn.ReLU))):
             found[name + end] = Workload(name + end, "", title, make, data, steps, (0.5,) * 3, "relu", batch=50)
     return found
 
@@ -122,22 +115,12 @@ def run(workload: Workload, contender: Contender, data: Data, setting: dict[str,
 def measure(workload: Workload, results: Results, root: Path, trials: int, seeds: int) -> None:
     """Make the trials and the runs that are missing."""
     data = workload.data(root)
-
-    def make(contender: Contender, setting: dict[str, Any], seed: int) -> None:
-        known = {"workload": workload.name, "steps": workload.steps, "contender": contender.name}
-        line = {**known, "setting": setting, "seed": seed, **run(workload, contender, data, setting, seed)}
-        results.add(line)
-        print(workload.name, contender.name, seed, setting, line["failed"] or line["validation"], flush=True)
-
     for contender in _SPACES.values():
-        while (wanted := next_trial(contender, results.trials(workload, contender)[:trials], trials)) is not None:
-            make(contender, wanted, TUNING_SEED)
-        setting = chosen(workload, contender, results, trials)
-        assert setting is not None
-        have = {line["seed"] for line in results.seeds(workload, contender, setting)}
-        for seed in range(TUNING_SEED + 1, TUNING_SEED + 1 + seeds):
-            if seed not in have:
-                make(contender, setting, seed)
+        for known in missing(workload, contender, results, trials, seeds):
+            line = {**known, **run(workload, contender, data, known["setting"], known["seed"])}
+            results.add(line)
+            found = line["failed"] or line["validation"]
+            print(workload.name, contender.name, line["seed"], line["setting"], found, flush=True)
 
 
 def at_level(line: Line, level: float) -> tuple[float, float] | None:
@@ -186,24 +169,19 @@ def rows(whole: dict[str, Reported], workloads: Sequence[Workload]) -> str:
             first = space == next(iter(_SPACES))
             levels = [[found[1] for run in runs if (found := at_level(run, level))] for level in _SHOWN]
             loss = statistics.fmean(run["train"][-1][0] for run in runs)
-            ends = [[100 * run[split][-1][1] for run in runs] for split in ("train", "test")]
+            ends = [[run[split][-1][1] for run in runs] for split in ("train", "test")]
             lines.append(
                 [
                     workload.title if first else "",
                     ("0.2" if workload.name.endswith("-dropout") else "none") if first else "",
                     space,
-                    *(_shown([100 * v for v in some]) if len(some) == len(runs) else "not by all" for some in levels),
+                    *(percent(some) if len(some) == len(runs) else "not by all" for some in levels),
                     f"{loss:.2g}",
-                    *map(_shown, ends),
+                    *map(percent, ends),
                     ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in setting.values()),
                 ]
             )
     return markdown(head, lines)
-
-
-def _shown(values: Sequence[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.1f} ± {spread:.1f}"
 
 
 def draw(whole: dict[str, Reported], workloads: Sequence[Workload], stem: Path) -> None:

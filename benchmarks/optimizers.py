@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,6 +34,7 @@ from benchmarks.peers.protocol import measure
 from benchmarks.peers.results import Results
 from benchmarks.peers.starts import start
 from benchmarks.peers.summary import Reported, Summary, summary
+from benchmarks.peers.tables import middle, number, percent
 from benchmarks.peers.workload import Data, Split, Workload
 from ts_lightning import TargetSpace, TargetSpaceConfig
 from ts_lightning.lightning.reference_data import reference_size
@@ -142,10 +142,7 @@ def rows(whole: Summary) -> str:
     def cell(one: Reported | None) -> str:
         if one is None:
             return "not measured yet"
-        spread = statistics.stdev(one.final) if len(one.final) > 1 else 0.0
-        steps = one.steps_to(one.workload.levels[1])
-        shown = f"{steps:.0f}" if math.isfinite(steps) else "never"
-        return f"{100 * one.mean:.1f} ± {100 * spread:.1f}; {shown}; {one.setting['lr']:g}"
+        return f"{percent(one.final)}; {number(middle(one, seconds=False), '.0f')}; {one.setting['lr']:g}"
 
     head = ["optimizer", "space", *(next(iter(some.values())).workload.title for some in whole.values())]
     lines = []

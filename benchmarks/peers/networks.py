@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable
 
-from benchmarks.cases import paper_cnn
+from torch import Tensor, nn
 
 
 class Sequence(nn.Module):
@@ -77,9 +77,9 @@ def resnet(widths: tuple[int, ...] = (16, 32, 64), blocks: int = 1) -> nn.Module
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
 
 
-def dropped_cnn(channels: int, size: int, rate: float) -> nn.Module:
-    """The paper's network with dropout behind every activation."""
+def dropped(build: Callable[[], nn.Module], rate: float, activation: type[nn.Module]) -> nn.Module:
+    """The network of a sequence with dropout behind every activation."""
     layers: list[nn.Module] = []
-    for layer in paper_cnn(channels, size).children():
-        layers += [layer, nn.Dropout(rate)] if isinstance(layer, nn.LeakyReLU) else [layer]
+    for layer in build().children():
+        layers += [layer, nn.Dropout(rate)] if isinstance(layer, activation) else [layer]
     return nn.Sequential(*layers)

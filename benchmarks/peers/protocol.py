@@ -60,7 +60,7 @@ def measure(
     end = time.monotonic() + seconds
     for workload in workloads:
         for contender in contenders:
-            for run in _missing(workload, contender, results, trials, seeds):
+            for run in missing(workload, contender, results, trials, seeds):
                 if time.monotonic() > end:
                     return False
                 begin = time.monotonic()
@@ -76,7 +76,7 @@ def measure(
     return True
 
 
-def _missing(workload: Workload, contender: Contender, results: Results, trials: int, seeds: int) -> Iterator[Line]:
+def missing(workload: Workload, contender: Contender, results: Results, trials: int, seeds: int) -> Iterator[Line]:
     """The runs to make, each as the beginning of its line; trials depend on the lines of those before."""
     known: Line = {"workload": workload.name, "steps": workload.steps, "contender": contender.name}
     while True:

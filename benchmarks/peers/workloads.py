@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from benchmarks.cases import mlp, paper_cnn
 from benchmarks.peers import data
-from benchmarks.peers.networks import Sequence, dropped_cnn, resnet
+from benchmarks.peers.networks import Sequence, dropped, resnet
 from benchmarks.peers.workload import Data, Workload
 
 P = ParamSpec("P")
@@ -58,9 +58,10 @@ def _vision() -> Iterator[Workload]:
     vision = partial(data.images, name="cifar10")
     for name, (shown, channels, size) in sets.items():
         read = partial(data.images, name=name)
-        plain, dropped = partial(paper_cnn, channels, size), partial(dropped_cnn, channels, size, 0.2)
+        plain = partial(paper_cnn, channels, size)
+        with_dropout = partial(dropped, plain, 0.2, nn.LeakyReLU)
         title = f"the paper's CNN, {shown}"
-        for suffix, build, more in (("", plain, ""), ("-dropout", dropped, ", dropout 0.2")):
+        for suffix, build, more in (("", plain, ""), ("-dropout", with_dropout, ", dropout 0.2")):
             yield Workload(f"cnn-{name}{suffix}", "Images", title + more, build, read, 1600, levels[name], "leaky_relu")
     yield Workload(
         "resnet", "Images", "ResNet with batch norm, CIFAR-10", resnet, vision, 1600, (0.5, 0.6, 0.7), "relu"

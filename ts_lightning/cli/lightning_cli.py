@@ -230,7 +230,7 @@ class TargetSpaceCLI(LightningCLI):
         made = {**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
         try:
             return self._trainer(made)
-        except Exception:
+        except Exception:  # whatever it was, and raised again: the new folder is empty, and would pass for a run
             if _first():
                 discard(self.folder)
             raise
