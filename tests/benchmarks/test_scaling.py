@@ -1,9 +1,13 @@
 """What several processes send is what the documentation's formulas say, message by message."""
 
+from functools import partial
+
 import pytest
+import torch
 
 from benchmarks.scaling import measure
 from benchmarks.scaling_model import Machine, dense, layer_cost, triangle
+from tests.support.processes import METHOD
 
 
 @pytest.mark.parametrize("d", [1, 64, 65, 513])
@@ -12,7 +16,9 @@ def test_the_triangle_is_that_of_the_blocks(d):
     assert triangle(d) == sum(rows * columns for rows, columns in blocks)
 
 
-def test_two_processes_send_what_the_formulas_say():
+def test_two_processes_send_what_the_formulas_say(monkeypatch):
+    start = partial(torch.multiprocessing.start_processes, start_method=METHOD)  # where torch is imported already
+    monkeypatch.setattr("torch.multiprocessing.spawn", start)
     # sampled rows, batch norm and other parameters; dual layers within the network and at its end
     runs = measure(["norm", "wide"], 2, 1)
     assert [(run["network"], run["shard"]) for run in runs] == [

@@ -1,9 +1,6 @@
 """``export``: weights for use without this package, as a plain checkpoint, safetensors and ONNX."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +9,13 @@ import torch
 from tests.cli.plain import Keyed, Net
 from tests.cli.solved import Solved
 from tests.support.fits import assert_equal
+from tests.support.processes import run
 from tests.support.runs import done, mistake, program
 from ts_lightning.cli.main import main
 from ts_lightning.recipes import cnn_images, lstm_nlp
 from ts_lightning.recipes._text_classifier import TextClassifier
 
-ROOT = Path(__file__).parents[2]
+POINTS = torch.arange(12.0).reshape(4, 3)
 WEIGHT = ["--target_space", "null"]
 
 
@@ -41,21 +39,19 @@ def exported(checkpoint, out, *options):
     return out
 
 
+def read_alone(file):
+    """What a network of the file's weights gives where an import of this package fails."""
+    for name in ["ts_lightning", *(name for name in sys.modules if name.startswith("ts_lightning."))]:
+        sys.modules[name] = None
+    model = Net.load_from_checkpoint(file, strict=True).eval()
+    assert model.hparams.width == 5
+    return model(POINTS).detach()
+
+
 def test_a_plain_checkpoint_is_read_where_this_package_is_not(checkpoint, tmp_path):
     file = exported(checkpoint, tmp_path / "plain.ckpt")
     assert not {name for name in torch.load(file, weights_only=True) if "target_space" in name}
-    code = f"""
-import sys
-sys.modules["ts_lightning"] = None  # an import of it fails
-import torch
-from tests.cli.plain import Keyed, Net
-model = Net.load_from_checkpoint({str(file)!r}, strict=True).eval()
-assert model.hparams.width == 5
-torch.save(model(torch.arange(12.0).reshape(4, 3)), {str(tmp_path / "found.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    expected = Net.load_from_checkpoint(checkpoint).eval()(torch.arange(12.0).reshape(4, 3))
-    assert torch.equal(torch.load(tmp_path / "found.pt"), expected)
+    assert torch.equal(run(read_alone, file)[0], Net.load_from_checkpoint(checkpoint).eval()(POINTS))
 
 
 def test_a_plain_checkpoint_is_read_by_a_class_with_the_mixin_too(checkpoint, tmp_path):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tests.support.equality import NETWORKS, STEPS, run
+from tests.support.equality import NETWORKS, run
 from tests.support.processes import run as in_processes
 
+STEPS = 8  # two epochs, or four where gradients are accumulated
 TASKS = ("MLP", "CNN", "LSTM")
 CLIPPED = {"gradient_clip_val": 0.05}
 CASES = {
@@ -28,7 +29,7 @@ CASES = {
 
 def runs(processes):
     torch.set_num_threads(1)
-    return {case: run(processes=processes, **options) for case, options in CASES.items()}
+    return {case: run(processes=processes, steps=STEPS, **options) for case, options in CASES.items()}
 
 
 @pytest.fixture(scope="module")

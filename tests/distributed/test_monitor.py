@@ -36,6 +36,7 @@ def runs():
             model.eval(),  # batch norm's statistics are another matter
             DataLoader(TensorDataset(x[mine], y[mine]), 8 // world),
             callbacks=[TargetSpaceMonitor(1)],
+            max_epochs=1,
             log_every_n_steps=1,
             use_distributed_sampler=False,
             **strategy,

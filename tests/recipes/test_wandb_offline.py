@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.support.offline import artifacts, config, history, records
-from tests.support.runs import done
+from tests.support.runs import done, unreported
 from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
 
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"]
@@ -44,6 +44,11 @@ RECIPES = {
     rnn_bits: (rnn_bits_options, RECURRENT, []),
     lstm_nlp: (lstm_nlp_options, RECURRENT, ["confusion_matrix"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def _unreported(monkeypatch):
+    unreported(monkeypatch)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__.split(".")[-1])

@@ -72,9 +72,23 @@ def full_run(folder, space="target", layers=3, **changes):
     return Run.read(folder)
 
 
-def test_a_page_shows_what_a_run_left(tmp_path):
-    file = write_page(full_run(tmp_path, peak_memory=2**30, extra={"first perfect": "20"}))
-    assert file == tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run in each space."""
+    folder = tmp_path_factory.mktemp("runs")
+    more = {"peak_memory": 2**30, "extra": {"first perfect": "20"}}
+    return [full_run(folder / space, space, **more) for space in ("target", "weight")]
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    """The page of the run in target space."""
+    return write_page(runs[0])
+
+
+def test_a_page_shows_what_a_run_left(runs, page):
+    folder, file = runs[0].folder, page
+    assert file == folder / "report.html"
     page = Page(file)
     assert list(page.images) == [
         *("accuracy", "loss", "confusion matrix", "decision regions"),
@@ -99,22 +113,21 @@ def test_a_page_shows_what_a_run_left(tmp_path):
         assert text in page.text
     for text in ("net.0", "net.2", "reference.size", "194", "seed_everything: 3", "torch 2.8.0"):
         assert text in page.text
-    assert f"ts-lightning fit --config {tmp_path}/config.yaml --ckpt_path {tmp_path}/last.ckpt" in page.text
+    assert f"ts-lightning fit --config {folder}/config.yaml --ckpt_path {folder}/last.ckpt" in page.text
 
 
-def test_every_picture_is_within_the_page_and_sharp_where_it_can_be(tmp_path):
-    images = Page(write_page(full_run(tmp_path))).images
-    assert content(images["decision regions"]) == (tmp_path / "decision_regions.png").read_bytes()
+def test_every_picture_is_within_the_page_and_sharp_where_it_can_be(runs, page):
+    images, folder = Page(page).images, runs[0].folder
+    assert content(images["decision regions"]) == (folder / "decision_regions.png").read_bytes()
     assert content(images["confusion matrix"]) in [
-        (tmp_path / f"confusion_matrix.{kind}").read_bytes() for kind in ("png", "svg")
+        (folder / f"confusion_matrix.{kind}").read_bytes() for kind in ("png", "svg")
     ]
     for name in ("accuracy", "relative residual", SHARES):
         assert b"<svg" in content(images[name])
 
 
-def test_pages_load_nothing(tmp_path):
-    runs = [full_run(tmp_path / space, space) for space in ("target", "weight")]
-    files = [write_page(runs[0]), write_comparison_page(Comparison.of(runs), tmp_path)]
+def test_pages_load_nothing(runs, page):
+    files = [page, write_comparison_page(Comparison.of(runs), runs[0].folder.parent)]
     for file in files:
         page = Page(file)
         links = [address for address in page.addresses if not address.startswith("data:")]

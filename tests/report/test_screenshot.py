@@ -50,19 +50,16 @@ def browse(page, folder, width):
     probed.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
     size = (f"--window-size={width},6000", f"--user-data-dir={folder / 'profile'}")
 
-    def run(*command):
-        done = subprocess.run(
-            [BROWSER, *OPTIONS, *size, *command, probed.as_uri()],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run(f"--screenshot={folder / 'page.png'}")
-    found = re.search(r'<pre id="probe">(.*?)</pre>', run("--dump-dom"))
-    return json.loads(found[1].replace("&amp;", "&")), imread(folder / "page.png")[..., :3]
+    screenshot = folder / "page.png"
+    done = subprocess.run(
+        [BROWSER, *OPTIONS, *size, f"--screenshot={screenshot}", "--dump-dom", probed.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)
+    return json.loads(found[1].replace("&amp;", "&")), imread(screenshot)[..., :3]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.support.fits import trainer
 from tests.support.nets import Attending
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
 
-BATCH, STEPS = 8, 12
+BATCH = 8
 
 
 class InterleavedNorm(nn.BatchNorm2d):
@@ -185,7 +185,17 @@ class SameEverywhere(Callback):
 
 
 def run(
-    name, processes, *, optimizer="SGD", dtype="float64", shard=True, rows="auto", accumulate=1, untangle=1, **clipping
+    name,
+    processes,
+    *,
+    optimizer="SGD",
+    dtype="float64",
+    shard=True,
+    rows="auto",
+    accumulate=1,
+    untangle=1,
+    steps=12,
+    **clipping,
 ):
     """Fit with batches of BATCH in all processes together; returns final weights, targets, and whether all agreed."""
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -205,7 +215,7 @@ def run(
     strategy = {"strategy": "target_space_ddp", "devices": world} if world > 1 else {}
     fit = trainer(
         max_epochs=-1,
-        max_steps=STEPS,
+        max_steps=steps,
         use_distributed_sampler=False,
         callbacks=[same],
         accumulate_grad_batches=accumulate,

@@ -20,7 +20,9 @@ from itertools import cycle
 from multiprocessing import connection, get_context
 from typing import Any
 
-_context = get_context("forkserver" if sys.platform != "win32" else "spawn")
+#: of starting processes, for whatever starts its own
+METHOD = "forkserver" if sys.platform != "win32" else "spawn"
+_context = get_context(METHOD)
 if sys.platform != "win32":
     _context.set_forkserver_preload(["pytest", "lightning.pytorch", "tests.conftest", "tests.support.resuming"])
 

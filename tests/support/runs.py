@@ -37,10 +37,15 @@ def program(main, *arguments, drawn=True):
 def _undrawn():
     """Drawing is most of what a short run takes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_run", "write_page", "draw_comparison", "write_comparison_page"):
-            patch.setattr(f"ts_lightning.report.{name}", lambda *_: None)
+        unreported(patch)
         patch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
         yield
+
+
+def unreported(patch):
+    """Runs leave neither their figure nor a report, and pictures all the same."""
+    for name in ("draw_run", "write_page", "draw_comparison", "write_comparison_page"):
+        patch.setattr(f"ts_lightning.report.{name}", lambda *_: None)
 
 
 def done(main, *arguments, drawn=True):

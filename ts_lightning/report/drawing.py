@@ -47,7 +47,7 @@ class Picture:
             size: width and height in inches.
         """
         with TemporaryDirectory() as place:
-            with figure(Path(place) / "panel", "", size[:1], size[1]) as [panel]:
+            with figure(Path(place) / "panel", "", size[:1], size[1], [".svg"]) as [panel]:
                 draw(panel, *arguments)
             return cls.read(title, Path(place) / "panel.svg")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ SPLITS = {"training": "#9a9a9a", "validation": "#117733", "test": "#882255"}
 #: further classes (Tol's muted scheme)
 COLOURS = (BLUE, ORANGE, "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#332288", "#777777")
 _COLUMNS = 2
+_DPI: Mapping[str, int | str] = {".png": 110, ".svg": "figure"}
 _STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": "#999999",
@@ -38,7 +39,9 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) -> Iterator[list[Any]]:
+def figure(
+    file_stem: Path, title: str, widths: Sequence[float], height: float, endings: Sequence[str] = (".png", ".svg")
+) -> Iterator[list[Any]]:
     """A figure of panels, written as ``<file_stem>.png`` and ``.svg`` when the block ends.
 
     Two panels are side by side, and further ones in rows below, so that all can be read at the width of a page.
@@ -48,6 +51,7 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
         title: over all panels.
         widths: of each panel, in inches; of more than two, all are equal.
         height: of a row, in inches.
+        endings: of the files.
 
     Yields:
         The panels' axes.
@@ -63,9 +67,9 @@ def figure(file_stem: Path, title: str, widths: Sequence[float], height: float) 
             empty.remove()
         drawn.suptitle(title, fontsize=12, x=0.01, ha="left", color=INK)
         yield list(panels[: len(widths)])
-        drawn.savefig(file_stem.with_name(f"{file_stem.name}.png"), dpi=110)
-        drawn.set_layout_engine("none")  # everything has its place now, in both files the same
-        drawn.savefig(file_stem.with_name(f"{file_stem.name}.svg"))
+        for ending in endings:
+            drawn.savefig(file_stem.with_name(f"{file_stem.name}{ending}"), dpi=_DPI[ending])
+            drawn.set_layout_engine("none")  # everything has its place now, in all files the same
 
 
 def literal(text: str) -> str:
