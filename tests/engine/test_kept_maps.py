@@ -59,35 +59,52 @@ def test_kept_weights_are_linear_in_targets_with_the_inputs_of_the_untangling(ca
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gradient_between_untanglings_is_that_of_the_kept_map(case):
+def test_a_gradient_between_untanglings_is_that_of_the_whole_map_at_the_last_one(case):
     model, space, x = made(case, 50)
     generator = torch.Generator().manual_seed(1)
+    start = {name: target.detach().clone() for name, target in space.targets.items()}
     move(space, generator, 0.3)
     space.solve()
     assert space.cascade.solution.kept
-
-    def loss():
-        return functional.cross_entropy(model(x), torch.arange(len(x)) % 2)
-
-    loss().backward()
+    functional.cross_entropy(model(x), torch.arange(len(x)) % 2).backward()
+    arrived = [(p, p.grad.clone()) for layer in space.layers for p in layer.parameters if p.grad is not None]
     space.pullback()
     assert space.cascade.overwritten() == []  # the pull-back leaves the solution alone
     found = {name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()}
-    start = {name: target.detach().clone() for name, target in space.targets.items()}
     way = {name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in start.items()}
     values = {}
     for steps in (-2, -1, 1, 2):
         with torch.no_grad():
             for name, target in space.targets.items():
                 target.copy_(start[name] + 1e-5 * steps * way[name])
+        space.cascade.untangling.end_period()
         space.solve()
-        assert space.cascade.solution.kept
-        values[steps] = float(loss().detach())
+        assert not space.cascade.solution.kept
+        values[steps] = sum(float((p.detach() * g).sum()) for p, g in arrived)
     slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / 12e-5
     predicted = sum(float((found[name] * way[name]).sum()) for name in start)
     size = math.sqrt(sum(float(gradient.square().sum()) for gradient in found.values()))
     assert size > 1e-6
     assert abs(slope - predicted) <= 1e-6 * max(size, 1e-3)
+
+
+@pytest.mark.parametrize("case", ["dense", "conv", "lstm", "attention"])
+def test_gradients_of_several_passes_within_a_period_are_all_pulled_back(case):
+    model, space, x = made(case, 50)
+    move(space, torch.Generator().manual_seed(1))
+    space.solve()
+    totals = []
+    for parts in (1, 2):
+        for target in space.targets.values():
+            target.grad = None
+        for part in x.chunk(parts):
+            (model(part).square().sum()).backward()
+            space.pullback(keep=parts == 2)
+        totals.append({name: target.grad.clone() for name, target in space.targets.items()})
+        space.cascade.pulled.clear()
+        space.solve()
+    for name, expected in totals[0].items():
+        torch.testing.assert_close(totals[1][name], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_layers_of_one_shape_are_one_product():
@@ -158,12 +175,3 @@ def test_a_family_that_does_not_say_how_weights_follow_is_refused_before_trainin
     register_layer(Own, Family)
     with pytest.raises(TargetSpaceError, match=r"layer '0'.*untangle=1"):
         TargetSpace(nn.Sequential(Own(3, 2)), torch.randn(5, 3), TargetSpaceConfig(untangle=2))
-
-
-def test_a_state_of_layers_of_one_shape_holds_no_map_twice():
-    _, space, _ = made("alike", 50)
-    space.solve()
-    for layer in space.cascade.untangling.state_dict(None)["maps"][0].values():
-        for one in layer["maps"]:
-            (tensor,) = one.values()
-            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

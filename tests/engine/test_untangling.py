@@ -71,22 +71,48 @@ def test_what_changes_the_inputs_or_takes_weights_over_untangles():
         assert kinds(space, 2) == [True, True]
 
 
-def test_other_parameters_get_their_share_at_untanglings_only():
+def through_the_solve(untangle, targets, others, arriving):
+    """What is pulled back to the norm by a solve from these values, for these gradients on the weights."""
     torch.manual_seed(0)
-    model = Dense(3, 5, 2, norm=True).double()
-    x = torch.randn(20, 3, dtype=torch.float64)
-    space = TargetSpace(model, x, replace(CONFIG, untangle=2))
-    norm = model.norms[0].weight
-    direct = []
-    for kept in (False, True, False):
+    model, x = Dense(3, 5, 2, norm=True).double(), torch.randn(20, 3, dtype=torch.float64)
+    space = TargetSpace(model, x, replace(CONFIG, untangle=untangle))
+    with torch.no_grad():
+        for name, value in targets.items():
+            space.targets[name].copy_(value)
+        for own, value in zip(model.norms.parameters(), others, strict=True):
+            own.copy_(value)
+    space.solve()
+    for parameter, gradient in zip([p for layer in space.layers for p in layer.parameters], arriving, strict=True):
+        parameter.grad = gradient
+    space.pullback()
+    return [p.grad for p in model.norms.parameters()]
+
+
+def test_other_parameters_get_the_share_that_they_had_at_the_last_untangling():
+    torch.manual_seed(0)
+    model, x = Dense(3, 5, 2, norm=True).double(), torch.randn(20, 3, dtype=torch.float64)
+    space = TargetSpace(model, x, replace(CONFIG, untangle=3))
+    generator, norms = torch.Generator().manual_seed(1), list(model.norms.parameters())
+    for kept in (False, True, True, False):
         assert space.cascade.solution.kept == kept
-        norm.grad = None
+        if not kept:
+            began = {name: target.detach().clone() for name, target in space.targets.items()}
+            others = [p.detach().clone() for p in norms]
         loss = functional.cross_entropy(model(x), torch.arange(20) % 2)
-        direct.append(torch.autograd.grad(loss, norm, retain_graph=True)[0])
+        weights = [p for layer in space.layers for p in layer.parameters]
+        grads = torch.autograd.grad(loss, [*norms, *weights], retain_graph=True)
+        for parameter in norms:
+            parameter.grad = None
         loss.backward()
         space.pullback()
-        assert torch.equal(norm.grad, direct[-1]) == kept
-        move(space, torch.Generator().manual_seed(1))
+        expected = through_the_solve(1, began, others, [g.clone() for g in grads[len(norms) :]])
+        for parameter, direct, share in zip(norms, grads, expected, strict=False):
+            torch.testing.assert_close(parameter.grad, direct + share, rtol=1e-10, atol=1e-13)
+            assert share.norm() > 1e-6
+        move(space, generator)
+        with torch.no_grad():
+            for parameter in norms:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         space.solve()
 
 
@@ -95,7 +121,7 @@ def test_other_parameters_get_their_share_at_untanglings_only():
     [(1, 0.2, 1), (8, 0.16, 4), (8, 0.15, 8), (8, 0.05, 8), (8, 0.04, 16), (16, 0.0, 16), (4, math.nan, 4)],
 )
 def test_the_period_follows_the_jump(period, jump, then):
-    controller = Untangling("auto", [])
+    controller = Untangling("auto", [], None)
     assert controller.period == 1
     controller.period = period
     controller.judge(jump)

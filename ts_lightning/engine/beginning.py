@@ -101,7 +101,7 @@ class Beginning:
             "units": {layer.name: layer.unit for layer in layers},
             "anchors": {layer.name: list(layer.anchor) for layer in layers if layer.anchor is not None},
             **cascade.reference.batch.state_dict(),
-            **({"untangling": untangling.state_dict(partition.shards)} if untangling.active else {}),
+            **({"untangling": untangling.state_dict(partition.whole)} if untangling.active else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Beginning:
         """Go on within the period of a state; whether its next solve is one by kept maps."""
         cascade = self._cascade
         return "untangling" in state and cascade.untangling.load_state_dict(
-            state["untangling"], cascade.device, cascade.partition.shards
+            state["untangling"], cascade.partition.share
         )
 
 

@@ -2,7 +2,7 @@
 
 A solve runs the model on the reference batch, each layer with the weights that its targets give for the inputs that the
 layers before it really produce (SCU), or within a period of ``untangle`` applies the maps that the last such pass left.
-Its graph serves one pull-back, from the gradients on the weights to those of the targets. Source: Fairbank et al.
+The graph of a pass takes the gradients on the weights back to the targets. Source: Fairbank et al.
 (2022), algorithm 1.
 """
 
@@ -66,8 +66,8 @@ class Cascade:
         alone = self.partition.group is None and all(p.device == self.device for p in model.parameters())
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
-        self.solution = Solution(self._run, self.trained.parameters, recorder)
-        self.untangling = Untangling(config.untangle, layers)
+        self.untangling = Untangling(config.untangle, layers, self.trained)
+        self.solution = Solution(self._run, self.trained.parameters, recorder, lasting=self.untangling.active)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
         self.changed_only = False
@@ -82,6 +82,7 @@ class Cascade:
         """Solve all weights and write them; see :meth:`TargetSpace.solve`."""
         self._hold()
         untangling = self.untangling
+        untangling.resume(lambda: self.solution.make(self._replayed))
         if untangling.due:
             expected = self._run_kept() if untangling.judged else None
             self.solution.make(self._replayed)
@@ -190,7 +191,7 @@ class Cascade:
         if changed:
             self.untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment
-        elif not solution.differentiable and not solution.kept:
+        elif solution.used_up:
             solution.make(self._replayed)  # the same weights with another graph
             solution.accept(copied=self.partition.replicated)
         trained = [p for p in self.trained.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
@@ -214,8 +215,8 @@ class Cascade:
             solved.extend(zip(layer.parameters, values, strict=True))
             return values, passed
 
-        self.untangling.begin()
-        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen():
+        graph = self.untangling.begin()
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
             self.reference.walk(visit, around, self.trained.held)
         self.untangling.end(shards)
         return solved
@@ -228,12 +229,8 @@ class Cascade:
     def _gradients(self, trained: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradients on ``trained`` for those on the weights."""
         with full_precision(self.device), self._hooks.acting(self.trained.others):
-            if not self.solution.kept:
-                # every solve over the reference batch adds up what its processes give
-                return self.solution.gradients(trained, 1 / self.partition.ranks)
-            found = self.untangling.gradients(self.targets)
-            by_target = {id(self.targets[name]): _hooked(self.targets[name], g) for name, g in found.items()}
-            return [by_target.get(id(parameter)) for parameter in trained]
+            # every solve over the reference batch adds up what its processes give
+            return self.solution.gradients(trained, 1 / self.partition.ranks)
 
     def _replayed(self) -> Solved | None:
         assert self.solution.graphs is not None
@@ -257,11 +254,3 @@ class Cascade:
                 f"every step: in weight space it costs nothing.",
                 stacklevel=6,
             )
-
-
-def _hooked(target: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of a target as the hooks that are registered on it leave it."""
-    if not target._backward_hooks or not target.requires_grad:
-        return gradient
-    with torch.enable_grad():
-        return torch.autograd.grad(target.view_as(target), target, gradient)[0]

@@ -1,8 +1,7 @@
 """The maps W = P T of all layers: no layer waits for another, and all processes send one message.
 
 Shapes as in ``ridge/kept.py``. Where processes share the reference batch each applies its columns of P to its targets,
-and one sum of all layers' W makes the weights, the same bits in every process. dL/dT = P'G needs no message: the
-gradients on weights are those of the training loss, which are the same in every process.
+and one sum of all layers' W makes the weights, the same bits in every process.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from torch import Tensor
 from ts_lightning.engine.cuda_graphs import Solved
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_stack import KeptStack
-from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.processes import Shards
 
 
@@ -65,20 +63,6 @@ class KeptMaps:
             solved.extend(zip(kept.layer.parameters, kept.values(ws[kept.layer.name]), strict=True))
         return solved
 
-    def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """dL/dT by layer name for the gradients on the layers' parameters, where there are any."""
-        assert self._rest is not None
-        found: dict[str, Tensor] = {}
-        for stack in self._stacks:
-            found.update(stack.gradients(targets))
-        for kept in self._rest:
-            parameters = kept.layer.parameters
-            if any(p.grad is not None for p in parameters):
-                target = targets[kept.layer.name]
-                arrived = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-                found[kept.layer.name] = kept.gradient([g.to(target.dtype) for g in arrived], target)
-        return found
-
     def _settle(self, targets: Mapping[str, Tensor], period: int) -> list[KeptLayer]:
         """Make stacks of the layers that allow it; the others are returned."""
         rest: list[KeptLayer] = []
@@ -98,15 +82,3 @@ class KeptMaps:
                 if self._shards is not None:
                     self._shards.sum(w)
                 kept.layer.solver.check(w, target)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is kept by layer name."""
-        return {kept.layer.name: kept.state_dict() for kept in self._layers}
-
-    @classmethod
-    def of_state(
-        cls, state: Mapping[str, Any], layers: Sequence[TargetLayer], device: torch.device, shards: Shards | None
-    ) -> KeptMaps:
-        """The maps that the :meth:`state_dict` of these layers is of."""
-        named = {layer.name: layer for layer in layers}
-        return cls([KeptLayer.of_state(named[name], one, device) for name, one in state.items()], shards)

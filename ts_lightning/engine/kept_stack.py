@@ -1,8 +1,8 @@
-"""Dense layers of one shape between two untanglings: one product gives the weights of all, one the gradients of all.
+"""Dense layers of one shape between two untanglings: one product gives the weights of all.
 
 No layer waits for another, so that L of them are a batch: P' (L, N, d), targets T (L, N, m), and W' = T'P' unit
-(L, m, d), whose first columns are the weights and whose last one is the biases. dL/dT = P'G unit for the gradients G'
-(L, m, d) on these. Targets and gradients are copied into place by one call each.
+(L, m, d), whose first columns are the weights and whose last one is the biases. Targets are copied into place by one
+call.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from torch import Tensor
 
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.layers.linear import LinearTargets
-from ts_lightning.ridge.precision import cast
-
-_WIDE = 2**15  # numbers in W, from which on its gradient is not copied
 
 
 class KeptStack:
@@ -42,12 +39,9 @@ class KeptStack:
         # in the targets' precision, since all processes send the same, whatever form their maps have
         like = targets[self._names[0]].dtype
         self._w = self._p.new_empty(count, width, columns, dtype=like)
-        self._wide = width * columns > _WIDE
-        self._g = self._p.new_empty(0 if self._wide else count, width, columns)
         self._shapes = [targets[name].shape for name in self._names]
         self._ts = [part.view(shape) for part, shape in zip(self._t, self._shapes, strict=True)]
         self._values = self._parts(self._w)
-        self._arriving = [] if self._wide else self._parts(self._g)
         self._offsets: Tensor | None = None
         if any(kept.offsets for kept in layers):
             self._offsets = torch.zeros_like(self._w)
@@ -89,34 +83,6 @@ class KeptStack:
         if self._offsets is not None:
             self._w.add_(self._offsets)
         return self._values
-
-    def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """dL/dT by layer name for the gradients on the layers' parameters, where there are any."""
-        reached = {layer.name for layer in self.layers if any(p.grad is not None for p in layer.parameters)}
-        if not reached:
-            return {}
-        arrived = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        found = (self._one_by_one(arrived) if self._wide else self._together(arrived)).mul_(self._units)
-        # .data, since the parts of one tensor would have one version
-        parts = zip(self._names, self._shapes, found, strict=True)
-        return {
-            name: cast(part.view(shape), targets[name].dtype).data for name, shape, part in parts if name in reached
-        }
-
-    def _together(self, arrived: list[Tensor]) -> Tensor:
-        """P'G of all layers, (L, N, m), by one product."""
-        torch._foreach_copy_(self._arriving, arrived)
-        return torch.bmm(self._p, self._g.mT)
-
-    def _one_by_one(self, arrived: Sequence[Tensor]) -> Tensor:
-        """The same where copying the gradients into one place takes longer than several calls."""
-        found, rest = torch.empty_like(self._t), iter(arrived)
-        for layer, p, into in zip(self.layers, self._p, found, strict=True):
-            weight = cast(layer.flat(next(rest)), p.dtype)
-            torch.mm(p[:, : weight.shape[1]], weight.mT, out=into)
-            if layer.bias is not None:
-                into.addr_(p[:, -1], cast(next(rest), p.dtype))
-        return found
 
     def _parts(self, w: Tensor) -> list[Tensor]:
         """The parameters' parts of (L, m, d)."""

@@ -1,8 +1,8 @@
 """The weights solved last: their values, the graph that they hang on, and what has changed since.
 
 A solution is made by a pass over the reference batch (or by the replay of a CUDA graph), written to the Parameters, and
-used for pull-backs. It is out of date once something that it was made from has changed, and its graph is used up by one
-pull-back; the next one makes the graph anew.
+used for pull-backs. It is out of date once something that it was made from has changed. Its graph is used up by one
+pull-back, and the next one makes it anew; or it lasts, and serves the solutions by kept maps that follow, too.
 """
 
 from __future__ import annotations
@@ -30,26 +30,34 @@ class Solution:
         run: makes a solve.
         read: all trained parameters, targets among them, that a solve depends on.
         graphs: replays solves on a GPU; None where they are run.
+        lasting: whether a graph serves until the next pass over the reference batch.
 
     Attributes:
-        differentiable: whether there is a graph for one pull-back.
+        differentiable: whether no pull-back has been made.
         kept: whether it was made by kept maps, without the reference batch.
         pairs: the Parameters and their values; empty where there was no solve since the last :meth:`drop`.
         graphs: see above.
     """
 
-    def __init__(self, run: Run, read: Callable[[], Iterable[nn.Parameter]], graphs: SolveGraphs | None) -> None:
+    def __init__(
+        self, run: Run, read: Callable[[], Iterable[nn.Parameter]], graphs: SolveGraphs | None, *, lasting: bool
+    ) -> None:
         self.differentiable = False
         self.kept = False
         self.graphs = graphs
-        self._run, self._read = run, read
+        self._run, self._read, self._lasting = run, read, lasting
         self.pairs: Solved = []
+        self._graph: Solved = []  # the Parameters and the values of the last pass, with its graph
         self._versions: dict[int, tuple[int, int]] = {}
         self._written: list[tuple[int, int]] = []
         self._accepted: list[Tensor] | None = None
 
     def drop(self) -> None:
         """Free the graph, and the values where no Parameter holds them."""
+        self._drop_values()
+        self._graph = []
+
+    def _drop_values(self) -> None:
         self.differentiable = False
         self.pairs, self._written, self._accepted = [], [], None
 
@@ -64,15 +72,21 @@ class Solution:
         """Whether there has been a solve since the last :meth:`drop`."""
         return bool(self.pairs)
 
+    @property
+    def used_up(self) -> bool:
+        """Whether another graph has to be made for a pull-back."""
+        return not self.differentiable and not self._lasting
+
     def make(self, replay: Callable[[], Solved | None]) -> None:
         """Solve anew, without writing to the Parameters."""
         self.drop()
         replayed = None if self.graphs is None else replay()
         self._made(self._run(None) if replayed is None else replayed, kept=False)
+        self._graph = self.pairs
 
     def make_kept(self, solved: Callable[[], Solved]) -> None:
-        """Take what kept maps give, without writing to the Parameters."""
-        self.drop()
+        """Take what kept maps give, without writing to the Parameters; the graph is that of the last pass."""
+        self._drop_values()
         self._made(solved(), kept=True)
 
     def _made(self, solved: Solved, *, kept: bool) -> None:
@@ -125,14 +139,14 @@ class Solution:
         }
 
     def gradients(self, trained: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
-        """The gradients on ``trained`` for the weights' gradients times ``scale``; uses the graph up.
+        """The gradients on ``trained`` for the weights' gradients times ``scale``; uses a graph up that does not last.
 
         The map from the weights' gradients is linear, so that gradients accumulated over several backward passes are
         pulled back at once.
         """
         # a value may depend on no target: the redundant bias of a recurrent layer, kept at zero
-        pulled = [p.grad is not None and value.requires_grad for p, value in self.pairs]
-        chosen = list(compress(self.pairs, pulled))
+        pulled = [p.grad is not None and value.requires_grad for p, value in self._graph]
+        chosen = list(compress(self._graph, pulled))
         if not chosen:
             return [None] * len(trained)
         self.differentiable = False
@@ -143,7 +157,9 @@ class Solution:
             found = self.graphs.pull(pulled, trained, arriving, self._run)
         else:
             try:
-                found = torch.autograd.grad([value for _, value in chosen], trained, arriving, allow_unused=True)
+                found = torch.autograd.grad(
+                    [value for _, value in chosen], trained, arriving, retain_graph=self._lasting, allow_unused=True
+                )
             except RuntimeError as error:
                 if "modified by an inplace operation" not in str(error):
                     raise
@@ -152,5 +168,7 @@ class Solution:
                     f"runs in eval mode, in which a model may keep states in a cache: turn that off (use_cache=False "
                     f"in transformers), or override reference_forward."
                 ) from error
-        self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
+        if not self._lasting:
+            self._graph = []
+            self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
         return found

@@ -2,15 +2,17 @@
 
 An untangling is a solve over the reference batch, which gives every layer its inputs A of now. Between two of them A
 and R stay, so that W = P T with a P of each layer's own: no layer waits for another, and equal shapes are one batched
-product. Of a setting "auto" the period follows the *jump* at each untangling that it brought about,
-||W_fresh - W_kept|| / ||W_fresh||, median over layers, as the step size of an integrator follows its error.
+product. Gradients on weights go back through the graph of the last untangling, in which an earlier layer's targets
+change the inputs of later ones. Of a setting "auto" the period follows the *jump* at each untangling that it brought
+about, ||W_fresh - W_kept|| / ||W_fresh||, median over layers, as the step size of an integrator follows its error.
 
 Source: none; docs/mathematics.md has the formulas, and docs/cost.md says what is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from ts_lightning.config import Untangle
 from ts_lightning.engine.cuda_graphs import Solved
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_maps import KeptMaps
+from ts_lightning.engine.lasting import lasting
+from ts_lightning.engine.trained import Trained, Values
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.kept import KeptMap
@@ -35,6 +39,7 @@ class Untangling:
     Args:
         setting: a fixed period, or "auto".
         layers: those of the target space.
+        trained: what is trained: all that changes within a period.
 
     Attributes:
         active: whether any solve may do without the reference batch.
@@ -42,14 +47,18 @@ class Untangling:
         since: solves since the last untangling.
     """
 
-    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer]) -> None:
+    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer], trained: Trained) -> None:
         self.active = setting != 1
         self.period = 1 if setting == "auto" else setting
         self.since = 0
         self._automatic = setting == "auto"
-        self._layers = layers
+        self._layers, self._trained = layers, trained
         self._maps: KeptMaps | None = None
         self._found: list[KeptLayer] = []
+        self._began: Values | None = None  # what is trained, as it was at the last untangling
+        self._resumed: tuple[int, Values] | None = (
+            None  # within a period of a state: how far it had come, and its begin
+        )
         self._ended = False  # whether the period was cut short
         self._restored = False  # whether the next solve is the last one's repetition
         self._checked = False
@@ -72,10 +81,18 @@ class Untangling:
     def forget(self) -> None:
         """Free the maps, which are of other inputs, layers or targets from here on."""
         self._maps, self._restored, self.since = None, False, 0
+        self._began = self._resumed = None
 
-    def begin(self) -> None:
-        """A pass over the reference batch begins, which calls :meth:`solve` for its layers."""
+    def begin(self) -> AbstractContextManager[None]:
+        """A pass over the reference batch begins, which calls :meth:`solve` for its layers in this context.
+
+        Its graph serves until the next one begins.
+        """
         self._found = []
+        if not self.active:
+            return nullcontext()
+        self._maps, self._began = None, self._trained.values()
+        return lasting(self._trained.changing())
 
     def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:
         """The layer's own solve, whose maps are kept."""
@@ -115,11 +132,6 @@ class Untangling:
         assert self._maps is not None
         return self._maps.solve(targets, self.period)
 
-    def gradients(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """dL/dT by layer name for the gradients on the weights, by the maps in force."""
-        assert self._maps is not None
-        return self._maps.gradients(targets)
-
     @property
     def judged(self) -> bool:
         """Whether the period is about to be judged by what the maps give for present targets."""
@@ -149,24 +161,49 @@ class Untangling:
         elif jump < _LONGER_BELOW:
             self.period = min(_LONGEST, 2 * self.period)
 
-    def state_dict(self, shards: Shards | None) -> dict[str, Any]:
-        """What :meth:`load_state_dict` goes on from, the maps of every process in each."""
-        mine = {} if self._maps is None or self.since == 0 else self._maps.state_dict()
-        maps = [mine] if shards is None else shards.objects(mine)
-        return {"period": self.period, "since": self.since, "maps": maps}
+    def resume(self, untangle: Callable[[], object]) -> None:
+        """Go on within the period of a state, where one was loaded: its untangling is made once more.
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device, shards: Shards | None) -> bool:
-        """Go on within the period of a state.
+        Args:
+            untangle: makes one.
+        """
+        if self._resumed is None:
+            return
+        (since, began), present = self._resumed, self._trained.values()
+        self._resumed = None
+        self._trained.write(began)
+        try:
+            untangle()
+        finally:
+            self._trained.write(present)
+        self.since, self._restored = since, True
+
+    def state_dict(self, whole: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
+        """What :meth:`load_state_dict` goes on from: how far the period has come, and what was trained at its begin.
+
+        Args:
+            whole: a layer's targets of all processes for those of this process.
+        """
+        within = self.since > 0 and self._began is not None
+        began = self._trained.state_dict(self._began, whole) if within and self._began is not None else {}
+        return {"period": self.period, "since": self.since if within else 0, **began}
+
+    def load_state_dict(self, state: Mapping[str, Any], share: Callable[[str, Tensor], Tensor]) -> bool:
+        """Go on within the period of a state at the next solve.
+
+        Args:
+            state: what :meth:`state_dict` gave.
+            share: this process's targets of a layer for those of all processes.
 
         Returns:
-            Whether the maps of the state are in force. They are not where the period has just begun, for a solve over
-            the reference batch then makes the same, nor where the number of processes is another.
+            Whether the next solve is one by kept maps. It is not where the period has just begun, nor where other
+            parameters are trained than in the state.
         """
         if self.active and self._automatic:
             self.period = state["period"]
-        rank, ranks = (0, 1) if shards is None else (shards.rank, shards.ranks)
-        if not self.active or state["since"] == 0 or len(state["maps"]) != ranks:
+        if not self.active or state["since"] == 0:
             return False
-        self._maps = KeptMaps.of_state(state["maps"][rank], self._layers, device, shards)
-        self.since, self._restored = state["since"], True
-        return True
+        began = self._trained.of_state(state, share)
+        if began is not None:
+            self._resumed = state["since"], began
+        return began is not None

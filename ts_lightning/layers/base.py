@@ -25,7 +25,6 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.rows import sample_dimension, share_rows
-from ts_lightning.ridge.kept import Inputs, Matrix
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.system import RidgeSolver
 
@@ -259,10 +258,6 @@ class TargetLayer(ABC):
     def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
         """The values of :attr:`parameters` for W of each system."""
         raise NotImplementedError
-
-    def kept_inputs(self, tensor: Tensor) -> Inputs:
-        """A of a system for what it was made of, see :class:`~ts_lightning.ridge.kept.Inputs`."""
-        return Matrix(tensor)
 
     @abstractmethod
     def produce(self, x: Any, values: Sequence[Tensor]) -> Any:

@@ -2,8 +2,8 @@
 
 Shapes as in ``system.py``: A (..., N, d), T (..., N, m), W (..., d, m). The map is held in one of two forms:
 
-- explicit: P' (..., N, d), as large as A, which it takes the place of; one product each way;
-- factored: A, as a matrix or as an operator, and the Cholesky factor of A'A + R: W = M^-1 (A'T), dL/dT = A (M^-1 G).
+- explicit: P' (..., N, d), as large as A; one product;
+- factored: A, as a matrix or as an operator, and the Cholesky factor of A'A + R: W = M^-1 (A'T).
 
 In the dual form P = S^-2 A' (A S^-2 A' + c I)^-1, which has fewer rows than columns, is always made explicit. Where
 processes share the rows, each has the columns of P that belong to its rows, and W is the sum of what their maps give.
@@ -11,7 +11,6 @@ processes share the rows, each has the columns of P that belong to its rows, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -25,19 +24,10 @@ _SMALL = 2**17  # numbers in P, up to which calls cost more than what they compu
 
 
 class Inputs(Protocol):
-    """A, as far as a kept map needs it.
-
-    Attributes:
-        tensor: what A is made of, to be stored.
-    """
-
-    tensor: Tensor
+    """A, as far as a kept map needs it."""
 
     def adjoint(self, t: Tensor) -> Tensor:
         """A'T (..., d, m)."""
-
-    def apply(self, v: Tensor) -> Tensor:
-        """A V, in the shape of the targets."""
 
 
 class Matrix:
@@ -49,10 +39,6 @@ class Matrix:
     def adjoint(self, t: Tensor) -> Tensor:
         """A'T."""
         return cast(self.tensor, t.dtype).mT @ t
-
-    def apply(self, v: Tensor) -> Tensor:
-        """A V."""
-        return cast(self.tensor, v.dtype) @ v
 
 
 class KeptMap:
@@ -95,12 +81,12 @@ class KeptMap:
     def settle(self, outputs: int, times: int) -> None:
         """Choose the form for a number of applications to targets with so many columns.
 
-        The explicit form costs N d^2 multiplications, and saves 2 d^2 m in every application and its transpose.
+        The explicit form costs N d^2 multiplications, and saves d^2 m in every application.
         """
         if self._cholesky is None or not isinstance(self._inputs, Matrix):
             return
         a = self._inputs.tensor
-        if a.numel() <= _SMALL or a.shape[-2] <= 2 * outputs * times:
+        if a.numel() <= _SMALL or a.shape[-2] <= outputs * times:
             self.transposed = self._cholesky.solve(a.mT).mT.contiguous()
             self._inputs = self._cholesky = None
 
@@ -113,27 +99,3 @@ class KeptMap:
         assert self._inputs is not None
         assert self._cholesky is not None
         return self._cholesky.solve(self._inputs.adjoint(t))
-
-    def transpose(self, g: Tensor) -> Tensor:
-        """dL/dT = P'G, for G in the map's precision."""
-        if self.transposed is not None:
-            return self.transposed @ g
-        assert self._inputs is not None
-        assert self._cholesky is not None
-        return self._inputs.apply(self._cholesky.solve(g))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What :meth:`of_state` makes the map from."""
-        if self.transposed is not None:
-            # a copy, since a pickle of a part of a stack would hold the whole
-            return {"transposed": self.transposed.clone()}
-        assert self._inputs is not None
-        assert self._cholesky is not None
-        return {"inputs": self._inputs.tensor, "cholesky": self._cholesky.lower}
-
-    @classmethod
-    def of_state(cls, state: dict[str, Tensor], inputs: Callable[[Tensor], Inputs]) -> KeptMap:
-        """The map that :meth:`state_dict` is of; ``inputs`` makes A from the tensor that it was made of."""
-        if "transposed" in state:
-            return cls(state["transposed"])
-        return cls(None, inputs(state["inputs"]), Cholesky(state["cholesky"]))

@@ -19,11 +19,10 @@ from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.binding import Binding, Size, StepUnit
-from ts_lightning.layers.conv.operator import Convolved, ConvSolve
+from ts_lightning.layers.conv.operator import ConvSolve
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows
-from ts_lightning.ridge.kept import Inputs
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
 
@@ -186,12 +185,6 @@ class ConvTargets(AffineLayer):
         weight, bias = self.geometry.to_weight(w[0] if w[0].dim() == 3 else w[0].unsqueeze(0), self.bias is not None)
         weight = self.turned_back(weight)
         return [weight] if bias is None else [weight, bias]
-
-    def kept_inputs(self, tensor: Tensor) -> Inputs:
-        """A as a matrix of patches, or as an operator on all rows."""
-        if self.patches is None:
-            return Convolved(tensor, self.geometry, self.bias is not None)
-        return super().kept_inputs(tensor)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""

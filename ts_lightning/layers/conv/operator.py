@@ -106,11 +106,6 @@ class Convolved:
         like = x.new_empty(t.shape[1], x.shape[1] // geometry.groups, *geometry.kernel)
         return _adjoint(geometry, x, t, like, self._bias)
 
-    def apply(self, v: Tensor) -> Tensor:
-        """A V (N, out, *space)."""
-        weight, bias = self._geometry.to_weight(v, self._bias)
-        return self._geometry.convolve(self.tensor.to(v.dtype), weight.contiguous(), bias)
-
 
 def _adjoint(geometry: Geometry, x: Tensor, t: Tensor, like: Tensor, bias: bool) -> Tensor:
     """A'T (groups, d, out / groups) for T (N, out, *space); ``like`` has the weight's shape."""
