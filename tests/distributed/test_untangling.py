@@ -76,8 +76,8 @@ def kept(samples, rows, untangle, dtype):
     assert space.cascade.solution.kept
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     found = [len(space.targets[f"layers.{n}"]) for n in range(4)]
-    maps = space.cascade.untangling.state_dict(None)["maps"][0]
-    explicit = ["transposed" in maps[f"layers.{n}"]["maps"][0] for n in range(4)]
+    layers = {kept.layer.name: kept for kept in space.cascade.untangling._maps._layers}
+    explicit = [layers[f"layers.{n}"].maps[0].transposed is not None for n in range(4)]
     if several:
         dist.destroy_process_group()
     return weights, found, explicit
@@ -108,8 +108,8 @@ def with_large_maps(*given):
 
 
 def test_processes_whose_maps_have_other_forms_and_another_precision_than_targets():
-    expected, _, _ = kept(22, 44, 2, torch.float32)
-    found = in_processes(with_large_maps, 22, 44, 2, torch.float32, ranks=2)
+    expected, _, _ = kept(22, 44, 4, torch.float32)
+    found = in_processes(with_large_maps, 22, 44, 4, torch.float32, ranks=2)
     assert any(found[0][2])
     assert not any(found[1][2])
     same_weights(found, expected, rtol=1e-4, atol=1e-5)

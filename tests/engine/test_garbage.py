@@ -2,6 +2,7 @@
 which counts objects and not bytes, and runs when gigabytes of solved weights may wait for it."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -101,6 +102,34 @@ def test_a_step_leaves_no_cycle(name, untangle):
         for _ in range(4):
             step()
     assert not garbage.found
+
+
+def nodes(space):
+    """The nodes of the package's own operations in the graph of a solve, as weak references."""
+    found, waiting = {}, [value.grad_fn for _, value in space.cascade.solution.pairs]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            waiting += [following for following, _ in node.next_functions]
+    return [weakref.ref(node) for node in found.values() if isinstance(node, torch.autograd.function.BackwardCFunction)]
+
+
+@pytest.mark.parametrize("untangle", [1, 3, "auto"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_graph_ends_with_the_next_untangling(name, untangle):
+    """Cycles through what a graph saves are none that the garbage collector finds."""
+    torch.manual_seed(0)
+    model, x = MODELS[name](), torch.randn(16, 6)
+    space = TargetSpace(model, x, TargetSpaceConfig(untangle=untangle, reference=ReferenceConfig(size=16)))
+    before = nodes(space)
+    assert before
+    model(x).square().mean().backward()
+    space.pullback()
+    space.cascade.untangling.end_period()
+    space.solve()
+    assert not any(node() for node in before)
+    assert any(node() for node in nodes(space))
 
 
 class Fitted(TargetSpaceMixin, LightningModule):

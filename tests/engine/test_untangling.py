@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.support.nets import Dense
 from tests.support.untangling import CASES, CONFIG, inputs_of, made, move, step, weights
-from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.engine.untangling import Untangling
 
 
@@ -71,49 +72,108 @@ def test_what_changes_the_inputs_or_takes_weights_over_untangles():
         assert kinds(space, 2) == [True, True]
 
 
-def through_the_solve(untangle, targets, others, arriving):
-    """What is pulled back to the norm by a solve from these values, for these gradients on the weights."""
+class Mixed(nn.Module):
+    """Solved layers around others that are trained as they are, and a norm that writes to its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(3, 6), nn.BatchNorm1d(6)
+        self.plain, self.memory = nn.Linear(6, 6), nn.LSTM(2, 4, batch_first=True)
+        self.middle, self.scale, self.out = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.plain(torch.tanh(self.norm(self.first(x)))))
+        h = self.memory(h.view(len(x), 3, 2))[0][:, -1]
+        return self.out(torch.tanh(self.middle(h)) * self.scale)
+
+
+MIXED = replace(CONFIG, exclude=["plain", "memory"])
+
+
+def mixed(untangle):
     torch.manual_seed(0)
-    model, x = Dense(3, 5, 2, norm=True).double(), torch.randn(20, 3, dtype=torch.float64)
-    space = TargetSpace(model, x, replace(CONFIG, untangle=untangle))
+    model, x = Mixed().double(), torch.randn(20, 3, dtype=torch.float64)
+    return model, TargetSpace(model, x, replace(MIXED, untangle=untangle)), x
+
+
+def solved(space):
+    return [p for layer in space.layers for p in layer.parameters]
+
+
+def through_the_solve(values, arriving):
+    """What a solve from these values pulls back of these gradients on the weights."""
+    _, space, _ = mixed(1)
     with torch.no_grad():
-        for name, value in targets.items():
-            space.targets[name].copy_(value)
-        for own, value in zip(model.norms.parameters(), others, strict=True):
-            own.copy_(value)
+        for parameter, value in zip(space.parameters(), values, strict=True):
+            parameter.copy_(value)
     space.solve()
-    for parameter, gradient in zip([p for layer in space.layers for p in layer.parameters], arriving, strict=True):
+    for parameter, gradient in zip(solved(space), arriving, strict=True):
         parameter.grad = gradient
     space.pullback()
-    return [p.grad for p in model.norms.parameters()]
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in space.parameters()]
 
 
-def test_other_parameters_get_the_share_that_they_had_at_the_last_untangling():
-    torch.manual_seed(0)
-    model, x = Dense(3, 5, 2, norm=True).double(), torch.randn(20, 3, dtype=torch.float64)
-    space = TargetSpace(model, x, replace(CONFIG, untangle=3))
-    generator, norms = torch.Generator().manual_seed(1), list(model.norms.parameters())
-    for kept in (False, True, True, False):
+def test_all_that_is_trained_gets_the_gradient_through_the_last_untangling():
+    model, space, x = mixed(3)
+    optimizer, trained = torch.optim.Adam(space.parameters(), lr=0.05), list(space.parameters())
+    for kept in (False, True, True, False, True):
         assert space.cascade.solution.kept == kept
         if not kept:
-            began = {name: target.detach().clone() for name, target in space.targets.items()}
-            others = [p.detach().clone() for p in norms]
-        loss = functional.cross_entropy(model(x), torch.arange(20) % 2)
-        weights = [p for layer in space.layers for p in layer.parameters]
-        grads = torch.autograd.grad(loss, [*norms, *weights], retain_graph=True)
-        for parameter in norms:
-            parameter.grad = None
-        loss.backward()
+            began = [p.detach().clone() for p in trained]
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), torch.arange(20) % 2).backward()
+        direct = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
+        share = through_the_solve(began, [p.grad.clone() for p in solved(space)])
         space.pullback()
-        expected = through_the_solve(1, began, others, [g.clone() for g in grads[len(norms) :]])
-        for parameter, direct, share in zip(norms, grads, expected, strict=False):
-            torch.testing.assert_close(parameter.grad, direct + share, rtol=1e-10, atol=1e-13)
-            assert share.norm() > 1e-6
-        move(space, generator)
-        with torch.no_grad():
-            for parameter in norms:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+        for parameter, own, pulled in zip(trained, direct, share, strict=True):
+            torch.testing.assert_close(parameter.grad, own + pulled, rtol=1e-9, atol=1e-12)
+        assert sum(pulled.norm() > 1e-6 for pulled in share) > 8
+        optimizer.step()
         space.solve()
+
+
+def test_a_state_goes_on_where_other_parameters_are_trained_too():
+    model, space, x = mixed(4)
+    optimizer = torch.optim.Adam(space.parameters(), lr=0.05)
+
+    def train(model, space, optimizer, steps):
+        for _ in range(steps):
+            step(model, space, optimizer, x)
+
+    for steps in (1, 1, 1):
+        train(model, space, optimizer, steps)
+        other = copy.deepcopy(model)
+        state, own = copy.deepcopy(space.state_dict()), copy.deepcopy(optimizer.state_dict())
+        goes_on = TargetSpace(other, x, replace(MIXED, untangle=4), state=state)
+        continued = torch.optim.Adam(goes_on.parameters(), lr=0.05)
+        continued.load_state_dict(own)
+        train(other, goes_on, continued, 3)
+        again = copy.deepcopy(model), space.state_dict(), copy.deepcopy(optimizer.state_dict())
+        train(model, space, optimizer, 3)
+        assert _same(weights(goes_on), weights(space))
+        assert all(torch.equal(a, b) for a, b in zip(goes_on.parameters(), space.parameters(), strict=True))
+        model.load_state_dict(again[0].state_dict())
+        space.load_state_dict(again[1])
+        optimizer.load_state_dict(again[2])
+        space.solve()
+
+
+@pytest.mark.parametrize("untangle", [1, 3])
+def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
+    class Careless(Dense):
+        def forward(self, x):
+            h = torch.tanh(self.hidden[0](x))
+            y = torch.tanh(self.hidden[1](h))
+            h += 1  # what the backward of the first tanh needs
+            return self.readout(y)
+
+    torch.manual_seed(0)
+    model, x = Careless(3, 5, 2), torch.randn(20, 3)
+    space = TargetSpace(model, x, replace(CONFIG, untangle=untangle))
+    for parameter in solved(space):
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(TargetSpaceError, match="writes in place"):
+        space.pullback()
 
 
 @pytest.mark.parametrize(

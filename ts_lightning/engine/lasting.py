@@ -29,11 +29,12 @@ def lasting(changing: Iterable[Tensor]) -> AbstractContextManager[None]:
     copies: dict[tuple[int, int, torch.Size, tuple[int, ...]], Tensor] = {}
 
     def pack(tensor: Tensor) -> _Saved:
+        tensor = tensor.detach()  # or a node that saves its output would hold itself; the version is shared
         if tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() not in addresses:
             return tensor, tensor._version
         key = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride()
         if key not in copies:
-            copies[key] = tensor.detach().clone()
+            copies[key] = tensor.clone()
         return copies[key], None
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
