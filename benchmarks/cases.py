@@ -96,6 +96,7 @@ def recall(cell: type[nn.RNNBase]) -> Case:
 CASES = {
     "two_spirals": Case(lambda: mlp(4, 2, 12, 2), (2,), 2),
     "cnn": Case(paper_cnn, (3, 32, 32), 10, ("auto", "all")),
+    "mlp64": Case(lambda: mlp(30, 784, 64, 10), (784,), 10),
     "mlp512": Case(lambda: mlp(10, 784, 512, 10), (784,), 10),
     "recall_rnn": recall(nn.RNN),
     "recall_lstm": recall(nn.LSTM),

@@ -8,9 +8,9 @@ process of its own, as in training; the processes take turns of a few steps, and
 (variant / weight space) within the round, so that a machine whose speed drifts does not matter. On a CPU all processes
 are started three times, since how the C library places memory makes one process faster than another. Denormals
 count as zero: in weight space the text classifier's gradients are full of them at first, at ten times the time.
-"literal" builds every patch, solves by torch.linalg.solve and lets autograd differentiate both passes
-(benchmarks/literal.py); "graphs" has cuda_graphs. Memory is the peak of the process, and what of it came on top after
-the imports.
+"kept" is a step between two untanglings alone, and its memory that of such a period. "literal" builds every patch,
+solves by torch.linalg.solve and lets autograd differentiate both passes (benchmarks/literal.py); "graphs" has
+cuda_graphs. Memory is the peak of the process, and what of it came on top after the imports.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ts_lightning.cli.memory import process_peak
 Step = Callable[[], None]
 
 STARTS = 3
+_NEVER = 10**9  # solves to the next untangling
 
 
 def weight_step(case: Case, device: str) -> Step:
@@ -51,11 +52,11 @@ def weight_step(case: Case, device: str) -> Step:
     return step
 
 
-def target_step(case: Case, device: str, rows: str, *, graphs: bool = False) -> Step:
+def target_step(case: Case, device: str, rows: str, *, graphs: bool = False, untangle: int = 1) -> Step:
     """A training step in target space."""
     x, y, reference = (t.to(device) for t in case.data())
     model = case.build().to(device)
-    space = TargetSpace(model, reference, replace(case.config(rows), cuda_graphs=graphs))
+    space = TargetSpace(model, reference, replace(case.config(rows), cuda_graphs=graphs, untangle=untangle))
     optimizer = torch.optim.Adam(space.parameters(), lr=0.001, fused=True)
 
     def step() -> None:
@@ -94,6 +95,8 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
     for rows in case.rows:
         tag = "" if len(case.rows) == 1 else ", all rows" if rows == "all" else ", sampled rows"
         found[f"target{tag}"] = lambda rows=rows: target_step(case, device, rows)
+        if rows == case.rows[0]:
+            found["target, kept"] = lambda rows=rows: target_step(case, device, rows, untangle=_NEVER)
         if device == "cuda":
             found[f"target, graphs{tag}"] = lambda rows=rows: target_step(case, device, rows, graphs=True)
         if case.literal:

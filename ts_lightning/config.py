@@ -162,8 +162,8 @@ class TargetSpaceConfig:
             layers, whose own do not add up.
         untangle: how often a solve goes through the reference batch. ``1``: every time. A larger number ``k``: every
             ``k``-th time; between, each layer's inputs on the reference batch are those of the last time, so that its
-            weights are a linear map of its targets, which costs one product each way. ``"auto"`` chooses the number
-            between 1 and 16 while training, by how far the weights jump each time: ``docs/cost.md``.
+            weights are one product with its targets, and gradients take the way back of that time. ``"auto"`` chooses
+            the number between 1 and 16 while training, by how far the weights jump each time: ``docs/cost.md``.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).

@@ -200,10 +200,10 @@ class TargetSpace:
     def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
 
-        Other parameters that shaped the reference activations (norms, embeddings) receive their share, unless the
-        solve was one by kept maps, in which these have none. The gradient is exact for the solve that was made, because
-        the map from weights' to targets' gradients is linear: gradients accumulated over several backward passes are
-        pulled back at once.
+        Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient is
+        exact for a solve over the reference batch; after one by the maps that the last such solve left, it takes the
+        way back of that solve. The map from weights' to targets' gradients is linear: gradients accumulated over
+        several backward passes are pulled back at once.
 
         Args:
             keep: leave the gradients on the weights until they are cleared, for whoever looks at them, and set the
