@@ -38,6 +38,7 @@ def make(
         for layer in space.layers:
             # on the layer object, in the place of its method
             setattr(layer, "solve", partial(_solve_detached, layer.solve))  # noqa: B010
+        space.cascade.untangling.end_period()  # whose graph has the gradient
         space.solve()
     return Learner(
         [torch.optim.Adam(space.parameters(), lr=setting["lr"])], workload.steps, space.pullback, space.solve
@@ -78,5 +79,12 @@ ABLATIONS = (
     Contender(
         "no-cascade", "without the gradient through A", partial(make, detached=True), _RATES, _LR, {"ridge": _RIDGES}
     ),
-    Contender("kept-map", "the first map kept", partial(make, untangle=_NEVER), _RATES, _LR, {"ridge": _RIDGES}),
+    Contender(
+        "kept-map",
+        "the first map kept",
+        partial(make, detached=True, untangle=_NEVER),
+        _RATES,
+        _LR,
+        {"ridge": _RIDGES},
+    ),
 )
