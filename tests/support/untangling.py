@@ -153,7 +153,6 @@ CASES = {
     "alike": (Alike, (3,), 20, CONFIG),
     "alike without bias": (lambda: Alike(bias=False), (3,), 20, CONFIG),
     "alike, dual": (Alike, (3,), 4, CONFIG),
-    "wide": (lambda: Dense(3, 190, 190), (3,), 20, CONFIG),
     "used twice": (Twice, (3,), 20, CONFIG),
     "a stranger's": (lambda: nn.Sequential(Doubled(3, 5), nn.Tanh(), Doubled(5, 2)), (3,), 20, CONFIG),
 }

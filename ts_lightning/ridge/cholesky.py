@@ -7,8 +7,6 @@ from torch import Tensor
 
 from ts_lightning.ridge.precision import cast
 
-_SMALL = 384  # unknowns, up to which two solves, a step's least, are dearer than the inverse and its products
-
 
 class Cholesky:
     """M = L L', (..., d, d).
@@ -36,13 +34,12 @@ class Cholesky:
     def solve(self, b: Tensor) -> Tensor:
         """The inverse of M times ``b`` (..., d, m), laid out as its transpose, which is how layers hold weights.
 
-        Where M is small or ``b`` is wide beside it, products with the inverse of L are up to four times as fast as
-        solves with L, and their forward errors are as small (Du Croz and Higham, Stability of Methods for Matrix
-        Inversion, IMA J. Numer. Anal. 12, 1992), which those of products with the inverse of M are not.
+        Where ``b`` is wide beside M, products with the inverse of L are up to four times as fast as solves with L, and
+        their forward errors are as small (Du Croz and Higham, Stability of Methods for Matrix Inversion, IMA J. Numer.
+        Anal. 12, 1992), which those of products with the inverse of M are not.
         """
         b = cast(b, self.dtype)
-        size = self.lower.shape[-1]
-        if 2 * b.shape[-1] < (size if size <= _SMALL else 4 * size):
+        if b.shape[-1] < 2 * self.lower.shape[-1]:
             # as cholesky_solve, which copies L first
             half = torch.linalg.solve_triangular(self.lower, b, upper=False)
             whole: Tensor = torch.linalg.solve_triangular(self.lower.mT, half, upper=True)
