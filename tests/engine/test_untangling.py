@@ -181,7 +181,7 @@ def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
     [(1, 0.2, 1), (8, 0.16, 4), (8, 0.15, 8), (8, 0.05, 8), (8, 0.04, 16), (16, 0.0, 16), (4, math.nan, 4)],
 )
 def test_the_period_follows_the_jump(period, jump, then):
-    controller = Untangling("auto", [], None)
+    controller = Untangling("auto", [], None, None)
     assert controller.period == 1
     controller.period = period
     controller.judge(jump)

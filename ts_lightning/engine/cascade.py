@@ -66,7 +66,7 @@ class Cascade:
         alone = self.partition.group is None and all(p.device == self.device for p in model.parameters())
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
-        self.untangling = Untangling(config.untangle, layers, self.trained)
+        self.untangling = Untangling(config.untangle, layers, self.trained, model)
         self.solution = Solution(self._run, self.trained.parameters, recorder, lasting=self.untangling.active)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
@@ -82,6 +82,8 @@ class Cascade:
         """Solve all weights and write them; see :meth:`TargetSpace.solve`."""
         self._hold()
         untangling = self.untangling
+        if not self.solution.lasts:
+            untangling.end_period()
         untangling.resume(lambda: self.solution.make(self._replayed))
         if untangling.due:
             expected = self._run_kept() if untangling.judged else None
@@ -188,7 +190,7 @@ class Cascade:
                 f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
                 f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
             )
-        if changed:
+        if changed or self.untangling.outdated or not solution.lasts:
             self.untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment
         elif solution.used_up:
@@ -216,8 +218,16 @@ class Cascade:
             return values, passed
 
         graph = self.untangling.begin()
-        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
-            self.reference.walk(visit, around, self.trained.held)
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
+                self.reference.walk(visit, around, self.trained.held)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise TargetSpaceError(
+                f"The forward differentiates by torch.func, which cannot be done while a graph is built that lasts to "
+                f"the next pass over the reference batch ({error}). Use untangle=1."
+            ) from error
         self.untangling.end(shards)
         return solved
 

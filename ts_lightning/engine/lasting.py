@@ -1,7 +1,8 @@
 """A graph that stays right while optimizers change the parameters in place that it was built from.
 
 Autograd keeps references to what its nodes need. A graph that serves the steps until the next untangling needs the
-values that parameters had when it was built: those that it would refer to are copied as they are saved. Everything else
+values that parameters had when it was built: of what is trained, and of buffers, copies are saved. Of what is frozen
+there are none, which would hold a large model twice; once that is written to, the graph is out of date. Everything else
 is guarded as autograd does by itself.
 """
 
@@ -17,27 +18,48 @@ from torch import Tensor
 _Saved = tuple[Tensor, int | None]
 
 
-def lasting(changing: Iterable[Tensor]) -> AbstractContextManager[None]:
-    """Build graphs that stay right while ``changing`` are changed in place.
-
-    A backward pass through them raises RuntimeError, as elsewhere, if another tensor that it needs was changed.
+class Lasting:
+    """Makes graphs last, and knows when one is out of date.
 
     Args:
-        changing: tensors, whose views are recognised, too.
+        changing: tensors that may be changed in place; their views are recognised, too.
+        fixed: tensors that are hardly ever changed.
     """
-    addresses = {tensor.untyped_storage().data_ptr() for tensor in changing if tensor.numel()}
-    copies: dict[tuple[int, int, torch.Size, tuple[int, ...]], Tensor] = {}
 
-    def pack(tensor: Tensor) -> _Saved:
+    def __init__(self, changing: Iterable[Tensor], fixed: Iterable[Tensor]) -> None:
+        self._changing = {_address(tensor) for tensor in changing if tensor.numel()}
+        self._fixed = {_address(tensor) for tensor in fixed if tensor.numel()}
+        self._copies: dict[tuple[object, ...], Tensor] = {}
+        self._held: list[tuple[Tensor, int]] = []
+
+    def graph(self) -> AbstractContextManager[None]:
+        """Build graphs that last.
+
+        A backward pass through them raises RuntimeError, as elsewhere, if another tensor that it needs was changed.
+        """
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a fixed tensor that a graph needs has been changed in place."""
+        return any(tensor._version != version for tensor, version in self._held)
+
+    def _pack(self, tensor: Tensor) -> _Saved:
         tensor = tensor.detach()  # or a node that saves its output would hold itself; the version is shared
-        if tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() not in addresses:
+        address = _address(tensor) if tensor.layout == torch.strided else 0
+        if address not in self._changing:
+            if address in self._fixed:
+                self._held.append((tensor, tensor._version))
             return tensor, tensor._version
-        key = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride()
-        if key not in copies:
-            copies[key] = tensor.clone()
-        return copies[key], None
+        as_read = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+        key = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), *as_read)
+        if key not in self._copies:
+            self._copies[key] = tensor.clone()
+        return self._copies[key], None
 
-    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _unpack(saved: _Saved) -> Tensor:

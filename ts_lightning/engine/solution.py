@@ -73,6 +73,11 @@ class Solution:
         return bool(self.pairs)
 
     @property
+    def lasts(self) -> bool:
+        """Whether there is the graph of a last pass, where one is to last."""
+        return bool(self._graph) or not self._lasting
+
+    @property
     def used_up(self) -> bool:
         """Whether another graph has to be made for a pull-back."""
         return not self.differentiable and not self._lasting

@@ -8,27 +8,13 @@ their weights, and their layers are solved as before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.target import Target
 from ts_lightning.layers.base import TargetLayer
-
-
-class Values(NamedTuple):
-    """Copies of all that is trained.
-
-    Attributes:
-        targets: by layer name.
-        others: the parameters in weight space, and the copies of each.
-    """
-
-    targets: dict[str, Tensor]
-    others: list[tuple[nn.Parameter, Tensor]]
 
 
 class Trained:
@@ -62,44 +48,15 @@ class Trained:
         yield from self.others
 
     def changing(self) -> Iterator[Tensor]:
-        """All that optimizers and the forward in training mode may write to."""
+        """All that optimizers, solves and forwards in training mode may write to."""
         yield from self.parameters()
         for layer in self._layers:
             yield from layer.parameters
         yield from self._model.buffers()
 
-    def values(self) -> Values:
-        """Copies of the present values."""
-        targets = {name: target.detach().clone() for name, target in self.targets.items()}
-        return Values(targets, [(p, p.detach().clone()) for p in self.others])
-
-    @torch.no_grad()
-    def write(self, values: Values) -> None:
-        """Write values to what is trained."""
-        for name, value in values.targets.items():
-            self.targets[name].copy_(value)
-        for parameter, value in values.others:
-            parameter.copy_(value)
-
-    def state_dict(self, values: Values, whole: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
-        """Values by the names of layers, with the targets of all processes, and of parameters."""
-        names = {id(p): name for name, p in self._model.named_parameters()}
-        return {
-            "targets": {name: whole(name, value) for name, value in values.targets.items()},
-            "others": {names[id(p)]: value for p, value in values.others},
-        }
-
-    def of_state(self, state: Mapping[str, Any], share: Callable[[str, Tensor], Tensor]) -> Values | None:
-        """The values of a :meth:`state_dict`; None where it is of other parameters."""
-        parameters = dict(self._model.named_parameters())
-        others = {id(p) for p in self.others}
-        if state["targets"].keys() != self.targets.keys() or any(
-            name not in parameters or id(parameters[name]) not in others or value.shape != parameters[name].shape
-            for name, value in state["others"].items()
-        ):
-            return None
-        targets = {name: share(name, value) for name, value in state["targets"].items()}
-        return Values(targets, [(parameters[name], value) for name, value in state["others"].items()])
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """The parameters that have never been trained."""
+        yield from self._frozen
 
     def _thaw(self) -> None:
         """Train what was frozen when the targets were made, in weight space."""

@@ -16,14 +16,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ts_lightning.config import Untangle
 from ts_lightning.engine.cuda_graphs import Solved
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_maps import KeptMaps
-from ts_lightning.engine.lasting import lasting
-from ts_lightning.engine.trained import Trained, Values
+from ts_lightning.engine.lasting import Lasting
+from ts_lightning.engine.trained import Trained
+from ts_lightning.engine.values import Values
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.kept import KeptMap
@@ -39,7 +40,8 @@ class Untangling:
     Args:
         setting: a fixed period, or "auto".
         layers: those of the target space.
-        trained: what is trained: all that changes within a period.
+        trained: what is trained.
+        model: the model.
 
     Attributes:
         active: whether any solve may do without the reference batch.
@@ -47,15 +49,17 @@ class Untangling:
         since: solves since the last untangling.
     """
 
-    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer], trained: Trained) -> None:
+    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer], trained: Trained, model: nn.Module) -> None:
         self.active = setting != 1
         self.period = 1 if setting == "auto" else setting
         self.since = 0
         self._automatic = setting == "auto"
-        self._layers, self._trained = layers, trained
+        self._layers, self._trained, self._model = layers, trained, model
         self._maps: KeptMaps | None = None
         self._found: list[KeptLayer] = []
-        self._began: Values | None = None  # what is trained, as it was at the last untangling
+        self._began: Values | None = None  # what the last untangling was made from
+        self._graph = Lasting((), ())  # of the last untangling
+        self._count = 0  # parameters trained in weight space at the last untangling
         self._resumed: tuple[int, Values] | None = (
             None  # within a period of a state: how far it had come, and its begin
         )
@@ -72,7 +76,12 @@ class Untangling:
     def due(self) -> bool:
         """Whether the next solve has to untangle."""
         observed = any(solver.observer is not None for layer in self._layers for solver in layer.solvers)
-        return self._maps is None or self._ended or self.scheduled or observed
+        return self._maps is None or self._ended or self.scheduled or observed or self.outdated
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the graph of the last untangling lacks what has been thawed, or was built from what has changed."""
+        return self.active and (self._count != sum(1 for _ in self._trained.parameters()) or self._graph.outdated)
 
     def end_period(self) -> None:
         """Untangle in the next solve."""
@@ -91,8 +100,11 @@ class Untangling:
         self._found = []
         if not self.active:
             return nullcontext()
-        self._maps, self._began = None, self._trained.values()
-        return lasting(self._trained.changing())
+        self._maps, self._resumed = None, None
+        self._began = Values.of(self._trained, self._model)
+        self._graph = Lasting(self._trained.changing(), self._trained.frozen())
+        self._count = sum(1 for _ in self._trained.parameters())
+        return self._graph.graph()
 
     def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:
         """The layer's own solve, whose maps are kept."""
@@ -169,13 +181,12 @@ class Untangling:
         """
         if self._resumed is None:
             return
-        (since, began), present = self._resumed, self._trained.values()
-        self._resumed = None
-        self._trained.write(began)
+        (since, began), present = self._resumed, Values.of(self._trained, self._model)
+        began.write(self._trained)
         try:
             untangle()
         finally:
-            self._trained.write(present)
+            present.write(self._trained)
         self.since, self._restored = since, True
 
     def state_dict(self, whole: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
@@ -184,9 +195,10 @@ class Untangling:
         Args:
             whole: a layer's targets of all processes for those of this process.
         """
-        within = self.since > 0 and self._began is not None
-        began = self._trained.state_dict(self._began, whole) if within and self._began is not None else {}
-        return {"period": self.period, "since": self.since if within else 0, **began}
+        since, began = (self.since, self._began) if self._resumed is None else self._resumed
+        if since == 0 or began is None:
+            return {"period": self.period, "since": 0}
+        return {"period": self.period, "since": since, **began.state_dict(self._model, whole)}
 
     def load_state_dict(self, state: Mapping[str, Any], share: Callable[[str, Tensor], Tensor]) -> bool:
         """Go on within the period of a state at the next solve.
@@ -196,14 +208,14 @@ class Untangling:
             share: this process's targets of a layer for those of all processes.
 
         Returns:
-            Whether the next solve is one by kept maps. It is not where the period has just begun, nor where other
-            parameters are trained than in the state.
+            Whether the next solve is one by kept maps. It is not where the period has just begun, nor where the state
+            is of other parameters.
         """
         if self.active and self._automatic:
             self.period = state["period"]
         if not self.active or state["since"] == 0:
             return False
-        began = self._trained.of_state(state, share)
+        began = Values.of_state(state, self._trained, self._model, share)
         if began is not None:
             self._resumed = state["since"], began
         return began is not None
