@@ -65,6 +65,15 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _only_what_is_made_here_is_looked_through():
+    """A collection goes through all objects that there are, of which every import leaves hundred thousands."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Garbage:
     """What of the package only the garbage collector frees within the block."""
 
