@@ -3,20 +3,21 @@
 Shapes as in ``system.py``: A (..., N, d), T (..., N, m), W (..., d, m). The map is held in one of two forms:
 
 - explicit: P' (..., N, d), as large as A; one product;
-- factored: A, as a matrix or as an operator, and the Cholesky factor of A'A + R: W = M^-1 (A'T).
+- factored: A, as a matrix or as an operator, and the Cholesky factor: W = M^-1 (A'T), or in the dual form
+  W = S^-2 A' (K^-1 T), which is made from all rows.
 
-In the dual form P = S^-2 A' (A S^-2 A' + c I)^-1, which has fewer rows than columns, is always made explicit. Where
-processes share the rows, each has the columns of P that belong to its rows, and W is the sum of what their maps give.
+Where processes share the rows, each has the columns of P that belong to its rows, and W is the sum of what their maps
+give.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ts_lightning.ridge.cholesky import Cholesky
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor
 
@@ -45,57 +46,81 @@ class KeptMap:
     """The map of one system.
 
     Args:
-        transposed: P' (..., N, d), of this process's rows; None where the map is factored.
-        inputs: A, where the map is factored.
-        cholesky: the factor of A'A + R, the same.
+        explicit: makes P' (..., N, d) of this process's rows; None where A is an operator.
+        factored: applies P by the factor; None where that needs other processes' targets.
+        numbers: N d.
+        dear: multiplications that making P' takes, over those that applying it saves for one column of T.
+        dtype: the precision that the map is held and applied in.
+
+    Attributes:
+        transposed: P'; None where the map is factored, as it is at first.
+        dtype: see above.
     """
 
     def __init__(
-        self, transposed: Tensor | None, inputs: Inputs | None = None, cholesky: Cholesky | None = None
+        self,
+        explicit: Callable[[], Tensor] | None,
+        factored: Callable[[Tensor], Tensor] | None,
+        numbers: int,
+        dear: int,
+        dtype: torch.dtype,
     ) -> None:
-        self.transposed = transposed
-        self._inputs, self._cholesky = inputs, cholesky
+        self.transposed: Tensor | None = None
+        self.dtype = dtype
+        self._explicit, self._factored = explicit, factored
+        self._numbers, self._dear = numbers, dear
         self._applied: Tensor | None = None
 
     @classmethod
     def primal(cls, inputs: Inputs, factor: Factor) -> KeptMap:
-        """The map of a primal solve."""
-        return cls(None, inputs, factor.cholesky)
+        """The map of a primal solve; P' takes N d^2 multiplications, and saves d^2 for each column of T."""
+        cholesky = factor.cholesky
+
+        def factored(t: Tensor) -> Tensor:
+            return cholesky.solve(inputs.adjoint(t))
+
+        if not isinstance(inputs, Matrix):
+            return cls(None, factored, 0, 0, cholesky.dtype)
+        a = inputs.tensor
+        return cls(lambda: cholesky.solve(a.mT).mT.contiguous(), factored, a.numel(), a.shape[-2], cholesky.dtype)
 
     @classmethod
     def dual(cls, a: Tensor, factor: Factor, own: slice) -> KeptMap:
-        """The map of a dual solve of all processes' rows ``a``, of which this process has its ``own``."""
-        whole = factor.solve(a)
-        s2 = factor.measured.s2
-        whole = whole if s2 is None else whole / s2.unsqueeze(-2)
-        return cls(whole[..., own, :])
+        """The map of a dual solve of all processes' rows ``a``, of which this process has its ``own``.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision that the map is held and applied in."""
-        if self._cholesky is not None:
-            return self._cholesky.dtype
-        assert self.transposed is not None
-        return self.transposed.dtype
+        P' takes N^2 d multiplications, and saves N^2 for each column of T. Where processes share the rows it has to be
+        made.
+        """
+        a = a.detach()
+
+        def explicit() -> Tensor:
+            whole = factor.solve(a)
+            s2 = factor.measured.s2
+            return (whole if s2 is None else whole / s2.unsqueeze(-2))[..., own, :]
+
+        def factored(t: Tensor) -> Tensor:
+            r = factor.solve(t)
+            return factor.unscale((r.mT @ cast(a, r.dtype)).mT)
+
+        alone = len(range(*own.indices(a.shape[-2]))) == a.shape[-2]
+        return cls(explicit, factored if alone else None, a.numel(), a.shape[-1], factor.cholesky.dtype)
 
     def settle(self, outputs: int, times: int) -> None:
-        """Choose the form for a number of applications to targets with so many columns.
-
-        The explicit form costs N d^2 multiplications, and saves d^2 m in every application.
-        """
-        if self._cholesky is None or not isinstance(self._inputs, Matrix):
-            return
-        a = self._inputs.tensor
-        if a.numel() <= _SMALL or a.shape[-2] <= outputs * times:
-            self.transposed = self._cholesky.solve(a.mT).mT.contiguous()
-            self._inputs = self._cholesky = None
+        """Choose the form for a number of applications to targets with so many columns."""
+        if self._numbers <= _SMALL or self._dear <= outputs * times:
+            self._make()
 
     def apply(self, t: Tensor) -> Tensor:
         """W = P T, for T in the map's precision, until the next call; this process's share of it."""
-        if self.transposed is not None:
-            # laid out as its transpose, which is how layers hold weights, and in the same memory every time
-            self._applied = torch.matmul(t.mT, self.transposed, out=self._applied)
-            return self._applied.mT
-        assert self._inputs is not None
-        assert self._cholesky is not None
-        return self._cholesky.solve(self._inputs.adjoint(t))
+        if self._factored is not None:
+            return self._factored(t)
+        self._make()
+        assert self.transposed is not None, "a map has one of the two forms"
+        # laid out as its transpose, which is how layers hold weights, and in the same memory every time
+        self._applied = torch.matmul(t.mT, self.transposed, out=self._applied)
+        return self._applied.mT
+
+    def _make(self) -> None:
+        if self._explicit is not None:
+            self.transposed = self._explicit()
+            self._explicit = self._factored = None
