@@ -60,9 +60,7 @@ class Untangling:
         self._began: Values | None = None  # what the last untangling was made from
         self._graph = Lasting((), ())  # of the last untangling
         self._count = 0  # parameters trained in weight space at the last untangling
-        self._resumed: tuple[int, Values] | None = (
-            None  # within a period of a state: how far it had come, and its begin
-        )
+        self._resumed: tuple[int, Values] | None = None  # of a state: how far its period had come, and its beginning
         self._ended = False  # whether the period was cut short
         self._restored = False  # whether the next solve is the last one's repetition
         self._checked = False
