@@ -91,12 +91,17 @@ class Garbage:
         gc.garbage.clear()
 
 
-@pytest.mark.parametrize("untangle", [1, 3, "auto"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_step_leaves_no_cycle(name, untangle):
+def made(name, untangle):
     torch.manual_seed(0)
     model, x = MODELS[name](), torch.randn(16, 6)
     space = TargetSpace(model, x, TargetSpaceConfig(untangle=untangle, reference=ReferenceConfig(size=16)))
+    return model, space, x
+
+
+@pytest.mark.parametrize("untangle", [1, 3, "auto"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_leaves_no_cycle(name, untangle):
+    model, space, x = made(name, untangle)
     optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
 
     def step():
@@ -128,9 +133,7 @@ def nodes(space):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_graph_ends_with_the_next_untangling(name, untangle):
     """Cycles through what a graph saves are none that the garbage collector finds."""
-    torch.manual_seed(0)
-    model, x = MODELS[name](), torch.randn(16, 6)
-    space = TargetSpace(model, x, TargetSpaceConfig(untangle=untangle, reference=ReferenceConfig(size=16)))
+    model, space, x = made(name, untangle)
     before = nodes(space)
     assert before
     model(x).square().mean().backward()

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.exactness import relative
-from tests.support.untangling import CASES, inputs_of, made, move
+from tests.support.untangling import CASES, inputs_of, made, move, solved
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, register_layer
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.linear import LinearTargets
@@ -67,7 +67,7 @@ def test_a_gradient_between_untanglings_is_that_of_the_whole_map_at_the_last_one
     space.solve()
     assert space.cascade.solution.kept
     functional.cross_entropy(model(x), torch.arange(len(x)) % 2).backward()
-    arrived = [(p, p.grad.clone()) for layer in space.layers for p in layer.parameters if p.grad is not None]
+    arrived = [(p, p.grad.clone()) for p in solved(space) if p.grad is not None]
     space.pullback()
     assert space.cascade.overwritten() == []  # the pull-back leaves the solution alone
     found = {name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.untangling import CONFIG, move
+from tests.support.untangling import CONFIG, move, pulled_back, solved
 from ts_lightning import TargetSpace, TargetSpaceError
 
 
@@ -84,15 +84,12 @@ def in_full(part, model, targets, gradients):
         for name, target in other.targets.items():
             target.copy_(targets[name])
     other.solve()
-    for mine, gradient in zip([p for layer in other.layers for p in layer.parameters], gradients, strict=True):
-        mine.grad = gradient.clone()
-    other.pullback()
+    pulled_back(other, gradients)
     return {name: target.grad for name, target in other.targets.items()}
 
 
 def arriving(model, space, x):
-    weights = [p for layer in space.layers for p in layer.parameters]
-    return torch.autograd.grad(model(x).square().sum(), weights)
+    return torch.autograd.grad(model(x).square().sum(), solved(space))
 
 
 @pytest.mark.parametrize("part", [nn.Identity, Spectral], ids=["plain", "complex"])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.nets import Dense
-from tests.support.untangling import CASES, CONFIG, inputs_of, made, move, step, weights
+from tests.support.untangling import CASES, CONFIG, inputs_of, made, move, pulled_back, solved, step, weights
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.engine.untangling import Untangling
 
@@ -96,10 +96,6 @@ def mixed(untangle):
     return model, TargetSpace(model, x, replace(MIXED, untangle=untangle)), x
 
 
-def solved(space):
-    return [p for layer in space.layers for p in layer.parameters]
-
-
 def through_the_solve(values, arriving):
     """What a solve from these values pulls back of these gradients on the weights."""
     _, space, _ = mixed(1)
@@ -107,10 +103,7 @@ def through_the_solve(values, arriving):
         for parameter, value in zip(space.parameters(), values, strict=True):
             parameter.copy_(value)
     space.solve()
-    for parameter, gradient in zip(solved(space), arriving, strict=True):
-        parameter.grad = gradient
-    space.pullback()
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in space.parameters()]
+    return pulled_back(space, arriving)
 
 
 def test_all_that_is_trained_gets_the_gradient_through_the_last_untangling():
@@ -123,7 +116,7 @@ def test_all_that_is_trained_gets_the_gradient_through_the_last_untangling():
         optimizer.zero_grad()
         functional.cross_entropy(model(x), torch.arange(20) % 2).backward()
         direct = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
-        share = through_the_solve(began, [p.grad.clone() for p in solved(space)])
+        share = through_the_solve(began, [p.grad for p in solved(space)])
         space.pullback()
         for parameter, own, pulled in zip(trained, direct, share, strict=True):
             torch.testing.assert_close(parameter.grad, own + pulled, rtol=1e-9, atol=1e-12)
@@ -140,8 +133,8 @@ def test_a_state_goes_on_where_other_parameters_are_trained_too():
         for _ in range(steps):
             step(model, space, optimizer, x)
 
-    for steps in (1, 1, 1):
-        train(model, space, optimizer, steps)
+    for _ in range(3):
+        train(model, space, optimizer, 1)
         other = copy.deepcopy(model)
         state, own = copy.deepcopy(space.state_dict()), copy.deepcopy(optimizer.state_dict())
         goes_on = TargetSpace(other, x, replace(MIXED, untangle=4), state=state)
@@ -170,10 +163,8 @@ def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
     torch.manual_seed(0)
     model, x = Careless(3, 5, 2), torch.randn(20, 3)
     space = TargetSpace(model, x, replace(CONFIG, untangle=untangle))
-    for parameter in solved(space):
-        parameter.grad = torch.ones_like(parameter)
     with pytest.raises(TargetSpaceError, match="writes in place"):
-        space.pullback()
+        pulled_back(space, [torch.ones_like(p) for p in solved(space)])
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,18 @@ def step(model, space, optimizer, x):
     return float(loss.detach())
 
 
+def solved(space):
+    return [p for layer in space.layers for p in layer.parameters]
+
+
+def pulled_back(space, gradients):
+    """What is pulled back of these gradients on the weights, for all that is trained."""
+    for parameter, gradient in zip(solved(space), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    space.pullback()
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in space.parameters()]
+
+
 def weights(space):
     return {layer.name: [p.detach().clone() for p in layer.parameters] for layer in space.layers}
 

@@ -6,7 +6,8 @@ import difflib
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -228,10 +229,16 @@ class TargetSpaceCLI(LightningCLI):
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = _with_csv(asked.get("logger"), self.folder)
         made = {**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
-        try:
+        with self._discarding():
             return self._trainer(made)
-        except Exception:  # whatever it was, and raised again: the new folder is empty, and would pass for a run
-            if _first():
+
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
+        """Take the new folder away if the block fails before anything is in it, since it would pass for a run."""
+        try:
+            yield
+        except Exception:
+            if self.folder is not None and _first():
                 discard(self.folder)
             raise
 
@@ -248,13 +255,10 @@ class TargetSpaceCLI(LightningCLI):
             warnings.warn("no --ckpt_path: the module is used as it is made, without any training.", stacklevel=2)
         handler = signal.getsignal(signal.SIGINT)
         try:
-            super()._run_subcommand(subcommand)
-            if subcommand == "fit" and self.then_test:
-                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        except Exception:
-            if self.folder is not None and _first():
-                discard(self.folder)
-            raise
+            with self._discarding():
+                super()._run_subcommand(subcommand)
+                if subcommand == "fit" and self.then_test:
+                    self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise

@@ -218,16 +218,8 @@ class Cascade:
             return values, passed
 
         graph = self.untangling.begin()
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
-                self.reference.walk(visit, around, self.trained.held)
-        except RuntimeError as error:
-            if "saved tensor hooks" not in str(error):
-                raise
-            raise TargetSpaceError(
-                f"The forward differentiates by torch.func, which cannot be done while a graph is built that lasts to "
-                f"the next pass over the reference batch ({error}). Use untangle=1."
-            ) from error
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
+            self.reference.walk(visit, around, self.trained.held)
         self.untangling.end(shards)
         return solved
 

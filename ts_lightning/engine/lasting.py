@@ -8,11 +8,13 @@ is guarded as autograd does by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from ts_lightning.errors import TargetSpaceError
 
 #: what stands for a saved tensor: the tensor, and its version when it was saved; None for a copy
 _Saved = tuple[Tensor, int | None]
@@ -32,12 +34,25 @@ class Lasting:
         self._copies: dict[tuple[object, ...], Tensor] = {}
         self._held: list[tuple[Tensor, int]] = []
 
-    def graph(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def graph(self) -> Iterator[None]:
         """Build graphs that last.
 
         A backward pass through them raises RuntimeError, as elsewhere, if another tensor that it needs was changed.
+
+        Raises:
+            TargetSpaceError: the block differentiates by torch.func, which allows no hooks on saved tensors.
         """
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack):
+                yield
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise TargetSpaceError(
+                f"The forward differentiates by torch.func, which cannot be done while a graph is built that lasts to "
+                f"the next pass over the reference batch ({error}). Use untangle=1."
+            ) from error
 
     @property
     def outdated(self) -> bool:

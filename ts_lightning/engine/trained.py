@@ -47,6 +47,10 @@ class Trained:
             self._thaw()
         yield from self.others
 
+    def count(self) -> int:
+        """How many :meth:`parameters` there are."""
+        return sum(1 for _ in self.parameters())
+
     def changing(self) -> Iterator[Tensor]:
         """All that optimizers, solves and forwards in training mode may write to."""
         yield from self.parameters()

@@ -59,7 +59,7 @@ class Untangling:
         self._found: list[KeptLayer] = []
         self._began: Values | None = None  # what the last untangling was made from
         self._graph = Lasting((), ())  # of the last untangling
-        self._count = 0  # parameters trained in weight space at the last untangling
+        self._count = 0  # of trained parameters at the last untangling
         self._resumed: tuple[int, Values] | None = None  # of a state: how far its period had come, and its beginning
         self._ended = False  # whether the period was cut short
         self._restored = False  # whether the next solve is the last one's repetition
@@ -79,7 +79,7 @@ class Untangling:
     @property
     def outdated(self) -> bool:
         """Whether the graph of the last untangling lacks what has been thawed, or was built from what has changed."""
-        return self.active and (self._count != sum(1 for _ in self._trained.parameters()) or self._graph.outdated)
+        return self.active and (self._count != self._trained.count() or self._graph.outdated)
 
     def end_period(self) -> None:
         """Untangle in the next solve."""
@@ -101,7 +101,7 @@ class Untangling:
         self._maps, self._resumed = None, None
         self._began = Values.of(self._trained, self._model)
         self._graph = Lasting(self._trained.changing(), self._trained.frozen())
-        self._count = sum(1 for _ in self._trained.parameters())
+        self._count = self._trained.count()
         return self._graph.graph()
 
     def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:

@@ -48,8 +48,7 @@ class KeptMap:
     Args:
         explicit: makes P' (..., N, d) of this process's rows; None where A is an operator.
         factored: applies P by the factor; None where that needs other processes' targets.
-        numbers: N d.
-        dear: multiplications that making P' takes, over those that applying it saves for one column of T.
+        pays: the columns of T, over all applications, from which on making P' takes less time than it saves.
         dtype: the precision that the map is held and applied in.
 
     Attributes:
@@ -61,14 +60,12 @@ class KeptMap:
         self,
         explicit: Callable[[], Tensor] | None,
         factored: Callable[[Tensor], Tensor] | None,
-        numbers: int,
-        dear: int,
+        pays: int,
         dtype: torch.dtype,
     ) -> None:
         self.transposed: Tensor | None = None
         self.dtype = dtype
-        self._explicit, self._factored = explicit, factored
-        self._numbers, self._dear = numbers, dear
+        self._explicit, self._factored, self._pays = explicit, factored, pays
         self._applied: Tensor | None = None
 
     @classmethod
@@ -80,9 +77,9 @@ class KeptMap:
             return cholesky.solve(inputs.adjoint(t))
 
         if not isinstance(inputs, Matrix):
-            return cls(None, factored, 0, 0, cholesky.dtype)
+            return cls(None, factored, 0, cholesky.dtype)
         a = inputs.tensor
-        return cls(lambda: cholesky.solve(a.mT).mT.contiguous(), factored, a.numel(), a.shape[-2], cholesky.dtype)
+        return cls(lambda: cholesky.solve(a.mT).mT.contiguous(), factored, _pays(a, a.shape[-2]), cholesky.dtype)
 
     @classmethod
     def dual(cls, a: Tensor, factor: Factor, own: slice) -> KeptMap:
@@ -94,20 +91,18 @@ class KeptMap:
         a = a.detach()
 
         def explicit() -> Tensor:
-            whole = factor.solve(a)
-            s2 = factor.measured.s2
-            return (whole if s2 is None else whole / s2.unsqueeze(-2))[..., own, :]
+            return factor.unscale(factor.solve(a).mT).mT[..., own, :]
 
         def factored(t: Tensor) -> Tensor:
             r = factor.solve(t)
             return factor.unscale((r.mT @ cast(a, r.dtype)).mT)
 
         alone = len(range(*own.indices(a.shape[-2]))) == a.shape[-2]
-        return cls(explicit, factored if alone else None, a.numel(), a.shape[-1], factor.cholesky.dtype)
+        return cls(explicit, factored if alone else None, _pays(a, a.shape[-1]), factor.cholesky.dtype)
 
     def settle(self, outputs: int, times: int) -> None:
         """Choose the form for a number of applications to targets with so many columns."""
-        if self._numbers <= _SMALL or self._dear <= outputs * times:
+        if self._pays <= outputs * times:
             self._make()
 
     def apply(self, t: Tensor) -> Tensor:
@@ -124,3 +119,8 @@ class KeptMap:
         if self._explicit is not None:
             self.transposed = self._explicit()
             self._explicit = self._factored = None
+
+
+def _pays(a: Tensor, columns: int) -> int:
+    """From how many columns of T on P' pays by the count of multiplications; small ones pay at once."""
+    return 0 if a.numel() <= _SMALL else columns
