@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from tests.support.untangling import CONFIG, move, pulled_back, solved
 from ts_lightning import TargetSpace, TargetSpaceError
@@ -33,6 +34,20 @@ class Spectral(nn.Module):
 
     def forward(self, h):
         return (h * self.z * self.z.conj() * (0.3 + 0.5j) * self.z).real
+
+
+class Tangent(nn.Module):
+    """Adds a derivative in the direction of ones, whose tangents of weights are zeros without memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, h):
+        with forward_ad.dual_level():
+            return (
+                h + forward_ad.unpack_dual(torch.tanh(self.inner(forward_ad.make_dual(h, torch.ones_like(h))))).tangent
+            )
 
 
 class Normaliser(nn.Module):
@@ -92,7 +107,7 @@ def arriving(model, space, x):
     return torch.autograd.grad(model(x).square().sum(), solved(space))
 
 
-@pytest.mark.parametrize("part", [nn.Identity, Spectral], ids=["plain", "complex"])
+@pytest.mark.parametrize("part", [nn.Identity, Spectral, Tangent], ids=["plain", "complex", "forward derivative"])
 def test_the_gradient_is_that_of_the_untangling(part):
     model, space, x = made(part, 50)
     began = copy.deepcopy(model), {name: target.detach().clone() for name, target in space.targets.items()}

@@ -18,6 +18,7 @@ from ts_lightning.errors import TargetSpaceError
 
 #: what stands for a saved tensor: the tensor, and its version when it was saved; None for a copy
 _Saved = tuple[Tensor, int | None]
+_NOWHERE = 0  # the address of what has no numbers of its own
 
 
 class Lasting:
@@ -29,8 +30,8 @@ class Lasting:
     """
 
     def __init__(self, changing: Iterable[Tensor], fixed: Iterable[Tensor]) -> None:
-        self._changing = {_address(tensor) for tensor in changing if tensor.numel()}
-        self._fixed = {_address(tensor) for tensor in fixed if tensor.numel()}
+        self._changing = {_address(tensor) for tensor in changing} - {_NOWHERE}
+        self._fixed = {_address(tensor) for tensor in fixed} - {_NOWHERE}
         self._copies: dict[tuple[object, ...], Tensor] = {}
         self._held: list[tuple[Tensor, int]] = []
 
@@ -61,7 +62,7 @@ class Lasting:
 
     def _pack(self, tensor: Tensor) -> _Saved:
         tensor = tensor.detach()  # or a node that saves its output would hold itself; the version is shared
-        address = _address(tensor) if tensor.layout == torch.strided else 0
+        address = _address(tensor)
         if address not in self._changing:
             if address in self._fixed:
                 self._held.append((tensor, tensor._version))
@@ -74,7 +75,10 @@ class Lasting:
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse ones, the zeros of forward differentiation, wrappers
+        return _NOWHERE
 
 
 def _unpack(saved: _Saved) -> Tensor:
