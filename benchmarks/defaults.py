@@ -140,7 +140,10 @@ def groups() -> dict[str, list[Run]]:
                 *((*run[:4], {**run[4], "optimizer": how}) for run in weight(SGD, ("pytorch",), lrs)),
             )
         ],
-        "lr": list(target(PROBES, [{}], (0.0005, 0.001, 0.004), seeds=(0,))),
+        "lr": [
+            *target(PROBES, [{}], (0.0005, 0.001, 0.004), seeds=(0,)),
+            *target(PROBES, [{"optimizer": "sgd"}], (0.1, 0.2, 0.4), seeds=(0,)),
+        ],
     }
 
 

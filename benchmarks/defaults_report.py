@@ -232,7 +232,10 @@ def main() -> None:
             ("200 samples (default)", adam, {}),
             ("400 samples", adam, {"size": 400}),
         ],
-        "lr": [(f"Adam {lr:g}", lr, {}) for lr in (0.0005, 0.001, 0.002, 0.004)],
+        "lr": [
+            *((f"Adam {lr:g}", lr, {}) for lr in (0.0005, 0.001, 0.002, 0.004)),
+            *((f"SGD {lr:g}", lr, {"optimizer": "sgd"}) for lr in (0.1, 0.2, 0.4)),
+        ],
     }
     tables = {"main": main_table(), "seconds": seconds_table(), "spirals": spirals_table(), "rows": rows_table()}
     tables["sgd"] = sgd_table()

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.peers import PEERS
-from benchmarks.peers.target import ABLATIONS, DEFAULTS, PERIODIC, TUNED
+from benchmarks.peers.target import ABLATIONS, DEFAULTS, DESCENT, PERIODIC, TUNED
 
-CONTENDERS: dict[str, Contender] = {one.name: one for one in (DEFAULTS, PERIODIC, TUNED, *ABLATIONS, *PEERS)}
+CONTENDERS: dict[str, Contender] = {one.name: one for one in (DEFAULTS, DESCENT, PERIODIC, TUNED, *ABLATIONS, *PEERS)}

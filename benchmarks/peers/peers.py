@@ -16,6 +16,7 @@ from benchmarks.peers.starts import STARTS, start
 from benchmarks.peers.workload import Data, Workload
 
 _EVERY = 10  # steps from one preconditioner to the next
+_LARGEST = 1024  # dimension with a preconditioner: of the vocabulary's 5,000 it would take most of a run
 
 
 def muon(model: nn.Module, setting: Setting) -> list[Optimizer]:
@@ -45,7 +46,7 @@ def soap(model: nn.Module, setting: Setting) -> list[Optimizer]:
     from pytorch_optimizer import SOAP
 
     settings = {"lr": setting["lr"], "weight_decay": setting["weight_decay"]}
-    return [SOAP(model.parameters(), precondition_frequency=_EVERY, **settings)]
+    return [SOAP(model.parameters(), precondition_frequency=_EVERY, max_precondition_dim=_LARGEST, **settings)]
 
 
 def shampoo(model: nn.Module, setting: Setting) -> list[Optimizer]:

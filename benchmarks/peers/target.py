@@ -10,29 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.contender import Contender, Learner, Setting
+from benchmarks.peers.starts import start
 from benchmarks.peers.workload import Data, Workload
 from ts_lightning import TargetSpace, TargetSpaceConfig
 from ts_lightning.lightning.reference_data import reference_size
 
-_LR = 0.002  # that docs/defaults.md tells users to take
+_LR = 0.002  # that docs/defaults.md tells users to take, for Adam
+SGD = 100.0  # times Adam's learning rate is SGD's
 _NEVER = 10**9  # solves, more than any budget has
+_AROUND = 10.0  # the ridge around given weights
 _RATES = (0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 
 def make(
     model: nn.Module, workload: Workload, data: Data, setting: Setting, *, detached: bool = False, **config: Any
 ) -> Learner:
-    """Adam on the targets, and on what is not solved.
+    """Adam or SGD on the targets, and on what is not solved.
 
     Args:
         model: is converted.
         workload: what is trained.
         data: its first training samples are the reference batch, as in Lightning.
-        setting: ``lr``, and what else differs from the defaults.
+        setting: ``lr``, of Adam; ``optimizer``, "Adam" or "SGD", without momentum and at a hundred times this rate;
+            ``start``, "own" or "weights", which are those that weight space has scaled by data, and are then solved
+            around; and settings of the target space.
         detached: leave out the gradient through A: each layer's solve sees its inputs as constants.
         config: further settings of the target space.
     """
-    chosen = TargetSpaceConfig(**{k: v for k, v in setting.items() if k != "lr"}, **config)
+    config = {**config, **{k: v for k, v in setting.items() if k not in ("lr", "optimizer", "start")}}
+    if setting.get("start") == "weights":
+        start(model, "data", workload.activation, data.train.x)
+        config["init"] = "weights"
+        if config.get("ridge", "auto") == "auto":
+            config["ridge"] = _AROUND
+    chosen = TargetSpaceConfig(**config)
     space = TargetSpace(model, data.train.x[: reference_size(model, chosen.reference.size)], chosen)
     if detached:
         for layer in space.layers:
@@ -40,9 +51,12 @@ def make(
             setattr(layer, "solve", partial(_solve_detached, layer.solve))  # noqa: B010
         space.cascade.untangling.end_period()  # whose graph has the gradient
         space.solve()
-    return Learner(
-        [torch.optim.Adam(space.parameters(), lr=setting["lr"])], workload.steps, space.pullback, space.solve
-    )
+    optimizer: torch.optim.Optimizer
+    if setting.get("optimizer") == "SGD":
+        optimizer = torch.optim.SGD(space.parameters(), lr=SGD * setting["lr"])
+    else:
+        optimizer = torch.optim.Adam(space.parameters(), lr=setting["lr"])
+    return Learner([optimizer], workload.steps, space.pullback, space.solve)
 
 
 def _solve_detached(solve: Any, x: Any, targets: Tensor) -> Any:
@@ -64,16 +78,30 @@ _RIDGES = ("auto", 0.3, 3.0)
 
 _UNTANGLE = TargetSpaceConfig().untangle  # in the setting, so that runs of another default are not taken for its runs
 
-DEFAULTS = Contender("target", "target space, defaults", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
+DEFAULTS = Contender("target", "target space, Adam 0.002", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
 #: the defaults but for the period of untangling, as long as it is not the default
 PERIODIC = Contender("target-auto", 'target space, untangle="auto"', make, (_LR,), _LR, {"untangle": ("auto",)})
+#: the defaults with SGD, whose rate was found on these workloads and is one for all
+DESCENT = Contender(
+    "target-sgd",
+    "target space, SGD 0.2",
+    make,
+    (_LR,),
+    _LR,
+    {"optimizer": ("SGD",), "untangle": (_UNTANGLE,)},
+)
 TUNED = Contender(
     "target-tuned",
     "target space, tuned",
     make,
     _RATES,
     _LR,
-    {"untangle": tuple(dict.fromkeys((_UNTANGLE, 1, "auto"))), "ridge": _RIDGES},
+    {
+        "optimizer": ("Adam", "SGD"),
+        "start": ("own", "weights"),
+        "untangle": tuple(dict.fromkeys((_UNTANGLE, 1, "auto"))),
+        "ridge": _RIDGES,
+    },
 )
 ABLATIONS = (
     Contender(

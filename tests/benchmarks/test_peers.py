@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases import mlp
-from benchmarks.peers import data, page
+from benchmarks.peers import data, page, tables
 from benchmarks.peers.contender import Contender, Learner
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.foof import Foof
@@ -219,6 +219,30 @@ def test_starts_are_what_their_names_say(how):
     assert (cell.recurrent.bias_ih_l0[5:10] == 1).all()
 
 
+def test_target_space_from_the_weights_of_weight_space_keeps_them():
+    torch.manual_seed(0)
+    model, other = (partial(mlp, 3, 4, 8, 2)() for _ in range(2))
+    own = _data()
+    torch.manual_seed(1)
+    start(other, "data", SMALL.activation, own.train.x)
+    torch.manual_seed(1)
+    make(model, SMALL, own, {"lr": 0.002, "start": "weights"})
+    for found, given in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(found, given)
+
+
+def test_the_rate_of_sgd_on_targets_is_a_hundred_times_that_of_adam():
+    (optimizer,) = make(SMALL.build(), SMALL, _data(), CONTENDERS["target-sgd"].first).optimizers
+    assert type(optimizer) is torch.optim.SGD
+    assert optimizer.defaults["lr"] == pytest.approx(0.2)
+    assert tables.setting(CONTENDERS["target-sgd"].first) == "0.2, SGD, untangle 1"
+
+
+def test_a_metric_without_bounds_is_said_in_a_word():
+    assert tables.percent([0.5, 0.7]) == "60.0 ± 14.1"
+    assert tables.percent([0.5, -1e20]) == "diverged"
+
+
 def test_sequences_are_answered_as_asked():
     for group, order in (("S3", 6), ("A5", 60)):
         product = data._products(group)
@@ -268,7 +292,7 @@ def test_the_page_is_made_of_the_lines_alone(tmp_path):
     page.write(Results(results.file), [SMALL], 1, written)
     text = written.read_text()
     assert "1 workloads, 1 trials and 2 seeds" in text
-    assert "**80.3 ± 0.1** (FOOF)" in text
+    assert "**81.3 ± 0.1** (FOOF)" in text
     for picture in ("profile", "ablation", "tests"):
         assert (tmp_path / "evidence" / f"{picture}.png").stat().st_size > 5000
     whole, _ = summary(Results(results.file), [SMALL], list(CONTENDERS.values()), 1)
