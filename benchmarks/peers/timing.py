@@ -21,6 +21,7 @@ from benchmarks.peers.protocol import chosen
 from benchmarks.peers.results import Line, Results
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Workload
+from ts_lightning import TargetSpaceError
 
 _BLOCK = 20  # steps, twice as many as from one preconditioner to the next
 _STEPS = 200  # of a contender, at most
@@ -65,14 +66,18 @@ def _timed(workload: Workload, contenders: Sequence[Contender], settings: dict[s
     blocks: dict[str, list[float]] = {name: [] for name in runners}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(max(1, min(_STEPS, workload.steps) // _BLOCK)):
-        for name, runner in runners.items():
+        for name, runner in list(runners.items()):
             start = clock()
-            for _ in range(_BLOCK):
-                runner.step()
+            try:
+                for _ in range(_BLOCK):
+                    runner.step()
+            except (TargetSpaceError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+                del runners[name]  # its run has failed; the blocks before count
+                continue
             blocks[name].append((clock() - start) / _BLOCK * 1e3)
     return {
         "timed": workload.name,
-        "ms": {name: round(statistics.median(times), 3) for name, times in blocks.items()},
+        "ms": {name: round(statistics.median(times), 3) for name, times in blocks.items() if times},
         "settings": settings,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
