@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.tables import percent
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data
 from benchmarks.peers.workloads import WORKLOADS
@@ -101,11 +101,6 @@ def label(run: Run) -> str:
     return f"{CONTENDERS[contender].label}{rate}, {steps} steps"
 
 
-def mean(values: Sequence[float]) -> float:
-    """Over seeds."""
-    return statistics.fmean(values)
-
-
 def page() -> None:
     """The figure over steps and seconds, and the table."""
     from ts_lightning.report.drawing import figure
@@ -116,16 +111,12 @@ def page() -> None:
     with figure(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", [4.7, 4.7], 3.4) as panels:
         for run, own in measured:
             at = own[0]["at"]
-            test = [100 * mean(values) for values in zip(*(line["test"] for line in own), strict=True)]
-            seconds = [mean(values) for values in zip(*(line["seconds"] for line in own), strict=True)]
+            test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
+            seconds = [statistics.fmean(values) for values in zip(*(line["seconds"] for line in own), strict=True)]
             for panel, x in zip(panels, (at, seconds), strict=True):
                 panel.plot(x, test, "o-", markersize=3, label=label(run))
-            ends = [100 * line["test"][-1] for line in own]
-            spread = f" ± {statistics.stdev(ends):.1f}" if len(ends) > 1 else ""
-            half = at.index(run[2] // 2)
-            rows.append(
-                [label(run), str(len(own)), f"{test[half]:.1f}", f"{test[-1]:.1f}{spread}", f"{seconds[-1]:.0f}"]
-            )
+            end = percent([line["test"][-1] for line in own])
+            rows.append([label(run), str(len(own)), f"{test[at.index(run[2] // 2)]:.1f}", end, f"{seconds[-1]:.0f}"])
         panels[0].set_xlabel("steps")
         panels[1].set_xlabel("seconds, one thread")
         panels[0].set_ylabel("test accuracy in %")

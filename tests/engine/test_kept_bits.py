@@ -1,6 +1,6 @@
 """A start from given weights changes no bit of them, so that no network magnifies what rounding would change.
 
-Some processors round products of a few columns otherwise in other places of memory: the last bit may then differ.
+PyTorch may compute a product in another way where gradients are wanted. On some processors that is another last bit.
 """
 
 import copy
