@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def training(folder, shard=True, ckpt_path=None):
     """Train in float64 with every step kept, in any number of processes the same; the last checkpoint's contents."""
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    model = build(seed=3 if ckpt_path else 0, batch_norm=False, dtype=torch.float64)
+    # at 0.02 a training of twelve steps magnifies rounding a thousandfold, at 0.005 it hardly does
+    model = build(seed=3 if ckpt_path else 0, batch_norm=False, dtype=torch.float64, lr=0.005)
     # 25 samples: no number of ranks divides them
     model.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=25, rows=CONFIG.reference.rows, shard=shard))
     several = {"strategy": "ddp", "devices": ranks, "use_distributed_sampler": False} if ranks > 1 else {}
@@ -41,7 +42,7 @@ def training(folder, shard=True, ckpt_path=None):
 def assert_close(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.fixture(scope="module")

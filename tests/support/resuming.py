@@ -22,7 +22,7 @@ CONFIG = TargetSpaceConfig(reference=ReferenceConfig(size=24, rows=90))
 class PlainText(LightningModule):
     """An embedding and a norm, trained beside the targets; layers at places of samples, whose rows are sampled."""
 
-    def __init__(self, optimizer="adam", batch_norm=True, width=8, dtype=torch.float32):
+    def __init__(self, optimizer="adam", batch_norm=True, width=8, dtype=torch.float32, lr=0.02):
         super().__init__()
         self.save_hyperparameters()
         norm = nn.BatchNorm1d(6) if batch_norm else nn.Identity()
@@ -56,7 +56,7 @@ class PlainText(LightningModule):
     def configure_optimizers(self):
         if self.hparams.optimizer == "lbfgs":
             return torch.optim.LBFGS(self.parameters(), lr=0.5, max_iter=3, history_size=4)
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
         return [optimizer], [{"scheduler": StepLR(optimizer, 3, 0.7), "interval": "step"}]
 
 

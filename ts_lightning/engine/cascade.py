@@ -21,9 +21,9 @@ from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
 from ts_lightning.engine.parameter_hooks import ParameterHooks
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.pulled import Pulled
-from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.reference_pass import ReferencePass, Solve
 from ts_lightning.engine.solution import Solution
-from ts_lightning.engine.start import anchor_weights, project
+from ts_lightning.engine.start import project
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.untangling import Untangling
@@ -108,7 +108,7 @@ class Cascade:
         self._hold()  # of layers frozen since the last solve, too
         held = self.trained.held
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
-        anchor_weights(self.reference, chosen - held, self.targets, held)
+        self._anchor(chosen - held)
         self.solution.make(self._replayed)
         self._write(changed_only=False)
 
@@ -132,8 +132,7 @@ class Cascade:
 
     def project(self) -> None:
         """Replace the targets by what the solved layers achieve."""
-        with torch.no_grad():
-            self.reference.walk(lambda layer, x: project(layer, x, self.targets[layer.name]), None, self.trained.held)
+        self._walk(lambda layer, x: project(layer, x, self.targets[layer.name]))
         self.untangling.forget()
         self.solve()
 
@@ -173,7 +172,7 @@ class Cascade:
             self.solution.release()
             self.untangling.forget()
         if thawed:
-            anchor_weights(self.reference, thawed, self.targets, self.trained.held)
+            self._anchor(thawed)
 
     def _pull(self, keep: bool) -> None:
         self.pulled.check()
@@ -217,11 +216,29 @@ class Cascade:
             solved.extend(zip(layer.parameters, values, strict=True))
             return values, passed
 
-        graph = self.untangling.begin()
-        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen(), graph:
-            self.reference.walk(visit, around, self.trained.held)
+        with self.untangling.begin():
+            self._walk(visit, around)
         self.untangling.end(shards)
         return solved
+
+    def _walk(self, visit: Solve, around: AbstractContextManager[Any] | None = None) -> None:
+        """Go through the reference batch with gradients, so that every visit has the inputs of a solve to the last bit.
+
+        PyTorch may compute a product in another way where gradients are wanted.
+        """
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen():
+            self.reference.walk(visit, around, self.trained.held)
+
+    def _anchor(self, chosen: Collection[str]) -> None:
+        """Anchor these layers, by name, at the weights that they have; the others are solved."""
+
+        def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+            if layer.name in chosen:
+                with torch.no_grad():
+                    self.targets[layer.name].copy_(layer.anchored_targets(x))
+            return layer.solve(x, self.targets[layer.name])
+
+        self._walk(visit)
 
     def _run_kept(self) -> Solved:
         """The same by the maps of the last untangling, without a graph."""

@@ -2,6 +2,9 @@
 
 Where several processes share the reference batch, each of them makes the start from the whole of it, as one process
 would, and keeps its share.
+
+The layers are solved as in every later solve, with gradients: PyTorch may compute a product in another way where they
+are wanted, and targets that reproduce weights do so to the last bit on the same inputs alone.
 """
 
 from __future__ import annotations
@@ -57,12 +60,13 @@ def rows_setting(config: TargetSpaceConfig) -> Rows:
 
 def project(layer: TargetLayer, x: Any, target: Tensor) -> tuple[list[Tensor], Any]:
     """Replace a layer's target by what its solution achieves on input ``x``, for which it is solved again."""
-    values, _ = layer.solve(x, target)
-    target.copy_(layer.achieved(x, values)).div_(layer.unit)
+    with torch.no_grad():
+        values, _ = layer.solve(x, target)
+        target.copy_(layer.achieved(x, values)).div_(layer.unit)
     return layer.solve(x, target)
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def start(
     run: ReferencePass,
     layers: Sequence[TargetLayer],
@@ -96,7 +100,8 @@ def start(
     else:
         step = StepUnit(config.step_scale)
 
-    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+    @torch.no_grad()
+    def begin(layer: TargetLayer, x: Any) -> None:
         if x.numel() == 0:
             raise empty(layer, x)
         if state is not None:
@@ -131,6 +136,9 @@ def start(
         dtype = torch.promote_types(like.dtype, torch.float32)
         target = (values / unit).to(device=like.device, dtype=dtype, copy=True)
         found.targets[layer.name] = Target(target)
+
+    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+        begin(layer, x)
         if state is None and init == "projected" and layer.anchor is None:
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])
@@ -138,7 +146,8 @@ def start(
     visited = run.walk(visit, bound=False)
     readout = next(layer for layer in layers if layer.name == visited[-1])
     if state is None and init in ("auto", "normalised") and readout.anchor is None:
-        found.targets[readout.name].mul_(_READOUT)
+        with torch.no_grad():
+            found.targets[readout.name].mul_(_READOUT)
     return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
 
 
@@ -180,30 +189,6 @@ def keep_share(
 
     run.walk(visit, bound=False)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
-
-
-@torch.no_grad()
-def anchor_weights(
-    run: ReferencePass,
-    chosen: Collection[str],
-    targets: Mapping[str, nn.Parameter],
-    held: Collection[str],
-) -> None:
-    """Anchor the layers that are ``chosen``, by name, at the weights that they have; the others are solved.
-
-    Args:
-        run: the reference pass.
-        chosen: some of the layers.
-        targets: of all layers; those of the chosen ones are written.
-        held: the names of layers that keep their weights.
-    """
-
-    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
-        if layer.name in chosen:
-            targets[layer.name].copy_(layer.anchored_targets(x))
-        return layer.solve(x, targets[layer.name])
-
-    run.walk(visit, None, held)
 
 
 def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -166,7 +166,8 @@ class TargetLayer(ABC):
     def anchored_targets(self, x: Any) -> Tensor:
         """Anchor the layer at the weights that it has; returns the targets A W0 that give them back, in the unit."""
         self.anchor_at(self.parameters)
-        return self.around(x) / self.unit
+        with torch.enable_grad():  # by the very operations of a solve
+            return self.around(x).detach() / self.unit
 
     def around(self, x: Any) -> Tensor:
         """A W0 for the anchor W0, in the targets' shape and in units of the outputs.
