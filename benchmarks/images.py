@@ -84,12 +84,12 @@ def tuned() -> Setting:
 
 def runs() -> list[Run]:
     """What is compared."""
-    target, periodic = CONTENDERS["target"].first, CONTENDERS["target-auto"].first
+    adam, periodic = CONTENDERS["target"].first, CONTENDERS["target-auto"].first
     return [
-        ("target", target, 800),
-        ("target-auto", periodic, 800),
         ("target-auto", periodic, 400),
         ("muon", tuned(), 800),
+        ("target-auto", periodic, 800),
+        ("target", adam, 800),
         ("adamw", {"lr": 0.003, "start": "he", "weight_decay": 0.01}, 800),
     ]
 

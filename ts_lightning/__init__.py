@@ -1,7 +1,7 @@
 """Train LightningModules in target space (Fairbank, Samothrakis, Citi, JMLR 23(8), 2022).
 
-Public names load what they need on first use: :class:`TargetSpace` and :func:`ridge_solve` need torch alone, and the
-mixin, the strategies and the callbacks need Lightning.
+Public names load what they need on first use: :class:`TargetSpace`, :class:`TargetAdam` and :func:`ridge_solve` need
+torch alone, and the mixin, the strategies and the callbacks need Lightning.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ts_lightning.lightning.inspection import inspect
     from ts_lightning.lightning.mixin import TargetSpaceMixin
     from ts_lightning.lightning.strategy import TargetSpaceDDPStrategy, TargetSpaceStrategy
+    from ts_lightning.optim import TargetAdam
     from ts_lightning.ridge.api import ridge_solve
     from ts_lightning.ridge.scales import RidgeScale, register_ridge_scale
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ReferenceConfig": "config",
     "RidgeScale": "ridge.scales",
+    "TargetAdam": "optim",
     "TargetSpace": "engine.space",
     "TargetSpaceConfig": "config",
     "TargetSpaceDDPStrategy": "lightning.strategy",
@@ -45,6 +47,7 @@ _HOMES = {
 __all__ = [
     "ReferenceConfig",
     "RidgeScale",
+    "TargetAdam",
     "TargetSpace",
     "TargetSpaceConfig",
     "TargetSpaceDDPStrategy",

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.starts import start
 from benchmarks.peers.workload import Data, Workload
-from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
 from ts_lightning.lightning.reference_data import reference_size
 
-_LR = 0.002  # that docs/defaults.md tells users to take, for Adam
+_LR = 0.002  # that docs/defaults.md tells users to take, for Adam and TargetAdam
 SGD = 100.0  # times Adam's learning rate is SGD's
 _NEVER = 10**9  # solves, more than any budget has
 _AROUND = 10.0  # the ridge around given weights
@@ -25,15 +25,15 @@ _RATES = (0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 def make(
     model: nn.Module, workload: Workload, data: Data, setting: Setting, *, detached: bool = False, **config: Any
 ) -> Learner:
-    """Adam or SGD on the targets, and on what is not solved.
+    """TargetAdam, Adam or SGD on the targets, and on what is not solved.
 
     Args:
         model: is converted.
         workload: what is trained.
         data: its first training samples are the reference batch, as in Lightning.
-        setting: ``lr``, of Adam; ``optimizer``, "Adam" or "SGD", without momentum and at a hundred times this rate;
-            ``start``, "own" or "weights", which are those that weight space has scaled by data, and are then solved
-            around; and settings of the target space.
+        setting: ``lr``; ``optimizer``, "TargetAdam", "Adam", or "SGD", without momentum and at a hundred times this
+            rate; ``start``, "own" or "weights", which are those that weight space has scaled by data, and are then
+            solved around; and settings of the target space.
         detached: leave out the gradient through A: each layer's solve sees its inputs as constants.
         config: further settings of the target space.
     """
@@ -52,10 +52,13 @@ def make(
         space.cascade.untangling.end_period()  # whose graph has the gradient
         space.solve()
     optimizer: torch.optim.Optimizer
+    parameters, lr = space.parameters(), setting["lr"]
     if setting.get("optimizer") == "SGD":
-        optimizer = torch.optim.SGD(space.parameters(), lr=SGD * setting["lr"])
+        optimizer = torch.optim.SGD(parameters, lr=SGD * lr)
+    elif setting.get("optimizer") == "TargetAdam":
+        optimizer = TargetAdam(parameters, lr=lr)
     else:
-        optimizer = torch.optim.Adam(space.parameters(), lr=setting["lr"])
+        optimizer = torch.optim.Adam(parameters, lr=lr)
     return Learner([optimizer], workload.steps, space.pullback, space.solve)
 
 
@@ -78,10 +81,26 @@ _RIDGES = ("auto", 0.3, 3.0)
 
 _UNTANGLE = TargetSpaceConfig().untangle  # in the setting, so that runs of another default are not taken for its runs
 
-DEFAULTS = Contender("target", "target space, Adam 0.002", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
-#: the defaults but for the period of untangling, as long as it is not the default
-PERIODIC = Contender("target-auto", 'target space, untangle="auto"', make, (_LR,), _LR, {"untangle": ("auto",)})
-#: the defaults with SGD, whose rate was found on these workloads and is one for all
+#: what docs/choosing.md tells users to take
+DEFAULTS = Contender(
+    "target-default",
+    "target space, TargetAdam 0.002",
+    make,
+    (_LR,),
+    _LR,
+    {"optimizer": ("TargetAdam",), "untangle": (_UNTANGLE,)},
+)
+#: the same but for the period of untangling, as long as it is not the default
+PERIODIC = Contender(
+    "target-auto",
+    'target space, TargetAdam, untangle="auto"',
+    make,
+    (_LR,),
+    _LR,
+    {"optimizer": ("TargetAdam",), "untangle": ("auto",)},
+)
+ADAM = Contender("target", "target space, Adam 0.002", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
+#: SGD, whose rate was found on these workloads and is one for all
 DESCENT = Contender(
     "target-sgd",
     "target space, SGD 0.2",
@@ -97,7 +116,7 @@ TUNED = Contender(
     _RATES,
     _LR,
     {
-        "optimizer": ("Adam", "SGD"),
+        "optimizer": ("TargetAdam", "Adam", "SGD"),
         "start": ("own", "weights"),
         "untangle": tuple(dict.fromkeys((_UNTANGLE, 1, "auto"))),
         "ridge": _RIDGES,

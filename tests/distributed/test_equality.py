@@ -20,6 +20,8 @@ CASES = {
     "Projected, few rows": {"name": "Projected", "rows": 20},
     "LSTM, one sample's rows": {"name": "LSTM", "rows": 6},
     "MLP, Adam": {"name": "MLP", "optimizer": "Adam"},
+    **{f"{name}, TargetAdam": {"name": name, "optimizer": "TargetAdam"} for name in (*TASKS, "Empty")},
+    "MLP, TargetAdam, replicated": {"name": "MLP", "optimizer": "TargetAdam", "shard": False},
     "MLP, clipped by value": {"name": "MLP", **CLIPPED, "gradient_clip_algorithm": "value"},
     **{f"{name}, accumulated and clipped": {"name": name, "accumulate": 2, **CLIPPED} for name in TASKS},
     **{f"{name}, replicated": {"name": name, "shard": False, "accumulate": 2, **CLIPPED} for name in TASKS},

@@ -19,11 +19,11 @@ from ts_lightning import ReferenceConfig, TargetSpaceConfig
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 
 
-def training(folder, shard=True, ckpt_path=None):
+def training(folder, shard=True, ckpt_path=None, optimizer="adam"):
     """Train in float64 with every step kept, in any number of processes the same; the last checkpoint's contents."""
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # at 0.02 a training of twelve steps magnifies rounding a thousandfold, at 0.005 it hardly does
-    model = build(seed=3 if ckpt_path else 0, batch_norm=False, dtype=torch.float64, lr=0.005)
+    model = build(seed=3 if ckpt_path else 0, batch_norm=False, dtype=torch.float64, lr=0.005, optimizer=optimizer)
     # 25 samples: no number of ranks divides them
     model.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=25, rows=CONFIG.reference.rows, shard=shard))
     several = {"strategy": "ddp", "devices": ranks, "use_distributed_sampler": False} if ranks > 1 else {}
@@ -76,6 +76,12 @@ def test_shares_go_on_as_replicas_and_replicas_as_shares(before, after, whole, t
     file = tmp_path / "before" / "step=6.ckpt"
     found = run(training, tmp_path / "after", shard=after, ckpt_path=file, ranks=2)
     assert_close(found[0], whole[2][0])
+
+
+def test_one_moment_of_all_targets_goes_on_in_another_number_of_ranks(tmp_path):
+    whole = run(training, tmp_path / "before", optimizer="target adam", ranks=2)[0]
+    file = tmp_path / "before" / "step=6.ckpt"
+    assert_close(run(training, tmp_path / "after", optimizer="target adam", ckpt_path=file, ranks=1)[0], whole)
 
 
 @pytest.fixture(scope="module")

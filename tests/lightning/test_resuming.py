@@ -12,6 +12,7 @@ from tests.support.resuming import Text, build, every_step, everything, fit, hel
 RUNS = {
     "adam": {},
     "lbfgs": {"optimizer": "lbfgs"},
+    "target adam": {"optimizer": "target adam"},
     "double": {"dtype": torch.float64},
     "half": {"precision": "bf16-mixed"},
     "accumulated": {"accumulate_grad_batches": 2},

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.fits import trainer
 from tests.support.nets import Attending
-from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetSpaceMixin
 
 BATCH = 8
 
@@ -150,6 +150,7 @@ NETWORKS = {cls.__name__: cls for cls in EVERY}
 OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
     "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "TargetAdam": lambda parameters: TargetAdam(parameters, lr=0.01),
 }
 
 

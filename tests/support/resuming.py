@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.fits import trainer
-from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceMixin
+from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetSpaceMixin
 
 #: fewer rows than the convolution has on the reference batch, so that which ones were sampled matters
 CONFIG = TargetSpaceConfig(reference=ReferenceConfig(size=24, rows=90))
@@ -56,7 +56,8 @@ class PlainText(LightningModule):
     def configure_optimizers(self):
         if self.hparams.optimizer == "lbfgs":
             return torch.optim.LBFGS(self.parameters(), lr=0.5, max_iter=3, history_size=4)
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
+        make = TargetAdam if self.hparams.optimizer == "target adam" else torch.optim.Adam
+        optimizer = make(self.parameters(), lr=self.hparams.lr)
         return [optimizer], [{"scheduler": StepLR(optimizer, 3, 0.7), "interval": "step"}]
 
 

@@ -84,7 +84,7 @@ class Beginning:
         if any(target.shape != cascade.targets[name].shape for name, target in kept.items()):
             gc.collect()  # graphs in cycles, for as long as which autograd expects gradients of the old shapes
         for name, target in kept.items():
-            target.data = cascade.targets[name].data
+            target.data, target.shards = cascade.targets[name].data, cascade.targets[name].shards
             cascade.targets[name] = target
         cascade.untangling.forget()
         cascade.solve()

@@ -83,6 +83,8 @@ class Partition:
         self.shards = Shards(self.group, run.batch.samples)
         run = ReferencePass(run.batch.share(self.shards), layers)
         targets, self._cuts = keep_share(run, layers, start, self.shards)
+        for target in targets.values():
+            target.shards = self.shards
         return run, targets
 
     def whole(self, name: str, share: Tensor) -> Tensor:

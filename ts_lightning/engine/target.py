@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.ridge.processes import Shards
+
 _GRAD: Any = torch.Tensor.grad
 _DATA: Any = torch.Tensor.data
 
@@ -22,10 +24,12 @@ class Target(nn.Parameter):
     Attributes:
         before_reading: called before a gradient is read; None where gradients are pulled back explicitly.
         replacements: how many times ``data`` was given another tensor, which moves no version.
+        shards: the processes that hold shares of the layer's targets, of which these are one; None where they are all.
     """
 
     before_reading: Callable[[], object] | None = None
     replacements = 0
+    shards: Shards | None = None
 
     @property
     def grad(self) -> Tensor | None:  # type: ignore[override]
