@@ -87,6 +87,7 @@ ONE_LINE = {
     "module": ([*BASE, "nopackage.Net"], "it cannot be imported (No module named 'nopackage'). Expected package."),
     "name alone": ([*BASE, "Cassifier"], "--model Cassifier: no LightningModule is known by this name. "),
     "callback": ([*NET, "--trainer.callbacks+=TargetSpaceMonitorr"], "Did you mean TargetSpaceMonitor"),
+    "our optimizer": ([*NET, "--optimizer", "TargetAdamm"], "Did you mean TargetAdam"),
     "optimizer": ([*NET, "--optimizer", "Adamm"], "no Optimizer is known by this name. Did you mean Adam"),
     "class in a yaml": (["fit", "--config", "misspelt.yaml"], "--model tests.cli.plain.Nett: "),
     "empty yaml": ([*NET, "--config", "empty.yaml"], "--config: found an empty file. Expected a YAML with settings."),

@@ -33,11 +33,12 @@ from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.lightning.convert import convert, space_of
+from ts_lightning.optim import TargetAdam
 from ts_lightning.report import History
 from ts_lightning.report.run import CHECKPOINT, METRICS
 
-#: callbacks that --trainer.callbacks+= knows by their name alone, being imported
-NAMED = (TargetSpaceMonitor,)
+#: what --trainer.callbacks+= and --optimizer know by their names alone, being imported
+NAMED = (TargetSpaceMonitor, TargetAdam)
 #: what Lightning takes for --ckpt_path beside a file
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
 #: in the place of the first lines of the Trainer's docstrings, which are cut off in the middle of a sentence
