@@ -11,11 +11,11 @@ from typing import Any
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.summary import Reported, Summary
 from benchmarks.peers.tables import PEER_NAMES, middle
-from benchmarks.peers.target import ABLATIONS, DEFAULTS, DESCENT, PERIODIC, TUNED
+from benchmarks.peers.target import ABLATIONS, ADAM, DEFAULTS, DESCENT, PERIODIC, TUNED
 from ts_lightning.callbacks.pictures.style import COLOURS
 from ts_lightning.report.drawing import figure
 
-_OWN = {DEFAULTS.name: "-", DESCENT.name: "-.", PERIODIC.name: ":", TUNED.name: "--"}
+_OWN = {DEFAULTS.name: "-", PERIODIC.name: ":", TUNED.name: "--", ADAM.name: "-.", DESCENT.name: (0, (1, 3))}
 _COMPARED = [*_OWN, *PEER_NAMES]
 _LARGEST = 32.0  # factor of the profile
 
@@ -113,7 +113,7 @@ def _ratios(whole: Summary, *, seconds: bool) -> dict[str, list[float]]:
 
 def ablation(whole: Summary, stem: Path) -> None:
     """The test metric at the end and steps to the middle level, with parts of target space taken away."""
-    names = [DEFAULTS.name, *(one.name for one in ABLATIONS), "foof", "adamw"]
+    names = [ADAM.name, *(one.name for one in ABLATIONS), "foof", "adamw"]
     titles = [next(iter(found.values())).workload.title for found in whole.values()]
     with figure(stem, "What each part of target space gives", [6.0, 3.4], 0.42 * len(titles) + 1.6) as panels:
         for name in names:
