@@ -12,7 +12,6 @@ it first falls below a level, on the line between two measurements. Lines go to 
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -27,7 +26,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import mlp
-from benchmarks.pages import fill, markdown
+from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.data import images, table
@@ -226,12 +225,10 @@ def draw(whole: dict[str, Reported], workloads: Sequence[Workload], stem: Path) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is missing, draw, and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
+    parser = options(__doc__)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: all")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"of each space (default {TRIALS})")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"default {SEEDS}")
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     results = Results(RESULTS)

@@ -18,7 +18,6 @@ at the start and after some steps of Adam.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -34,6 +33,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import mlp
+from benchmarks.pages import options
 from benchmarks.peers.data import images
 from benchmarks.peers.networks import Sequence as Recurrent
 from benchmarks.peers.results import Results
@@ -207,10 +207,8 @@ def _rounded(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, draw, and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     results = Results(RESULTS)

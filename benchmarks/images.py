@@ -10,7 +10,6 @@ is untuned, with Adam 0.002. Seconds are processor time of one thread, of the tr
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown
+from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.tables import percent
@@ -128,10 +127,7 @@ def page() -> None:
 
 def main() -> None:
     """Measure what is missing, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
-    given = parser.parse_args()
+    given = options(__doc__).parse_args()
     torch.set_num_threads(1)
     if not given.draw:
         data = WORKLOAD.data(given.data)

@@ -1,10 +1,19 @@
-"""What benchmarks write into the documentation: tables in Markdown, each between its markers in a page."""
+"""What benchmarks share that write into the documentation: options, and tables in Markdown between a page's markers."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark that reads data sets, keeps its results in a file and draws them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
+    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
+    return parser
 
 
 def markdown(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -10,7 +10,6 @@ Target space has its defaults, Adam 0.002. Weight space has AdamW with decay 0.0
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.pages import options
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.training import begin
@@ -95,10 +95,7 @@ def draw() -> None:
 
 def main() -> None:
     """Measure what is missing, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
-    given = parser.parse_args()
+    given = options(__doc__).parse_args()
     torch.set_num_threads(1)
     if not given.draw:
         data = WORKLOAD.data(given.data)

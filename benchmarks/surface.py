@@ -11,7 +11,6 @@ of 0.1 changes every layer by a tenth of itself (Li et al., 2018).
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import mlp
+from benchmarks.pages import options
 from benchmarks.peers.data import images
 from benchmarks.peers.starts import start
 from benchmarks.peers.workload import Split, batches
@@ -152,10 +152,8 @@ def _panel(panel: Any, lines: list[Line], kind: str, colours: dict[str, str]) ->
 
 def main() -> None:
     """Measure and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if not given.draw:
