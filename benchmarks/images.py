@@ -83,12 +83,16 @@ def tuned() -> Setting:
 
 def runs() -> list[Run]:
     """What is compared."""
-    adam, periodic = CONTENDERS["target"].first, CONTENDERS["target-auto"].first
+    default, periodic = CONTENDERS["target-default"].first, CONTENDERS["target-auto"].first
+    adam = {"lr": 0.002, "untangle": 1}
     return [
+        ("target-default", default, 400),
+        ("target-default", default, 800),
         ("target-auto", periodic, 400),
-        ("muon", tuned(), 800),
-        ("target-auto", periodic, 800),
         ("target", adam, 800),
+        ("target-auto", {**adam, "untangle": "auto"}, 400),
+        ("target-auto", {**adam, "untangle": "auto"}, 800),
+        ("muon", tuned(), 800),
         ("adamw", {"lr": 0.003, "start": "he", "weight_decay": 0.01}, 800),
     ]
 
@@ -96,8 +100,10 @@ def runs() -> list[Run]:
 def label(run: Run) -> str:
     """In words."""
     contender, setting, steps = run
-    rate = "" if contender.startswith("target") else f" {setting['lr']:g}"
-    return f"{CONTENDERS[contender].label}{rate}, {steps} steps"
+    if not contender.startswith("target"):
+        return f"{CONTENDERS[contender].label} {setting['lr']:g}, {steps} steps"
+    auto = ', untangle="auto"' if setting["untangle"] == "auto" else ""
+    return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{auto}, {steps} steps"
 
 
 def page() -> None:
@@ -135,8 +141,8 @@ def main() -> None:
         for run, seed in wanted:
             if found(run, seed) is None:
                 train(run, seed, data)
-        for seed in SEEDS:
-            for run in runs():
+        for run in runs():
+            for seed in SEEDS:
                 if found(run, seed) is None:
                     train(run, seed, data)
     page()
