@@ -1,4 +1,4 @@
-"""An optimizer for targets: Adam with one second moment for all of them.
+"""An optimizer for targets: momentum on gradients that are divided by one root mean square of all targets.
 
 Targets are pre-activations, all in comparable units (``step_scale``), and the solve has taken the scales of the inputs
 out of their gradients. What the sizes of these gradients say, of layers and of samples, is information; Adam divides it
@@ -11,27 +11,32 @@ ICLR 2015) in the place of sums; docs/evidence.md has what it gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ts_lightning.engine.target import Target
-from ts_lightning.errors import expect
+from ts_lightning.errors import SettingError, expect
+
+#: options of Adam that a parameter group may ask for, and that would be without effect here
+_WITHOUT = ("amsgrad", "maximize", "differentiable")
 
 
 class TargetAdam(Optimizer):
-    """Adam with one second moment for all targets; everything else, weights among it, is trained by Adam itself.
+    """Adam with one second moment for all targets; everything else, weights among it, is trained by AdamW itself.
 
     With G the gradients of a layer's targets, and g^2 the mean over layers of the mean squares of their G:
 
-        T <- T - lr average(G) / (sqrt(max(average(g^2), g^2)) + eps)
+        T <- T - lr average(G / (sqrt(max(average(g^2), g^2)) + eps))
 
-    Averages are exponential and corrected for their start at zero, as Adam's. The maximum keeps a step short where
-    gradients have grown all of a sudden.
+    Averages are exponential and corrected for their start at zero, as Adam's. The root of the mean over layers of a
+    step's mean squares is lr at most, however much gradients grow all of a sudden. There is one measure g for the
+    targets of one optimizer, and for all processes.
 
     Examples:
         In a loop of one's own; in Lightning ``configure_optimizers`` returns ``TargetAdam(self.parameters())``.
@@ -57,13 +62,15 @@ class TargetAdam(Optimizer):
 
     Args:
         params: parameters or groups of them; targets take the place of solved weights later.
-        lr: the learning rate, in units of the targets (``step_scale``), above or equal to 0.
-        betas: of Adam's averages of gradients and squares; the second one's holds for targets, too.
-        momentum: the average of the targets' gradients, in the place of the first of ``betas``; from 0 to below 1.
+        lr: the learning rate, in units of the targets (``step_scale``), at least 0.
+        betas: of AdamW's averages of gradients and squares; the second one's holds for targets, too.
+        momentum: the average of the targets' gradients, in the place of the first of ``betas``, from 0 to below 1.
+            Schedulers that cycle a momentum (OneCycleLR) change the first of ``betas``, and not this one.
         eps: added to the root mean squares.
+        weight_decay: AdamW's, of everything but targets; weights that are solved are decayed by the ridge.
 
     Raises:
-        SettingError: a setting is out of its range.
+        SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
     """
 
     def __init__(
@@ -73,12 +80,32 @@ class TargetAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         momentum: float = 0.5,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
-        expect("lr", lr, 0)
-        expect("eps", eps, 0)
-        for name, value in (("betas[0]", betas[0]), ("betas[1]", betas[1]), ("momentum", momentum)):
-            expect(name, value, 0, below=1)
-        super().__init__(params, {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps})
+        options = {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        _check(options)
+        super().__init__(params, options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose options are checked."""
+        _check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state, as ``load_state_dict`` does; of another optimizer's only what is the same in both."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in ("betas", "momentum", "eps", "weight_decay"):
+                group.setdefault(name, self.defaults[name])
+        others = [p for p, held in self.state.items() if isinstance(p, Target) and not _measured(held)]
+        for target in others:
+            del self.state[target]
+        if others:
+            warnings.warn(
+                f"TargetAdam was given the state of another optimizer. The moments of {len(others)} layers' targets "
+                f"start anew: those are of every number, and it needs one for all.",
+                stacklevel=2,
+            )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -97,87 +124,126 @@ class TargetAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        targets: list[tuple[dict[str, Any], list[Target], list[Tensor]]] = []
+        mine: list[tuple[dict[str, Any], list[Target], list[Tensor]]] = []
         for group in self.param_groups:
             found = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
             if any(gradient.is_sparse for _, gradient in found):
                 raise RuntimeError("TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them.")
-            mine = [(p, gradient) for p, gradient in found if isinstance(p, Target)]
-            targets.append((group, [p for p, _ in mine], [gradient for _, gradient in mine]))
-            self._adam(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)])
-        square = _mean_square([(p, g) for _, ps, gs in targets for p, g in zip(ps, gs, strict=True)])
-        for group, parameters, gradients in targets:
-            if parameters:
-                self._step_targets(group, parameters, gradients, square)
+            targets = [(p, gradient) for p, gradient in found if isinstance(p, Target)]
+            if targets:
+                mine.append((group, [p for p, _ in targets], [gradient for _, gradient in targets]))
+            self._step_others(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)])
+        if mine:
+            present = _mean_square([(p, g) for _, ps, gs in mine for p, g in zip(ps, gs, strict=True)])
+            step, square = self._newest(present)
+            for group, parameters, gradients in mine:
+                self._step_targets(group, parameters, gradients, step, square, present)
         return loss
 
-    def _adam(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Adam's step."""
+    def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """AdamW's step."""
         states = []
         for parameter, _ in found:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros(())
+                state["step"] = torch.zeros((), dtype=torch.float32)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             states.append(state)
         beta1, beta2 = group["betas"]
-        adam(
+        adamw(
             [parameter for parameter, _ in found],
             [gradient for _, gradient in found],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
+            has_complex=any(parameter.is_complex() for parameter, _ in found),
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
             lr=group["lr"],
-            weight_decay=0.0,
+            weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
         )
 
+    def _targets(self) -> Iterator[Target]:
+        for group in self.param_groups:
+            yield from (p for p in group["params"] if isinstance(p, Target))
+
+    def _newest(self, like: Tensor) -> tuple[int, Tensor]:
+        """Steps so far, and the running mean square, (), of the targets that have made most of them.
+
+        A target that had no gradient for a while, or that joins, goes on from there.
+        """
+        states = [self.state[target] for target in self._targets() if self.state.get(target)]
+        if not states:
+            return 0, torch.zeros_like(like)
+        newest = max(states, key=lambda state: int(state["step"]))
+        return int(newest["step"]), newest["exp_avg_sq"].to(like)
+
     def _step_targets(
-        self, group: dict[str, Any], targets: Sequence[Target], gradients: Sequence[Tensor], square: Tensor
+        self,
+        group: dict[str, Any],
+        targets: Sequence[Target],
+        gradients: Sequence[Tensor],
+        step: int,
+        square: Tensor,
+        present: Tensor,
     ) -> None:
-        """The step of targets, given the mean ``square`` of all gradients, ()."""
+        """The step of targets.
+
+        Args:
+            group: their options.
+            targets: some.
+            gradients: theirs.
+            step: how many there were before.
+            square: the running mean square of all gradients before, ().
+            present: the mean square of all gradients now, ().
+        """
         momentum, beta2 = group["momentum"], group["betas"][1]
-        states = []
+        square = square.lerp(present, 1 - beta2)
+        length = torch.maximum(square / (1 - beta2 ** (step + 1)), present).sqrt() + group["eps"]
         for target in targets:
             state = self.state[target]
             if not state:
-                state["step"] = torch.zeros(())
                 state["exp_avg"] = torch.zeros_like(target)
-                state["exp_avg_sq"] = torch.zeros((), dtype=target.dtype, device=target.device)
-            states.append(state)
-        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-        torch._foreach_lerp_(means, list(gradients), 1 - momentum)
-        present = [square.to(value) for value in squares]
-        torch._foreach_lerp_(squares, present, 1 - beta2)
-        steps, scales = [], []
-        for state in states:
-            state["step"] += 1
-            made = int(state["step"])
-            steps.append(-float(group["lr"]) / (1 - momentum**made))
-            scales.append(1 - beta2**made)
-        lengths = torch._foreach_div(squares, scales)
-        torch._foreach_maximum_(lengths, present)
-        torch._foreach_sqrt_(lengths)
-        torch._foreach_add_(lengths, group["eps"])
-        torch._foreach_reciprocal_(lengths)
-        torch._foreach_mul_(lengths, steps)
-        torch._foreach_addcmul_(list(targets), means, lengths)
+            state["step"] = torch.tensor(step + 1, dtype=torch.float32)
+            state["exp_avg_sq"] = square.to(device=target.device, dtype=target.dtype, copy=True)
+        means = [self.state[target]["exp_avg"] for target in targets]
+        divided = [gradient / length.to(gradient) for gradient in gradients]
+        torch._foreach_lerp_(means, divided, 1 - momentum)
+        torch._foreach_add_(list(targets), means, alpha=-float(group["lr"]) / (1 - momentum ** (step + 1)))
+
+
+def _measured(state: dict[str, Any]) -> bool:
+    """Whether a target's state is one of this optimizer."""
+    return isinstance(state.get("exp_avg_sq"), Tensor) and state["exp_avg_sq"].dim() == 0
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise SettingError where an option is out of its range, or asks for what this optimizer has not."""
+    for name in ("lr", "eps", "weight_decay"):
+        expect(name, options[name], 0)
+    beta1, beta2 = options["betas"]
+    for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):
+        expect(name, value, 0, below=1)
+    wanted = [name for name in _WITHOUT if options.get(name)]
+    if wanted:
+        raise SettingError(
+            f"TargetAdam has no {wanted[0]}: found {options[wanted[0]]} in a parameter group. Leave it out, or use "
+            f"torch.optim.Adam."
+        )
 
 
 def _mean_square(found: Sequence[tuple[Target, Tensor]]) -> Tensor:
     """The mean over layers of the gradients' mean squares, over all processes that share the targets, ()."""
-    if not found:
-        return torch.zeros(())
     gradients = [gradient for _, gradient in found]
     sums = torch.stack([norm.to(gradients[0].device) for norm in torch._foreach_norm(gradients)]).square()
     counts = torch.tensor([gradient.numel() for gradient in gradients]).to(sums)
-    shards = found[0][0].shards
+    shards = next((target.shards for target, _ in found if target.shards is not None), None)
     if shards is not None:
         shards.sum(sums, counts)
-    return (sums / counts).mean()
+    # a finite gradient may have a square that is not
+    return (sums / counts.clamp_min(1)).mean().clamp_max(torch.finfo(sums.dtype).max)

@@ -1,5 +1,6 @@
 """Training goes on bit for bit: from every step, with any reference batch, by the callbacks' own names."""
 
+import warnings
 from collections import UserDict, namedtuple
 
 import pytest
@@ -43,6 +44,25 @@ def test_resuming_at_any_step_gives_the_same_bits(options, tmp_path):
         assert run.global_step == whole.global_step
         assert model.losses == losses[len(losses) - len(model.losses) :]
         assert_equal(everything(run), everything(whole))
+
+
+@pytest.mark.parametrize("target_space", [Text.target_space, None])
+def test_a_run_of_adam_goes_on_with_target_adam(target_space, tmp_path):
+    def module(optimizer):
+        model = build(optimizer=optimizer)
+        model.target_space = target_space
+        return model
+
+    fit(module("adam"), max_epochs=2, callbacks=[every_step(tmp_path)])
+    model = module("target adam")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run = fit(model, ckpt_path=tmp_path / "step=5.ckpt")
+    moments = sum("the state of another optimizer" in str(one.message) for one in said)
+    assert moments == (target_space is not None)
+    assert run.global_step > 6
+    (optimizer,) = run.optimizers
+    assert optimizer.param_groups[0]["momentum"] == 0.5
 
 
 def test_a_new_reference_batch_is_taken_once_in_an_epoch(tmp_path):

@@ -63,6 +63,12 @@ class Target(nn.Parameter):
         found: Tensor | None = _GRAD.__get__(self)
         return found
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Target:
+        """A copy of the values, of the same processes' shares."""
+        copied: Target = super().__deepcopy__(memo)  # type: ignore[no-untyped-call]
+        copied.shards = self.shards
+        return copied
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as a plain Parameter."""
         plain: Any = nn.Parameter(self.detach(), self.requires_grad)
