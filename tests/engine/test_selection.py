@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.support.encoders import Net, X, half_frozen, half_frozen_recurrent, tied
 from tests.support.fits import assert_equal
-from ts_lightning import TargetSpace, TargetSpaceConfig
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.engine.selection import select_layers
 
 
@@ -163,3 +163,20 @@ def test_by_default_it_stays_in_weight_space_and_the_rest_trains(case):
 def test_what_is_excluded_is_not_among_what_is_left():
     model = Net(table=nn.Embedding(3, 3), rnn=nn.GRU(3, 4))
     assert TargetSpace(model, X, TargetSpaceConfig(exclude=["table", "rnn"])).left == []
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("sizes", [(3, 0), (0, 3)])
+def test_a_layer_without_inputs_or_outputs_stays(sizes):
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.none = nn.Linear(4, 2), nn.Linear(*sizes)
+
+        def forward(self, x):
+            return self.net(x), self.none(x[:, : sizes[0]])
+
+    space = TargetSpace(Beside(), torch.randn(9, 4))
+    assert [(left.name, left.reason) for left in space.left] == [("none", "weights without entries")]
+    with pytest.raises(TargetSpaceError, match=r"layer 'none' \(Linear\) has no inputs or no outputs"):
+        TargetSpace(Beside(), torch.randn(9, 4), TargetSpaceConfig(layers=["net", "none"]))

@@ -172,6 +172,10 @@ def _refused(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | Non
             f"layer '{name}' ({type(module).__name__}) has complex weights, and targets are real. Add '{name}' to "
             f"exclude."
         )
+    if any(parameter.numel() == 0 for parameter in module.parameters(recurse=False)):
+        return "weights without entries", TargetSpaceError(
+            f"layer '{name}' ({type(module).__name__}) has no inputs or no outputs. Add '{name}' to exclude."
+        )
     if "forward" in vars(module):
         return "a forward set on the instance", TargetSpaceError(
             f"layer '{name}' ({type(module).__name__}) has a forward that was set on the instance. That is possible "
