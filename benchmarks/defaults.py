@@ -143,6 +143,7 @@ def groups() -> dict[str, list[Run]]:
         "lr": [
             *target(PROBES, [{}], (0.0005, 0.001, 0.004), seeds=(0,)),
             *target(PROBES, [{"optimizer": "sgd"}], (0.1, 0.2, 0.4), seeds=(0,)),
+            *target(PROBES, [{"optimizer": "target"}], (0.001, 0.002, 0.004), seeds=(0,)),
         ],
     }
 

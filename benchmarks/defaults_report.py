@@ -235,6 +235,7 @@ def main() -> None:
         "lr": [
             *((f"Adam {lr:g}", lr, {}) for lr in (0.0005, 0.001, 0.002, 0.004)),
             *((f"SGD {lr:g}", lr, {"optimizer": "sgd"}) for lr in (0.1, 0.2, 0.4)),
+            *((f"TargetAdam {lr:g}", lr, {"optimizer": "target"}) for lr in (0.001, 0.002, 0.004)),
         ],
     }
     tables = {"main": main_table(), "seconds": seconds_table(), "spirals": spirals_table(), "rows": rows_table()}

@@ -4,8 +4,8 @@
     python benchmarks/permuted.py --draw            # docs/evidence/permuted.png from the file
 
 Target space has its defaults, with TargetAdam 0.002 and with Adam 0.002. Weight space has AdamW with decay 0.01, at the
-rate and from the start of ``SETTINGS`` with the best validation accuracy after ``TRIAL`` steps. Schedules and starts are
-those of ``benchmarks/peers``; seconds are processor time of one thread, of the training steps alone.
+rate and from the start of ``SETTINGS`` with the best validation accuracy after ``TRIAL`` steps. Schedules and starts
+are those of ``benchmarks/peers``; seconds are processor time of one thread, of the training steps alone.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning import ReferenceConfig, TargetAdam, TargetSpace, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.lightning.reference_data import reference_size
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -20,6 +20,7 @@ _TEST_BATCH = 500
 
 OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
+    "target": lambda parameters, lr: TargetAdam(parameters, lr=lr),
     "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
     "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
 }
