@@ -21,7 +21,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ts_lightning.engine.target import Target
-from ts_lightning.errors import SettingError, expect
+from ts_lightning.errors import SettingError, TargetSpaceError, expect
 
 #: options of Adam that a parameter group may ask for, and that would be without effect here
 _WITHOUT = ("amsgrad", "maximize", "differentiable")
@@ -118,7 +118,7 @@ class TargetAdam(Optimizer):
         """One step; returns what ``closure``, which computes the loss and its gradients anew, gave.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            TargetSpaceError: a gradient is sparse.
         """
         loss = None
         if closure is not None:
@@ -128,7 +128,9 @@ class TargetAdam(Optimizer):
         for group in self.param_groups:
             found = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
             if any(gradient.is_sparse for _, gradient in found):
-                raise RuntimeError("TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them.")
+                raise TargetSpaceError(
+                    "TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them."
+                )
             targets = [(p, gradient) for p, gradient in found if isinstance(p, Target)]
             if targets:
                 mine.append((group, [p for p, _ in targets], [gradient for _, gradient in targets]))

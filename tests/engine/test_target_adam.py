@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.nets import dense, moons
-from ts_lightning import TargetAdam, TargetSpace
+from ts_lightning import TargetAdam, TargetSpace, TargetSpaceError
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import SettingError
 
@@ -227,5 +227,5 @@ def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(5, 2, sparse=True)
     optimizer = TargetAdam(embedding.parameters())
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match="TargetAdam does not support sparse gradients"):
+    with pytest.raises(TargetSpaceError, match="TargetAdam does not support sparse gradients"):
         optimizer.step()
