@@ -10,11 +10,9 @@ Target space has its defaults, Adam 0.002. Weight space has AdamW with decay 0.0
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import options
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.results import Line, Results
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data
 from benchmarks.peers.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "permuted.jsonl"
+RESULTS = Results(ROOT / "benchmarks" / "results" / "permuted.jsonl")
 FIGURE = ROOT / "docs" / "evidence" / "permuted"
 WORKLOAD = WORKLOADS["permuted-pixels"]
 DEFAULTS: Setting = CONTENDERS["target"].first
@@ -39,8 +38,6 @@ SETTINGS: list[Setting] = [
 TRIAL = 150  # steps
 _EVERY = 50  # steps between two measurements
 _SAMPLES = 1000  # of the validation split, and of the test split, which is measured whole at the end
-
-Line = dict[str, Any]
 
 
 def train(contender: str, setting: Setting, data: Data, steps: int, seed: int = 1) -> None:
@@ -57,16 +54,14 @@ def train(contender: str, setting: Setting, data: Data, steps: int, seed: int = 
             line = {"contender": contender, "setting": setting, "seed": seed, "steps": steps, "step": step}
             line |= {"validation": validation, "test": round(WORKLOAD.score(runner.model, test), 4)}
             line |= {"tested": len(test), "loss": round(loss, 4), "seconds": round(seconds, 1)}
-            with RESULTS.open("a") as file:
-                print(json.dumps(line), file=file)
+            RESULTS.add(line)
             print(line, flush=True)
 
 
 def run(contender: str, setting: Setting, steps: int) -> list[Line]:
     """The measurements of a run on file; none where it did not come to its end."""
-    every = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     wanted = {"contender": contender, "setting": dict(setting), "steps": steps}
-    found = [line for line in every if wanted.items() <= line.items()]
+    found = [line for line in RESULTS.lines if wanted.items() <= line.items()]
     return found if found and found[-1]["step"] == steps else []
 
 

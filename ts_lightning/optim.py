@@ -12,7 +12,7 @@ ICLR 2015) in the place of sums; docs/evidence.md has what it gives.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
@@ -124,22 +124,22 @@ class TargetAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        mine: list[tuple[dict[str, Any], list[Target], list[Tensor]]] = []
+        mine: list[tuple[dict[str, Any], list[tuple[Target, Tensor]]]] = []
         for group in self.param_groups:
             found = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
             if any(gradient.is_sparse for _, gradient in found):
                 raise TargetSpaceError(
                     "TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them."
                 )
-            targets = [(p, gradient) for p, gradient in found if isinstance(p, Target)]
-            if targets:
-                mine.append((group, [p for p, _ in targets], [gradient for _, gradient in targets]))
+            mine.append((group, [(p, gradient) for p, gradient in found if isinstance(p, Target)]))
             self._step_others(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)])
-        if mine:
-            present = _mean_square([(p, g) for _, ps, gs in mine for p, g in zip(ps, gs, strict=True)])
+        every = [pair for _, pairs in mine for pair in pairs]
+        if every:
+            present = _mean_square(every)
             step, square = self._newest(present)
-            for group, parameters, gradients in mine:
-                self._step_targets(group, parameters, gradients, step, square, present)
+            for group, pairs in mine:
+                if pairs:
+                    self._step_targets(group, pairs, step, square, present)
         return loss
 
     def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -170,16 +170,13 @@ class TargetAdam(Optimizer):
             maximize=False,
         )
 
-    def _targets(self) -> Iterator[Target]:
-        for group in self.param_groups:
-            yield from (p for p in group["params"] if isinstance(p, Target))
-
     def _newest(self, like: Tensor) -> tuple[int, Tensor]:
         """Steps so far, and the running mean square, (), of the targets that have made most of them.
 
         A target that had no gradient for a while, or that joins, goes on from there.
         """
-        states = [self.state[target] for target in self._targets() if self.state.get(target)]
+        every = (p for group in self.param_groups for p in group["params"])
+        states = [self.state[p] for p in every if isinstance(p, Target) and self.state.get(p)]
         if not states:
             return 0, torch.zeros_like(like)
         newest = max(states, key=lambda state: int(state["step"]))
@@ -188,8 +185,7 @@ class TargetAdam(Optimizer):
     def _step_targets(
         self,
         group: dict[str, Any],
-        targets: Sequence[Target],
-        gradients: Sequence[Tensor],
+        pairs: Sequence[tuple[Target, Tensor]],
         step: int,
         square: Tensor,
         present: Tensor,
@@ -198,8 +194,7 @@ class TargetAdam(Optimizer):
 
         Args:
             group: their options.
-            targets: some.
-            gradients: theirs.
+            pairs: targets and their gradients.
             step: how many there were before.
             square: the running mean square of all gradients before, ().
             present: the mean square of all gradients now, ().
@@ -207,16 +202,19 @@ class TargetAdam(Optimizer):
         momentum, beta2 = group["momentum"], group["betas"][1]
         square = square.lerp(present, 1 - beta2)
         length = torch.maximum(square / (1 - beta2 ** (step + 1)), present).sqrt() + group["eps"]
-        for target in targets:
+        made = torch.tensor(step + 1, dtype=torch.float32)
+        means = []
+        for target, _ in pairs:
             state = self.state[target]
             if not state:
                 state["exp_avg"] = torch.zeros_like(target)
-            state["step"] = torch.tensor(step + 1, dtype=torch.float32)
-            state["exp_avg_sq"] = square.to(device=target.device, dtype=target.dtype, copy=True)
-        means = [self.state[target]["exp_avg"] for target in targets]
-        divided = [gradient / length.to(gradient) for gradient in gradients]
+            # of all targets, and never written to: the next step has others
+            state["step"], state["exp_avg_sq"] = made, square.to(target)
+            means.append(state["exp_avg"])
+        divided = [gradient / length.to(gradient) for _, gradient in pairs]
         torch._foreach_lerp_(means, divided, 1 - momentum)
-        torch._foreach_add_(list(targets), means, alpha=-float(group["lr"]) / (1 - momentum ** (step + 1)))
+        rate = float(group["lr"]) / (1 - momentum ** (step + 1))
+        torch._foreach_add_([target for target, _ in pairs], means, alpha=-rate)
 
 
 def _measured(state: dict[str, Any]) -> bool:

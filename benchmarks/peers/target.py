@@ -81,34 +81,19 @@ _RIDGES = ("auto", 0.3, 3.0)
 
 _UNTANGLE = TargetSpaceConfig().untangle  # in the setting, so that runs of another default are not taken for its runs
 
-#: what docs/choosing.md tells users to take
-DEFAULTS = Contender(
-    "target-default",
-    "target space, TargetAdam 0.002",
-    make,
-    (_LR,),
-    _LR,
-    {"optimizer": ("TargetAdam",), "untangle": (_UNTANGLE,)},
-)
+
+def _untuned(name: str, label: str, **setting: Any) -> Contender:
+    """A contender whose one setting is the same in all workloads."""
+    return Contender(name, label, make, (_LR,), _LR, {option: (value,) for option, value in setting.items()})
+
+
+#: what docs/choosing.md tells users to take in dense networks
+DEFAULTS = _untuned("target-default", "target space, TargetAdam 0.002", optimizer="TargetAdam", untangle=_UNTANGLE)
 #: the same but for the period of untangling, as long as it is not the default
-PERIODIC = Contender(
-    "target-auto",
-    'target space, TargetAdam, untangle="auto"',
-    make,
-    (_LR,),
-    _LR,
-    {"optimizer": ("TargetAdam",), "untangle": ("auto",)},
-)
-ADAM = Contender("target", "target space, Adam 0.002", make, (_LR,), _LR, {"untangle": (_UNTANGLE,)})
+PERIODIC = _untuned("target-auto", 'target space, TargetAdam, untangle="auto"', optimizer="TargetAdam", untangle="auto")
+ADAM = _untuned("target", "target space, Adam 0.002", untangle=_UNTANGLE)
 #: SGD, whose rate was found on these workloads and is one for all
-DESCENT = Contender(
-    "target-sgd",
-    "target space, SGD 0.2",
-    make,
-    (_LR,),
-    _LR,
-    {"optimizer": ("SGD",), "untangle": (_UNTANGLE,)},
-)
+DESCENT = _untuned("target-sgd", "target space, SGD 0.2", optimizer="SGD", untangle=_UNTANGLE)
 TUNED = Contender(
     "target-tuned",
     "target space, tuned",

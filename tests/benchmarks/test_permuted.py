@@ -1,22 +1,20 @@
 """AdamW's setting is that of the best whole trial; runs that were stopped do not count."""
 
-import json
-
 import pytest
 
 from benchmarks import permuted
+from benchmarks.peers.results import Results
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(permuted, "RESULTS", tmp_path / "permuted.jsonl")
+    monkeypatch.setattr(permuted, "RESULTS", Results(tmp_path / "permuted.jsonl"))
     monkeypatch.setattr(permuted, "SETTINGS", [{"lr": 0.1}, {"lr": 0.2}])
 
     def write(*lines):
-        with permuted.RESULTS.open("a") as file:
-            for lr, steps, step, validation in lines:
-                line = {"contender": "adamw", "setting": {"lr": lr}, "steps": steps, "step": step}
-                print(json.dumps({**line, "validation": validation}), file=file)
+        for lr, steps, step, validation in lines:
+            line = {"contender": "adamw", "setting": {"lr": lr}, "steps": steps, "step": step}
+            permuted.RESULTS.add({**line, "validation": validation})
 
     return write
 

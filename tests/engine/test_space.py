@@ -238,23 +238,6 @@ def test_gradients_that_are_alike_have_memory_of_their_own():
     assert model.p.grad.data_ptr() != model.q.grad.data_ptr()
 
 
-class Bags(nn.Module):
-    """Texts one behind the other, and where each of them starts."""
-
-    def __init__(self):
-        super().__init__()
-        self.words, self.head = nn.EmbeddingBag(9, 3), nn.Linear(3, 2)
-
-    def forward(self, text, offsets):
-        return self.head(self.words(text, offsets))
-
-
-def test_the_line_counts_no_samples_where_the_tensors_do_not_say_how_many():
-    space = TargetSpace(Bags(), (torch.arange(30) % 9, torch.arange(0, 30, 5)))
-    assert "a reference batch whose tensors differ in length, start normalised" in space.describe()
-    assert "in weight space: words (nn.EmbeddingBag: a table)." in space.describe()
-
-
 @pytest.mark.parametrize("changed_only", [False, True])
 def test_a_solve_that_has_nothing_to_write(changed_only):
     """All layers are frozen; or two optimizers train, and none of the weights changed, as at a rate of 0."""
@@ -281,19 +264,6 @@ def test_the_first_registered_parameter_says_on_which_device_random_numbers_are_
     model.teachers = [nn.Linear(3, 2, device="meta")]
     TargetSpace(model, torch.randn(20, 3))
     assert {device.type for device in found} == {"cpu"}
-
-
-def test_parameters_of_the_model_itself_are_named():
-    class Positions(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.positions, self.net = nn.Parameter(torch.randn(4, 3)), nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.net(x + self.positions[: x.shape[1]])
-
-    space = TargetSpace(Positions(), torch.randn(20, 4, 3))
-    assert "in weight space: positions (" in space.describe()
 
 
 @pytest.mark.parametrize("given", [{"ridge": 2}, True, 2.0])

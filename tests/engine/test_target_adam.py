@@ -61,18 +61,22 @@ def test_everything_else_is_trained_by_adamw(dtype, decay):
         torch.testing.assert_close(mine, theirs)
 
 
-def trained(scale, steps=10, optimizer=None, **options):
-    """A net with a norm, after so many steps on a loss times ``scale``; its space and optimizer."""
+def train(space, optimizer, steps, scale=1.0):
+    """So many steps on a loss times ``scale``."""
     x, y = moons()
-    model = dense(norm=True)
-    space = TargetSpace(model, x)
-    optimizer = TargetAdam(space.parameters(), **options)
     for _ in range(steps):
         optimizer.zero_grad()
-        (scale * functional.cross_entropy(model(x), y)).backward()
+        (scale * functional.cross_entropy(space.model(x), y)).backward()
         space.pullback()
         optimizer.step()
         space.solve()
+
+
+def trained(scale, steps=10, **options):
+    """A net with a norm, after so many steps; its space and optimizer."""
+    space = TargetSpace(dense(norm=True), moons()[0])
+    optimizer = TargetAdam(space.parameters(), **options)
+    train(space, optimizer, steps, scale)
     return space, optimizer
 
 
@@ -143,14 +147,9 @@ def test_a_copy_measures_over_the_same_processes():
 
 
 def test_the_state_of_adam_is_taken_for_what_both_train():
-    x, y = moons()
-    model = dense(norm=True)
-    space = TargetSpace(model, x)
+    space = TargetSpace(dense(norm=True), moons()[0])
     adam = torch.optim.Adam(space.parameters(), 0.01)
-    functional.cross_entropy(model(x), y).backward()
-    space.pullback()
-    adam.step()
-    space.solve()
+    train(space, adam, 1)
     optimizer = TargetAdam(space.parameters(), 0.01)
     with pytest.warns(UserWarning, match="the state of another optimizer.*layers' targets start anew"):
         optimizer.load_state_dict(adam.state_dict())
@@ -159,9 +158,7 @@ def test_the_state_of_adam_is_taken_for_what_both_train():
     assert others
     assert all(torch.equal(optimizer.state[p]["exp_avg"], adam.state[p]["exp_avg"]) for p in others)
     assert not targets.intersection(optimizer.state)
-    functional.cross_entropy(model(x), y).backward()
-    space.pullback()
-    optimizer.step()
+    train(space, optimizer, 1)
     assert optimizer.param_groups[0]["momentum"] == 0.5
 
 
@@ -169,18 +166,12 @@ def test_its_state_goes_on():
     space, optimizer = trained(1.0, steps=4)
     state = copy.deepcopy((space.state_dict(), optimizer.state_dict(), space.model.state_dict()))
     expected, _ = trained(1.0, steps=8)
-    x, y = moons()
     model = dense(norm=True)
     model.load_state_dict(state[2])
-    again = TargetSpace(model, x, state=state[0])
+    again = TargetSpace(model, moons()[0], state=state[0])
     optimizer = TargetAdam(again.parameters())
     optimizer.load_state_dict(state[1])
-    for _ in range(4):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        again.pullback()
-        optimizer.step()
-        again.solve()
+    train(again, optimizer, 4)
     for name, target in expected.targets.items():
         assert torch.equal(again.targets[name], target)
 
