@@ -164,6 +164,11 @@ class TargetSpaceConfig:
             ``k``-th time; between, each layer's inputs on the reference batch are those of the last time, so that its
             weights are one product with its targets, and gradients take the way back of that time. ``"auto"`` chooses
             the number between 1 and 16 while training, by how far the weights jump each time: ``docs/cost.md``.
+        cascade_gradient: whether gradients pass through the inputs of later layers. Targets decide the weights of their
+            own layer, by its solve, and through what this layer passes on those of all later ones. ``False`` leaves the
+            latter share out: a solve takes its layer's inputs as constants. A step of narrow dense layers then takes
+            half the time, or less; norms and embeddings have no share from the reference batch. ``docs/cost.md``
+            says where accuracy suffers, and where it does not.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
@@ -202,6 +207,7 @@ class TargetSpaceConfig:
     forget_bias: float = 1.0
     step_scale: StepScale = "auto"
     untangle: Untangle = 1
+    cascade_gradient: bool = True
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
     cuda_graphs: bool = False
@@ -227,11 +233,17 @@ class TargetSpaceConfig:
         if self.untangle != "auto":
             _count("untangle ('auto' or a number)", self.untangle)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
+        check_choice("cascade_gradient", self.cascade_gradient, (False, True))
         check_choice("cuda_graphs", self.cuda_graphs, (False, True))
         if self.cuda_graphs and self.untangle != 1:
             raise ValueError(
                 f"cuda_graphs=True records solves that all untangle; found untangle={self.untangle!r}. Use untangle=1, "
                 f"or cuda_graphs=False."
+            )
+        if self.cuda_graphs and not self.cascade_gradient:
+            raise ValueError(
+                "cuda_graphs=True records solves whose gradients pass through all layers; found "
+                "cascade_gradient=False. Use cascade_gradient=True, or cuda_graphs=False."
             )
         if not isinstance(self.reference, ReferenceConfig):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(self.reference).__name__}.")

@@ -10,13 +10,22 @@ from torch import nn
 from tests.support.equality import run
 from tests.support.processes import run as in_processes
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
+from ts_lightning.ridge.kept import ExplicitMap
+
+OWN = {"cascade_gradient": False}
+HOW = [
+    {"untangle": 3},
+    {"untangle": "auto"},
+    *({"untangle": untangle, **OWN} for untangle in (1, 3, "auto")),
+    {"untangle": 3, "shard": False, **OWN},
+]
 
 
-@pytest.mark.parametrize("untangle", [3, "auto"])
+@pytest.mark.parametrize("options", HOW, ids=str)
 @pytest.mark.parametrize("name", ["MLP", "Wide", "CNN", "Steps"])
-def test_two_processes_train_as_one(name, untangle):
-    expected = run(name, 2, untangle=untangle)
-    for found in in_processes(run, name, 2, ranks=2, untangle=untangle):
+def test_two_processes_train_as_one(name, options):
+    expected = run(name, 2, **options)
+    for found in in_processes(run, name, 2, ranks=2, **options):
         assert found["same"]
         for key in ("weights", "targets"):
             for part, value in expected[key].items():
@@ -76,8 +85,8 @@ def kept(samples, rows, untangle, dtype):
     assert space.cascade.solution.kept
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     found = [len(space.targets[f"layers.{n}"]) for n in range(4)]
-    layers = {kept.layer.name: kept for kept in space.cascade.untangling._maps._layers}
-    explicit = [layers[f"layers.{n}"].maps[0].transposed is not None for n in range(4)]
+    forms = {layer.name: stack.map for stack in space.cascade.untangling._maps._stacks for layer in stack.layers}
+    explicit = [isinstance(forms[f"layers.{n}"], ExplicitMap) for n in range(4)]
     if several:
         dist.destroy_process_group()
     return weights, found, explicit

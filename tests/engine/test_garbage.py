@@ -91,17 +91,19 @@ class Garbage:
         gc.garbage.clear()
 
 
-def made(name, untangle):
+def made(name, untangle, through=True):
     torch.manual_seed(0)
     model, x = MODELS[name](), torch.randn(16, 6)
-    space = TargetSpace(model, x, TargetSpaceConfig(untangle=untangle, reference=ReferenceConfig(size=16)))
+    how = {"untangle": untangle, "cascade_gradient": through}
+    space = TargetSpace(model, x, TargetSpaceConfig(**how, reference=ReferenceConfig(size=16)))
     return model, space, x
 
 
 @pytest.mark.parametrize("untangle", [1, 3, "auto"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_leaves_no_cycle(name, untangle):
-    model, space, x = made(name, untangle)
+@pytest.mark.parametrize("through", [True, False])
+def test_a_step_leaves_no_cycle(name, untangle, through):
+    model, space, x = made(name, untangle, through)
     optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
 
     def step():

@@ -19,26 +19,28 @@ RUNS = {
     "clipped": {"gradient_clip_val": 0.05},
     "lbfgs": {"optimizer": "lbfgs"},
     "refreshed": {"selection": "random", "refresh": 1},
+    "own gradients": {"cascade_gradient": False},
 }
 
 
-def untangling(model, untangle):
-    model.target_space = replace(model.target_space, untangle=untangle)
+def untangling(model, untangle, **changes):
+    model.target_space = replace(model.target_space, untangle=untangle, **changes)
     return model
 
 
 @pytest.mark.parametrize("untangle", [3, "auto"])
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_resuming_at_any_phase_gives_the_same_bits(options, untangle, tmp_path):
-    if untangle == "auto" and options:
+    if untangle == "auto" and options and "cascade_gradient" not in options:
         pytest.skip("one controller for all")
     options = dict(options)
+    changes = {name: options.pop(name) for name in ("cascade_gradient",) if name in options}
     module = {name: options.pop(name) for name in ("optimizer",) if name in options}
     reference = {name: options.pop(name) for name in ("selection", "refresh") if name in options}
     seed = 0 if "refresh" in reference else 7
 
     def made(seed):
-        return untangling(with_reference(build(seed=seed, **module), **reference), untangle)
+        return untangling(with_reference(build(seed=seed, **module), **reference), untangle, **changes)
 
     whole = fit(made(0), callbacks=[every_step(tmp_path)], **options)
     losses = whole.lightning_module.losses
@@ -68,8 +70,9 @@ def counted(untangle, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 0.1}], ids=str)
-def test_every_third_step_untangles(options):
-    model = counted(3)
+@pytest.mark.parametrize("through", [True, False])
+def test_every_third_step_untangles(options, through):
+    model = untangling(counted(3), 3, cascade_gradient=through)
     fit_small(model, **options)
     assert model.kept == [True, True, False, True, True, False, True, True]
 

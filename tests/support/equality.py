@@ -195,6 +195,7 @@ def run(
     rows="auto",
     accumulate=1,
     untangle=1,
+    cascade_gradient=True,
     steps=12,
     **clipping,
 ):
@@ -210,7 +211,8 @@ def run(
         if isinstance(layer, InterleavedNorm):
             layer.parts = processes // world
     reference = ReferenceConfig(size=cls.size, shard=shard, rows=rows)
-    config = TargetSpaceConfig(step_scale=5.0, untangle=untangle, reference=reference)
+    how = {"untangle": untangle, "cascade_gradient": cascade_gradient}
+    config = TargetSpaceConfig(step_scale=5.0, reference=reference, **how)
     model = Lit(network, config, optimizer)
     same = SameEverywhere()
     strategy = {"strategy": "target_space_ddp", "devices": world} if world > 1 else {}

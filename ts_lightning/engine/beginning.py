@@ -49,7 +49,9 @@ class Beginning:
         cascade.solution.release()
         cascade.untangling.forget()
         generator = torch.Generator().manual_seed(batch.seed)
-        cascade.reference = run = ReferencePass(batch, cascade.layers).with_fastest_layout()
+        constant = not self._config.cascade_gradient
+        run = ReferencePass(batch, cascade.layers, constant=constant).with_fastest_layout()
+        cascade.reference = run
         before = run.outputs() if init == "refresh" else []
         started = start(run, cascade.layers, self._config, init, state, generator, self._given)
         self._rows = {layer.name: layer.rows.cpu() for layer in cascade.layers if layer.rows is not None}

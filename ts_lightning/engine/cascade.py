@@ -66,7 +66,7 @@ class Cascade:
         alone = self.partition.group is None and all(p.device == self.device for p in model.parameters())
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
-        self.untangling = Untangling(config.untangle, layers, self.trained, model)
+        self.untangling = Untangling(config, layers, self.trained, model)
         self.solution = Solution(self._run, self.trained.parameters, recorder, lasting=self.untangling.active)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
@@ -86,7 +86,7 @@ class Cascade:
             untangling.end_period()
         untangling.resume(lambda: self.solution.make(self._replayed))
         if untangling.due:
-            expected = self._run_kept() if untangling.judged else None
+            expected = self._run_kept() if untangling.judges() else None
             self.solution.make(self._replayed)
             if expected is not None:
                 jump = untangling.jump(expected, self.solution.pairs)
@@ -248,8 +248,13 @@ class Cascade:
     def _gradients(self, trained: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradients on ``trained`` for those on the weights."""
         with full_precision(self.device), self._hooks.acting(self.trained.others):
+            by_map = self.untangling.pull(self.targets)
             # every solve over the reference batch adds up what its processes give
-            return self.solution.gradients(trained, 1 / self.partition.ranks)
+            found = self.solution.gradients(trained, 1 / self.partition.ranks)
+        if not by_map:
+            return found
+        names = {id(target): name for name, target in self.targets.items()}
+        return [by_map.get(names.get(id(p), ""), g) for p, g in zip(trained, found, strict=True)]
 
     def _replayed(self) -> Solved | None:
         assert self.solution.graphs is not None

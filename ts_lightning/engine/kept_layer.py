@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,13 +19,13 @@ class KeptLayer:
 
     Attributes:
         layer: the layer.
-        maps: of its systems.
+        maps: of its systems; none of a layer that is part of a stack.
         offsets: what is added to its parameters, W0 - P A W0 where it is solved around W0; otherwise none.
     """
 
     layer: TargetLayer
     maps: list[KeptMap]
-    offsets: list[Tensor]
+    offsets: list[Tensor] = field(default_factory=list)
 
     @classmethod
     @torch.no_grad()
@@ -33,7 +33,7 @@ class KeptLayer:
         cls, layer: TargetLayer, maps: list[KeptMap], target: Tensor, values: Sequence[Tensor], shards: Shards | None
     ) -> KeptLayer:
         """What is kept behind a solve to ``values``."""
-        kept = cls(layer, maps, [])
+        kept = cls(layer, maps)
         if layer.anchor is not None:
             ws = kept.apply(target)
             if shards is not None:
@@ -42,10 +42,10 @@ class KeptLayer:
             kept.offsets = [value.detach() - own for value, own in zip(values, linear, strict=True)]
         return kept
 
-    def settle(self, target: Tensor, period: int) -> None:
-        """Bring the maps to the form that serves ``period`` solves best."""
-        for one, t in zip(self.maps, self.layer.kept_targets(target), strict=True):
-            one.settle(t.shape[-1], period)
+    def settle(self, target: Tensor, times: int) -> None:
+        """Bring the maps to the form that serves so many products best."""
+        ts = self.layer.kept_targets(target)
+        self.maps = [one.settled(t.shape[-1], times) for one, t in zip(self.maps, ts, strict=True)]
 
     def apply(self, target: Tensor) -> list[Tensor]:
         """P T of each system, in the precision of the targets; this process's share."""

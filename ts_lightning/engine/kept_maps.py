@@ -34,18 +34,18 @@ class KeptMaps:
         self._rest: list[KeptLayer] | None = None  # those of no stack
 
     @torch.no_grad()
-    def solve(self, targets: Mapping[str, Tensor], period: int) -> Solved:
+    def solve(self, targets: Mapping[str, Tensor], times: int) -> Solved:
         """The parameters and their values, without a graph; valid until the next call.
 
         Args:
             targets: by layer name.
-            period: how many solves the maps will serve at most.
+            times: how many products the maps will serve at most.
 
         Raises:
             TargetSpaceError: the targets hold a NaN or an infinity.
         """
         if self._rest is None:
-            self._rest = self._settle(targets, period)
+            self._rest = self._settle(targets, times)
         ws = {kept.layer.name: kept.apply(targets[kept.layer.name]) for kept in self._rest}
         for stack in self._stacks:
             ws.update(stack.apply(targets))
@@ -55,7 +55,9 @@ class KeptMaps:
             # layer by layer, since the layers of one stack are those with as many rows here, and others elsewhere
             self._shards.sum(norm, *(w for kept in self._layers for w in ws[kept.layer.name]))
         if not math.isfinite(norm):
-            self._complain(targets)
+            for kept in self._layers:  # the first one whose weights are not finite, in all processes alike
+                for w in ws[kept.layer.name]:
+                    kept.layer.solver.check(w, targets[kept.layer.name])
         solved: Solved = []
         for stack in self._stacks:
             solved.extend(zip(stack.parameters, stack.values(), strict=True))
@@ -63,22 +65,29 @@ class KeptMaps:
             solved.extend(zip(kept.layer.parameters, kept.values(ws[kept.layer.name]), strict=True))
         return solved
 
-    def _settle(self, targets: Mapping[str, Tensor], period: int) -> list[KeptLayer]:
+    @torch.no_grad()
+    def pull(self, targets: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+        """The gradients on the targets of the layers in stacks for those on their weights, as if inputs were constants.
+
+        Every process has the whole gradients on the weights, and those on its own targets.
+
+        Args:
+            targets: by layer name.
+            times: how many products the maps will serve at most.
+        """
+        if self._rest is None:
+            self._rest = self._settle(targets, times)
+        return {name: gradient for stack in self._stacks for name, gradient in stack.pull().items()}
+
+    def _settle(self, targets: Mapping[str, Tensor], times: int) -> list[KeptLayer]:
         """Make stacks of the layers that allow it; the others are returned."""
         rest: list[KeptLayer] = []
         groups: dict[Any, list[KeptLayer]] = {}
         for kept in self._layers:
-            target = targets[kept.layer.name]
-            kept.settle(target, period)
-            (groups.setdefault(KeptStack.shape(kept, target), []) if KeptStack.takes(kept) else rest).append(kept)
-        self._stacks = [KeptStack(group, targets) for group in groups.values()]
+            if KeptStack.fits(kept.layer):
+                groups.setdefault(KeptStack.shape(kept, targets[kept.layer.name]), []).append(kept)
+            else:
+                kept.settle(targets[kept.layer.name], times)
+                rest.append(kept)
+        self._stacks = [KeptStack(group, targets, times) for group in groups.values()]
         return rest
-
-    def _complain(self, targets: Mapping[str, Tensor]) -> None:
-        """Raise TargetSpaceError about the first layer whose weights are not finite, in all processes alike."""
-        for kept in self._layers:
-            target = targets[kept.layer.name]
-            for w in kept.apply(target):
-                if self._shards is not None:
-                    self._shards.sum(w)
-                kept.layer.solver.check(w, target)

@@ -1,46 +1,53 @@
-"""Dense layers of one shape between two untanglings: one product gives the weights of all.
+"""Dense layers of one shape between two untanglings: one product gives the weights of all, and one their gradients.
 
-No layer waits for another, so that L of them are a batch: P' (L, N, d), targets T (L, N, m), and W' = T'P' unit
+No layer waits for another, so that L of them are a batch: maps P of (L, N, d), targets T (L, N, m), and W' = T'P' unit
 (L, m, d), whose first columns are the weights and whose last one is the biases. Targets are copied into place by one
-call.
+call, and so are gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from ts_lightning.engine.kept_layer import KeptLayer
+from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.ridge.kept import FactoredMap
+from ts_lightning.ridge.precision import cast
 
 
 class KeptStack:
     """What is kept of dense layers of one shape.
 
     Args:
-        layers: the layers, whose maps are explicit and become parts of the stack's.
+        layers: the layers, which :meth:`fits`; their maps, of one :meth:`shape`, become the stack's.
         targets: by layer name.
+        times: how many products the maps will serve at most.
     """
 
-    def __init__(self, layers: Sequence[KeptLayer], targets: Mapping[str, Tensor]) -> None:
+    def __init__(self, layers: Sequence[KeptLayer], targets: Mapping[str, Tensor], times: int) -> None:
         self.layers = [kept.layer for kept in layers if isinstance(kept.layer, LinearTargets)]
         self.parameters = [p for layer in self.layers for p in layer.parameters]
         self._names = [layer.name for layer in self.layers]
-        maps = [kept.maps[0] for kept in layers]
-        self._p = torch.stack([one.transposed for one in maps if one.transposed is not None])
-        for one, part in zip(maps, self._p, strict=True):
-            one.transposed = part
-        count, rows, columns = self._p.shape
+        maps = [one for kept in layers for one in kept.maps if isinstance(one, FactoredMap)]
+        for kept in layers:
+            kept.maps = []
         width = self.layers[0].width
-        self._units = self._p.new_tensor([layer.unit for layer in self.layers]).view(-1, 1, 1)
-        self._t = self._p.new_empty(count, rows, width)
-        # in the targets' precision, since all processes send the same, whatever form their maps have
-        like = targets[self._names[0]].dtype
-        self._w = self._p.new_empty(count, width, columns, dtype=like)
+        self.map = type(maps[0]).stacked(maps).settled(width, times)
+        like = targets[self._names[0]]
+        count, dtype = len(self.layers), self.map.dtype
         self._shapes = [targets[name].shape for name in self._names]
+        rows = self._shapes[0].numel() // width
+        units = [layer.unit for layer in self.layers]
+        self._units = torch.tensor(units, dtype=dtype, device=like.device).view(-1, 1, 1)
+        self._t = like.new_empty(count, rows, width, dtype=dtype)
         self._ts = [part.view(shape) for part, shape in zip(self._t, self._shapes, strict=True)]
+        # in the targets' precision, since all processes send the same, whatever form their maps have
+        self._w = like.new_empty(count, width, _columns(self.layers[0]))
         self._values = self._parts(self._w)
         self._offsets: Tensor | None = None
         if any(kept.offsets for kept in layers):
@@ -49,33 +56,31 @@ class KeptStack:
             torch._foreach_copy_(self._parts(self._offsets), [offset for own in given for offset in own])
 
     @staticmethod
-    def takes(kept: KeptLayer) -> bool:
-        """Whether a layer is a weight, over a bias where it has one, by an explicit map, and its W in one piece."""
-        layer, held = kept.layer, kept.maps[0].transposed
-        if held is None or not isinstance(layer, LinearTargets):
+    def fits(layer: TargetLayer) -> bool:
+        """Whether a layer is a weight, over a bias where it has one, and its W in one piece."""
+        if not isinstance(layer, LinearTargets):
             return False
         own = (layer.kept_targets, layer.kept_values, layer.pack)  # also of a class that extends the family
         theirs = (LinearTargets.kept_targets, LinearTargets.kept_values, LinearTargets.pack)
         if tuple(getattr(method, "__func__", None) for method in own) != theirs:
             return False
-        weight = _parts(layer, held.new_empty(layer.width, held.shape[-1]))[0]
+        weight = _parts(layer, layer.parameters[0].new_empty(layer.width, _columns(layer)))[0]
         return weight._is_view() and weight.shape == layer.parameters[0].shape
 
     @staticmethod
     def shape(kept: KeptLayer, target: Tensor) -> tuple[object, ...]:
-        """What the layers of one stack have in common."""
-        held = kept.maps[0].transposed
-        assert held is not None
-        return held.shape, held.dtype, held.device, target.dtype, kept.layer.width
+        """What the layers of one stack have in common; a large one has a stack of its own, where A is not copied."""
+        (held,) = kept.maps
+        assert isinstance(held, FactoredMap)
+        a, factor = held.matrix, held.cholesky.lower
+        assert a is not None
+        form = (type(held), a.shape, a.dtype, a.device, factor.shape, factor.dtype)
+        return *form, target.dtype, target.numel(), kept.layer.width, None if held.small else kept.layer.name
 
     def apply(self, targets: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """P T (d, m) by layer name, until the next call; this process's share."""
         torch._foreach_copy_(self._ts, [targets[name] for name in self._names])
-        t = self._t.mul_(self._units).mT
-        if self._w.dtype == self._p.dtype:
-            torch.bmm(t, self._p, out=self._w)
-        else:
-            self._w.copy_(t @ self._p)
+        self.map.apply(self._t.mul_(self._units), out=self._w)
         return {name: [w.mT] for name, w in zip(self._names, self._w, strict=True)}
 
     def values(self) -> list[Tensor]:
@@ -84,9 +89,29 @@ class KeptStack:
             self._w.add_(self._offsets)
         return self._values
 
+    def pull(self) -> dict[str, Tensor]:
+        """The gradients on the targets, by layer name, for those on the weights; of layers that have any."""
+        found = {layer.name for layer in self.layers if any(p.grad is not None for p in layer.parameters)}
+        if not found:
+            return {}
+        g = torch.zeros_like(self._w, dtype=self.map.dtype)
+        arrived = [
+            (part, p.grad) for part, p in zip(self._parts(g), self.parameters, strict=True) if p.grad is not None
+        ]
+        torch._foreach_copy_([part for part, _ in arrived], [gradient for _, gradient in arrived])
+        # each in memory of its own, since gradients are tensors that are changed in place
+        own = torch._foreach_mul(list(self.map.pull(g.mT)), [layer.unit for layer in self.layers])
+        every = zip(self._names, own, self._shapes, strict=True)
+        return {name: cast(gradient, self._w.dtype).view(shape) for name, gradient, shape in every if name in found}
+
     def _parts(self, w: Tensor) -> list[Tensor]:
         """The parameters' parts of (L, m, d)."""
-        return [part for layer, own in zip(self.layers, w, strict=True) for part in _parts(layer, own)]
+        return list(chain.from_iterable(_parts(layer, own) for layer, own in zip(self.layers, w, strict=True)))
+
+
+def _columns(layer: LinearTargets) -> int:
+    """d, the bias's column among them."""
+    return int(layer.inputs + (layer.bias is not None))
 
 
 def _parts(layer: LinearTargets, w: Tensor) -> list[Tensor]:

@@ -81,7 +81,7 @@ class Partition:
         if self.group is None or not self._shard:
             return run, start.targets
         self.shards = Shards(self.group, run.batch.samples)
-        run = ReferencePass(run.batch.share(self.shards), layers)
+        run = ReferencePass(run.batch.share(self.shards), layers, constant=run.constant)
         targets, self._cuts = keep_share(run, layers, start, self.shards)
         for target in targets.values():
             target.shards = self.shards

@@ -6,7 +6,7 @@ It leaves no trace (``untraced.py``), sets a mode of its own (``mode.py``), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.batches import mapped, tensors_in
 from ts_lightning.engine.call_sites import refused_call, unfit_site
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.mode import ReferenceMode, forwards
@@ -35,10 +35,11 @@ class ReferencePass:
     Args:
         batch: the reference batch, with its model.
         layers: those of the model's layers that are solved.
+        constant: whether visits take the layers' inputs as constants, see ``cascade_gradient``.
     """
 
-    def __init__(self, batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> None:
-        self.batch = batch
+    def __init__(self, batch: ReferenceBatch, layers: Sequence[TargetLayer], *, constant: bool = False) -> None:
+        self.batch, self.constant = batch, constant
         self._layers = layers
         parameters = layers[0].parameters if layers else batch.model.parameters()
         self._device = next((p.device for p in parameters), torch.device("cpu"))
@@ -51,7 +52,7 @@ class ReferencePass:
         batch = None if any(map(_bad_in_channels_last, self.batch.model.modules())) else self.batch.channels_last()
         if batch is None:
             return self
-        faster = ReferencePass(batch, self._layers)
+        faster = ReferencePass(batch, self._layers, constant=self.constant)
         try:
             faster.outputs()
         except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
@@ -108,6 +109,8 @@ class ReferencePass:
                 if why is not None:
                     raise refused_call(layer, why)
                 inputs.append((layer, x))
+            if self.constant:
+                x = _constant(layer, x)
             try:
                 layer.expect_noise(x, calls.noise)
                 solved[layer.name], passed = visit(layer, x)
@@ -175,6 +178,18 @@ def derived(layer: TargetLayer) -> TargetSpaceError:
         f"layer '{layer.name}' receives derivatives that forward computes by autograd; weights cannot be solved from "
         f"these. Add '{layer.module_name}' to exclude."
     )
+
+
+def _constant(layer: TargetLayer, x: Any) -> Any:
+    """A layer's input without its graph."""
+    if isinstance(x, (list, tuple, Mapping)):
+        return mapped(x, Tensor.detach)
+    if not hasattr(x, "detach"):
+        raise TargetSpaceError(
+            f"layer '{layer.name}' is given a {type(x).__name__}, which has no method detach() as tensors have it, and "
+            f"cascade_gradient=False takes inputs as constants. Give the class one, or use cascade_gradient=True."
+        )
+    return x.detach()
 
 
 def _check_reused(layer: TargetLayer) -> None:

@@ -11,6 +11,7 @@ Source: none; docs/mathematics.md has the formulas, and docs/cost.md says what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.config import Untangle
+from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_maps import KeptMaps
+from ts_lightning.engine.kept_stack import KeptStack
 from ts_lightning.engine.lasting import Lasting
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.values import Values
@@ -31,30 +33,39 @@ from ts_lightning.ridge.kept import KeptMap
 from ts_lightning.ridge.processes import Shards
 
 _LONGEST = 16  # solves from one untangling to the next
-_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps
+_LONGEST_PAUSE = 8  # untanglings from one judgement to the next
+_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps in a network of up to _SHALLOW layers
+_SHALLOW = 5  # what is wrong in more layers adds up, like independent errors
 
 
 class Untangling:
     """The period, and how far it has come.
 
     Args:
-        setting: a fixed period, or "auto".
+        config: says how often to untangle, and whether gradients pass through later layers' inputs.
         layers: those of the target space.
         trained: what is trained.
         model: the model.
 
     Attributes:
-        active: whether any solve may do without the reference batch.
+        active: whether maps or graphs serve more than one solve or pull-back.
         period: solves from one untangling to the next.
         since: solves since the last untangling.
     """
 
-    def __init__(self, setting: Untangle, layers: Sequence[TargetLayer], trained: Trained, model: nn.Module) -> None:
-        self.active = setting != 1
-        self.period = 1 if setting == "auto" else setting
+    def __init__(
+        self, config: TargetSpaceConfig, layers: Sequence[TargetLayer], trained: Trained, model: nn.Module
+    ) -> None:
+        self._skips, self._through = config.untangle != 1, config.cascade_gradient
+        self.active = self._skips or not self._through
+        self.period = 1 if config.untangle == "auto" else config.untangle
         self.since = 0
-        self._automatic = setting == "auto"
+        self._automatic = config.untangle == "auto"
+        self._tolerance = min(1.0, math.sqrt(_SHALLOW / len(layers)))
+        self._pause = self._waiting = 1  # untanglings between two judgements; to the next one
         self._layers, self._trained, self._model = layers, trained, model
+        # layers whose gradients are products, and need no graph
+        self._by_map = set() if self._through else {layer.name for layer in layers if KeptStack.fits(layer)}
         self._maps: KeptMaps | None = None
         self._found: list[KeptLayer] = []
         self._began: Values | None = None  # what the last untangling was made from
@@ -99,29 +110,33 @@ class Untangling:
         if not self.active:
             return nullcontext()
         self._maps, self._resumed = None, None
-        self._began = Values.of(self._trained, self._model)
-        self._graph = Lasting(self._trained.changing(), self._trained.frozen())
+        if self._skips:
+            self._began = Values.of(self._trained, self._model)
         self._count = self._trained.count()
-        return self._graph.graph()
+        if len(self._by_map) < len(self._layers):
+            self._graph = Lasting(self._trained.changing(), self._trained.frozen())
+        return self._graph.graph() if self._through else nullcontext()
 
     def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:
         """The layer's own solve, whose maps are kept."""
         if not self.active:
             return layer.solve(x, target)
-        maps: list[KeptMap] = []
-        for solver in layer.solvers:
-            solver.keep = maps.append
-        try:
-            solved = layer.solve(x, target)
-        finally:
-            for solver in layer.solvers:
-                solver.keep = None
+        if layer.name in self._by_map:
+            solved, maps = _with_maps(layer, x, target.detach())
+        elif self._skips:
+            with nullcontext() if self._through else self._graph.graph():
+                solved, maps = _with_maps(layer, x, target)
+        else:
+            with self._graph.graph():
+                return layer.solve(x, target)
         if not self._checked and len(layer.kept_targets(target.detach())) != len(maps):
             raise TargetSpaceError(
                 f"layer '{layer.name}': {type(layer).__name__} has targets for {len(layer.kept_targets(target))} "
                 f"systems, and {len(maps)} were solved. Use untangle=1, or add '{layer.module_name}' to exclude."
             )
-        self._found.append(KeptLayer.of(layer, maps, target, solved[0], shards))
+        self._found.append(
+            KeptLayer.of(layer, maps, target, solved[0], shards) if self._skips else KeptLayer(layer, maps)
+        )
         return solved
 
     def end(self, shards: Shards | None) -> None:
@@ -140,12 +155,26 @@ class Untangling:
     def kept(self, targets: Mapping[str, Tensor]) -> Solved:
         """The solved parameters and their values by the maps in force; valid until the next call."""
         assert self._maps is not None
-        return self._maps.solve(targets, self.period)
+        return self._maps.solve(targets, self._products)
+
+    def pull(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients on targets that maps give, and no graph, by layer name."""
+        return self._maps.pull(targets, self._products) if self._by_map and self._maps is not None else {}
 
     @property
-    def judged(self) -> bool:
-        """Whether the period is about to be judged by what the maps give for present targets."""
-        return self._automatic and self.scheduled and not self._ended
+    def _products(self) -> int:
+        """How many a map serves: one for each solve by it, and one for each gradient that does not pass on."""
+        return self.period if self._through else 2 * self.period - 1
+
+    def judges(self) -> bool:
+        """Whether the untangling that follows is to be judged, by what the maps give for present targets.
+
+        Where every solve untangles, and the last judgements left it so, some go by without.
+        """
+        if not self._automatic or not self.scheduled or self._ended:
+            return False
+        self._waiting = max(0, self._waiting - 1)
+        return self._waiting == 0
 
     @torch.no_grad()
     def jump(self, expected: Solved, fresh: Solved) -> Tensor:
@@ -166,10 +195,13 @@ class Untangling:
 
     def judge(self, jump: float) -> None:
         """Set the length of the period that begins."""
+        before, jump = self.period, jump / self._tolerance
         if jump > _SHORTER_ABOVE:
             self.period = max(1, self.period // 2)
         elif jump < _LONGER_BELOW:
             self.period = min(_LONGEST, 2 * self.period)
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause) if self.period == before == 1 else 1
+        self._waiting = self._pause
 
     def resume(self, untangle: Callable[[], object]) -> None:
         """Go on within the period of a state, where one was loaded: its untangling is made once more.
@@ -195,8 +227,11 @@ class Untangling:
         """
         since, began = (self.since, self._began) if self._resumed is None else self._resumed
         if since == 0 or began is None:
-            return {"period": self.period, "since": 0}
-        return {"period": self.period, "since": since, **began.state_dict(self._model, whole)}
+            return {**self._schedule(), "since": 0}
+        return {**self._schedule(), "since": since, **began.state_dict(self._model, whole)}
+
+    def _schedule(self) -> dict[str, int]:
+        return {"period": self.period, "pause": self._pause, "waiting": self._waiting}
 
     def load_state_dict(self, state: Mapping[str, Any], share: Callable[[str, Tensor], Tensor]) -> bool:
         """Go on within the period of a state at the next solve.
@@ -211,9 +246,22 @@ class Untangling:
         """
         if self.active and self._automatic:
             self.period = state["period"]
+            self._pause, self._waiting = state.get("pause", 1), state.get("waiting", 1)
         if not self.active or state["since"] == 0:
             return False
         began = Values.of_state(state, self._trained, self._model, share)
         if began is not None:
             self._resumed = state["since"], began
         return began is not None
+
+
+def _with_maps(layer: TargetLayer, x: Any, target: Tensor) -> tuple[tuple[list[Tensor], Any], list[KeptMap]]:
+    """A layer's solve, and the maps of its systems."""
+    maps: list[KeptMap] = []
+    for solver in layer.solvers:
+        solver.keep = maps.append
+    try:
+        return layer.solve(x, target), maps
+    finally:
+        for solver in layer.solvers:
+            solver.keep = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
-from ts_lightning.ridge.kept import KeptMap
+from ts_lightning.ridge.kept import DualMap
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
@@ -40,7 +40,7 @@ class DualApply(torch.autograd.Function):
         if solver.observer is not None:
             solver.observer([factor], t, lambda: missed)
         if solver.keep is not None:
-            solver.keep(KeptMap.dual(whole, factor, rows.own))
+            solver.keep(DualMap(whole, factor.cholesky, factor.measured.s2, rows.own))
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(whole, r, w)
         ctx.set_materialize_grads(False)

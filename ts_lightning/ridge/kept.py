@@ -1,25 +1,27 @@
 """The linear map from targets to weights that a solve leaves behind: W = P T with P = (A'A + R)^-1 A', A and R kept.
 
-Shapes as in ``system.py``: A (..., N, d), T (..., N, m), W (..., d, m). The map is held in one of two forms:
+Shapes as in ``system.py``: A (..., N, d), T (..., N, m), W (..., d, m). A gradient G on W gives P'G on T, as long as A
+and R stay. The map is held in one of two forms:
 
 - explicit: P' (..., N, d), as large as A; one product;
 - factored: A, as a matrix or as an operator, and the Cholesky factor: W = M^-1 (A'T), or in the dual form
   W = S^-2 A' (K^-1 T), which is made from all rows.
 
 Where processes share the rows, each has the columns of P that belong to its rows, and W is the sum of what their maps
-give.
+give. P'G on a process's own targets needs no message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ts_lightning.ridge.cholesky import Cholesky
 from ts_lightning.ridge.precision import cast
-from ts_lightning.ridge.system import Factor
 
 _SMALL = 2**17  # numbers in P, up to which calls cost more than what they compute
 
@@ -42,85 +44,216 @@ class Matrix:
         return cast(self.tensor, t.dtype).mT @ t
 
 
-class KeptMap:
-    """The map of one system.
+class KeptMap(ABC):
+    """The map of one system, or of several of one shape.
 
     Args:
-        explicit: makes P' (..., N, d) of this process's rows; None where A is an operator.
-        factored: applies P by the factor; None where that needs other processes' targets.
-        pays: the columns of T, over all applications, from which on making P' takes less time than it saves.
         dtype: the precision that the map is held and applied in.
-
-    Attributes:
-        transposed: P'; None where the map is factored, as it is at first.
-        dtype: see above.
     """
 
-    def __init__(
-        self,
-        explicit: Callable[[], Tensor] | None,
-        factored: Callable[[Tensor], Tensor] | None,
-        pays: int,
-        dtype: torch.dtype,
-    ) -> None:
-        self.transposed: Tensor | None = None
+    def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._explicit, self._factored, self._pays = explicit, factored, pays
+
+    @abstractmethod
+    def settled(self, outputs: int, times: int) -> KeptMap:
+        """The form that serves a number of products with P or P' best, each with so many columns of T or W."""
+
+    @abstractmethod
+    def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
+        """W = P T, for T in the map's precision, until the next call; this process's share of it.
+
+        Args:
+            t: T.
+            out: takes W' (..., m, d), which is how layers hold weights.
+        """
+
+    @abstractmethod
+    def pull(self, g: Tensor) -> Tensor:
+        """P'G (..., N, m) at this process's rows, for G (..., d, m) in the map's precision."""
+
+
+class ExplicitMap(KeptMap):
+    """P' itself.
+
+    Args:
+        transposed: P' (..., N, d) of this process's rows.
+    """
+
+    def __init__(self, transposed: Tensor) -> None:
+        super().__init__(transposed.dtype)
+        self._transposed = transposed
         self._applied: Tensor | None = None
 
-    @classmethod
-    def primal(cls, inputs: Inputs, factor: Factor) -> KeptMap:
-        """The map of a primal solve; P' takes N d^2 multiplications, and saves d^2 for each column of T."""
-        cholesky = factor.cholesky
+    def settled(self, outputs: int, times: int) -> ExplicitMap:
+        """This form."""
+        return self
 
-        def factored(t: Tensor) -> Tensor:
-            return cholesky.solve(inputs.adjoint(t))
-
-        if not isinstance(inputs, Matrix):
-            return cls(None, factored, 0, cholesky.dtype)
-        a = inputs.tensor
-        return cls(lambda: cholesky.solve(a.mT).mT.contiguous(), factored, _pays(a, a.shape[-2]), cholesky.dtype)
-
-    @classmethod
-    def dual(cls, a: Tensor, factor: Factor, own: slice) -> KeptMap:
-        """The map of a dual solve of all processes' rows ``a``, of which this process has its ``own``.
-
-        P' takes N^2 d multiplications, and saves N^2 for each column of T. Where processes share the rows it has to be
-        made.
-        """
-        a = a.detach()
-
-        def explicit() -> Tensor:
-            return factor.unscale(factor.solve(a).mT).mT[..., own, :]
-
-        def factored(t: Tensor) -> Tensor:
-            r = factor.solve(t)
-            return factor.unscale((r.mT @ cast(a, r.dtype)).mT)
-
-        alone = len(range(*own.indices(a.shape[-2]))) == a.shape[-2]
-        return cls(explicit, factored if alone else None, _pays(a, a.shape[-1]), factor.cholesky.dtype)
-
-    def settle(self, outputs: int, times: int) -> None:
-        """Choose the form for a number of applications to targets with so many columns."""
-        if self._pays <= outputs * times:
-            self._make()
-
-    def apply(self, t: Tensor) -> Tensor:
-        """W = P T, for T in the map's precision, until the next call; this process's share of it."""
-        if self._factored is not None:
-            return self._factored(t)
-        self._make()
-        assert self.transposed is not None, "a map has one of the two forms"
-        # laid out as its transpose, which is how layers hold weights, and in the same memory every time
-        self._applied = torch.matmul(t.mT, self.transposed, out=self._applied)
+    def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
+        """One product, laid out as its transpose, in the same memory every time."""
+        if out is not None and out.dtype != self.dtype:
+            return out.copy_(t.mT @ self._transposed).mT
+        self._applied = torch.matmul(t.mT, self._transposed, out=self._applied if out is None else out)
         return self._applied.mT
 
-    def _make(self) -> None:
-        if self._explicit is not None:
-            self.transposed = self._explicit()
-            self._explicit = self._factored = None
+    def pull(self, g: Tensor) -> Tensor:
+        """One product."""
+        return self._transposed @ g
 
 
-def _pays(a: Tensor, columns: int) -> int:
-    """From how many columns of T on P' pays by the count of multiplications; small ones pay at once."""
-    return 0 if a.numel() <= _SMALL else columns
+class FactoredMap(KeptMap):
+    """A and the Cholesky factor.
+
+    Args:
+        cholesky: the factor.
+
+    Attributes:
+        cholesky: see above.
+    """
+
+    def __init__(self, cholesky: Cholesky) -> None:
+        super().__init__(cholesky.dtype)
+        self.cholesky = cholesky
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor | None:
+        """A (..., N, d); None where it is an operator."""
+
+    @property
+    def small(self) -> bool:
+        """Whether calls cost more than what they compute."""
+        a = self.matrix
+        return a is not None and a.numel() <= _SMALL
+
+    @classmethod
+    @abstractmethod
+    def stacked(cls, maps: Sequence[FactoredMap]) -> FactoredMap:
+        """The map of the systems of all these maps, which are of this class, of one shape, and hold matrices."""
+
+    @abstractmethod
+    def explicit(self) -> ExplicitMap:
+        """P'."""
+
+    def settled(self, outputs: int, times: int) -> KeptMap:
+        """P' where it pays by the count of multiplications, and of a small one where it serves twice."""
+        a = self.matrix
+        pays = a is not None and (times > 1 if self.small else self._columns(a) <= outputs * times)
+        return self.explicit() if pays else self
+
+    @abstractmethod
+    def _columns(self, a: Tensor) -> int:
+        """From how many columns of T on, over all products, P' takes fewer multiplications to make than it saves."""
+
+
+class PrimalMap(FactoredMap):
+    """The map of a primal solve; P' takes N d^2 multiplications, and saves d^2 for each column of T.
+
+    Args:
+        inputs: A.
+        cholesky: of A'A + R.
+    """
+
+    def __init__(self, inputs: Inputs, cholesky: Cholesky) -> None:
+        super().__init__(cholesky)
+        self._inputs = inputs
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """A."""
+        return self._inputs.tensor if isinstance(self._inputs, Matrix) else None
+
+    @classmethod
+    def stacked(cls, maps: Sequence[FactoredMap]) -> PrimalMap:
+        """One map."""
+        return cls(Matrix(_stack([one.matrix for one in maps])), _factor(maps))
+
+    def explicit(self) -> ExplicitMap:
+        """By the factor."""
+        a = self.matrix
+        assert a is not None, "only a matrix has an explicit form"
+        return ExplicitMap(self.cholesky.solve(a.mT).mT.contiguous())
+
+    def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
+        """M^-1 (A'T)."""
+        return _into(out, self.cholesky.solve(self._inputs.adjoint(t)))
+
+    def pull(self, g: Tensor) -> Tensor:
+        """A (M^-1 G)."""
+        a = self.matrix
+        assert a is not None, "gradients of operators go through their graph"
+        return cast(a, g.dtype) @ self.cholesky.solve(g)
+
+    def _columns(self, a: Tensor) -> int:
+        return a.shape[-2]
+
+
+class DualMap(FactoredMap):
+    """The map of a dual solve of all processes' rows, of which this process has its own.
+
+    P' takes N^2 d multiplications, and saves N^2 for each column of T. Where processes share the rows P' has to be made
+    for W = P T, whose factored form would need the targets of all of them.
+
+    Args:
+        a: A.
+        cholesky: of A S^-2 A' + c I.
+        s2: the diagonal of S^2, (..., d); None for the identity.
+        own: this process's rows.
+    """
+
+    def __init__(self, a: Tensor, cholesky: Cholesky, s2: Tensor | None, own: slice) -> None:
+        super().__init__(cholesky)
+        self._a, self._s2, self._own = a.detach(), s2, own
+        self._alone = len(range(*own.indices(a.shape[-2]))) == a.shape[-2]
+
+    @property
+    def matrix(self) -> Tensor:
+        """A of all processes' rows."""
+        return self._a
+
+    @classmethod
+    def stacked(cls, maps: Sequence[FactoredMap]) -> DualMap:
+        """One map."""
+        duals = [one for one in maps if isinstance(one, DualMap)]
+        s2 = None if duals[0]._s2 is None else _stack([one._s2 for one in duals])
+        return cls(_stack([one.matrix for one in duals]), _factor(maps), s2, duals[0]._own)
+
+    def settled(self, outputs: int, times: int) -> KeptMap:
+        """P', too, where it would be made again and again."""
+        return self.explicit() if times > 1 and not self._alone else super().settled(outputs, times)
+
+    def explicit(self) -> ExplicitMap:
+        """By the factor."""
+        return ExplicitMap(self._unscaled(self.cholesky.solve(self._a).mT).mT[..., self._own, :])
+
+    def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
+        """S^-2 A' (K^-1 T)."""
+        if not self._alone:
+            return self.explicit().apply(t, out)
+        r = self.cholesky.solve(t)
+        return _into(out, self._unscaled((r.mT @ cast(self._a, r.dtype)).mT))
+
+    def pull(self, g: Tensor) -> Tensor:
+        """K^-1 (A S^-2 G)."""
+        return self.cholesky.solve(cast(self._a, self.dtype) @ self._unscaled(g))[..., self._own, :]
+
+    def _unscaled(self, b: Tensor) -> Tensor:
+        """S^-2 B for B (..., d, m)."""
+        return b if self._s2 is None else b / self._s2.unsqueeze(-1)
+
+    def _columns(self, a: Tensor) -> int:
+        return a.shape[-1]
+
+
+def _into(out: Tensor | None, w: Tensor) -> Tensor:
+    """W, in the memory that there is for W'."""
+    return w if out is None else out.copy_(w.mT).mT
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
+    """One batch; of a single one a view."""
+    every = [tensor for tensor in tensors if tensor is not None]
+    return every[0].unsqueeze(0) if len(every) == 1 else torch.stack(every)
+
+
+def _factor(maps: Sequence[FactoredMap]) -> Cholesky:
+    return Cholesky(_stack([one.cholesky.lower for one in maps]))

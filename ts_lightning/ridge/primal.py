@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
-from ts_lightning.ridge.kept import KeptMap, Matrix
+from ts_lightning.ridge.kept import Matrix, PrimalMap
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import Factor, RidgeSolver
@@ -46,7 +46,7 @@ class PrimalApply(torch.autograd.Function):
         if solver.observer is not None:
             solver.observer([factor], t, lambda: residual)
         if solver.keep is not None:
-            solver.keep(KeptMap.primal(Matrix(a), factor))
+            solver.keep(PrimalMap(Matrix(a), factor.cholesky))
         ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
         ctx.save_for_backward(a, residual, w)
         ctx.set_materialize_grads(False)
@@ -108,7 +108,7 @@ class PrimalBlocks(torch.autograd.Function):
             w[..., inputs, outputs] = factor.solve(product(factor.cholesky.dtype)[2][..., inputs, outputs])
             factors.append(factor)
             if solver.keep is not None:
-                solver.keep(KeptMap.primal(Matrix(a[..., inputs]), factor))
+                solver.keep(PrimalMap(Matrix(a[..., inputs]), factor.cholesky))
         solver.check(w, t)
         if solver.observer is not None:
             dtype = factors[0].cholesky.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import accumulate
 
 import torch
@@ -40,6 +41,12 @@ class Sources:
     def starts(self) -> list[int]:
         """The number of each tensor's first place, where places are numbered through all of them."""
         return [0, *accumulate(tensor.shape[:-1].numel() for tensor in self.tensors[:-1])]
+
+    def detach(self) -> Sources:
+        """Without a graph; what is one tensor stays one."""
+        other = copy(self)
+        other.tensors = [tensor.detach() for tensor in self.tensors]
+        return other
 
     def numel(self) -> int:
         """The least number of entries of a tensor."""

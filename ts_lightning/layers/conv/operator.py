@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ts_lightning.layers.conv.patches import Geometry
 from ts_lightning.ridge.gradients import sum_gradients
-from ts_lightning.ridge.kept import KeptMap
+from ts_lightning.ridge.kept import PrimalMap
 from ts_lightning.ridge.moments import sum_moments
 from ts_lightning.ridge.system import RidgeSolver
 
@@ -49,7 +49,7 @@ class ConvSolve(torch.autograd.Function):
         if solver.observer is not None:
             solver.observer([factor], t, lambda: residual)
         if solver.keep is not None:
-            solver.keep(KeptMap.primal(Convolved(x, geometry, bias), factor))
+            solver.keep(PrimalMap(Convolved(x, geometry, bias), factor.cholesky))
         ctx.save_for_backward(x, weight, b, residual)
         ctx.set_materialize_grads(False)
         return weight, b, z

@@ -119,6 +119,10 @@ class Sequences:
         """The number of entries of the inputs."""
         return self.data.numel()
 
+    def detach(self) -> Sequences:
+        """Without a graph."""
+        return Sequences(self.data.detach(), tuple(state.detach() for state in self.initial), self.layout)
+
     def double(self) -> Sequences:
         """In float64."""
         return Sequences(self.data.double(), tuple(state.double() for state in self.initial), self.layout)
