@@ -8,7 +8,8 @@ process of its own, as in training; the processes take turns of a few steps, and
 (variant / weight space) within the round, so that a machine whose speed drifts does not matter. On a CPU all processes
 are started three times, since how the C library places memory makes one process faster than another. Denormals
 count as zero: in weight space the text classifier's gradients are full of them at first, at ten times the time.
-"kept" is a step between two untanglings alone, and its memory that of such a period. "literal" builds every patch,
+"kept" is a step between two untanglings alone, and its memory that of such a period; "own" is without the gradient
+through later layers' inputs (cascade_gradient=False). "literal" builds every patch,
 solves by torch.linalg.solve and lets autograd differentiate both passes (benchmarks/literal.py); "graphs" has
 cuda_graphs. Memory is the peak of the process, and what of it came on top after the imports.
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -52,11 +54,11 @@ def weight_step(case: Case, device: str) -> Step:
     return step
 
 
-def target_step(case: Case, device: str, rows: str, *, graphs: bool = False, untangle: int = 1) -> Step:
-    """A training step in target space."""
+def target_step(case: Case, device: str, rows: str, **settings: Any) -> Step:
+    """A training step in target space, with these settings beside the case's."""
     x, y, reference = (t.to(device) for t in case.data())
     model = case.build().to(device)
-    space = TargetSpace(model, reference, replace(case.config(rows), cuda_graphs=graphs, untangle=untangle))
+    space = TargetSpace(model, reference, replace(case.config(rows), **settings))
     optimizer = torch.optim.Adam(space.parameters(), lr=0.001, fused=True)
 
     def step() -> None:
@@ -97,8 +99,12 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Step]]:
         found[f"target{tag}"] = lambda rows=rows: target_step(case, device, rows)
         if rows == case.rows[0]:
             found["target, kept"] = lambda rows=rows: target_step(case, device, rows, untangle=_NEVER)
+            found["target, own"] = lambda rows=rows: target_step(case, device, rows, cascade_gradient=False)
+            found["target, own, kept"] = lambda rows=rows: target_step(
+                case, device, rows, cascade_gradient=False, untangle=_NEVER
+            )
         if device == "cuda":
-            found[f"target, graphs{tag}"] = lambda rows=rows: target_step(case, device, rows, graphs=True)
+            found[f"target, graphs{tag}"] = lambda rows=rows: target_step(case, device, rows, cuda_graphs=True)
         if case.literal:
             found[f"literal{tag}"] = lambda rows=rows: literal_step(case, device, rows)
     return found

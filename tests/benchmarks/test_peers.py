@@ -182,7 +182,7 @@ def test_without_the_cascade_a_target_gets_its_own_layers_gradient_alone():
     model, own = mlp(3, 4, 8, 2).double(), _data()
     own = Data(*(Split(split.x.double(), split.y) for split in (own.train, own.validation, own.test)))
     settings = {"lr": 0.1, "ridge": 0.5, "ridge_scale": "absolute", "step_scale": 1.0}
-    learner = make(model, SMALL, own, settings, detached=True)
+    learner = make(model, SMALL, own, settings, cascade_gradient=False)
     targets = learner.optimizers[0].param_groups[0]["params"]
     SMALL.loss(model(own.train.x), own.train.y).backward()
     expected, inputs = [], own.train.x

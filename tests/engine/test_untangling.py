@@ -14,7 +14,7 @@ from torch.nn import functional
 from tests.support.nets import Dense
 from tests.support.untangling import CASES, CONFIG, inputs_of, made, move, pulled_back, solved, step, weights
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.untangling import Untangling
+from ts_lightning.engine.period import Period
 
 
 def test_one_is_the_full_solve_at_every_step_to_the_last_bit():
@@ -176,21 +176,21 @@ def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
     ],
 )
 def test_the_period_follows_the_jump(period, jump, then, layers):
-    controller = Untangling(TargetSpaceConfig(untangle="auto"), [None] * layers, None, None)
-    assert controller.period == 1
-    controller.period = period
+    controller = Period("auto", layers)
+    assert controller.length == 1
+    controller.length = period
     controller.judge(jump)
-    assert controller.period == then
+    assert controller.length == then
 
 
 def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(monkeypatch):
     _, space, _ = made("dense", "auto")
     generator, jumps = torch.Generator().manual_seed(1), []
-    judge = space.cascade.untangling.judge
-    monkeypatch.setattr(space.cascade.untangling, "judge", lambda jump: jumps.append(jump) or judge(jump))
+    judge = space.cascade.untangling.period.judge
+    monkeypatch.setattr(space.cascade.untangling.period, "judge", lambda jump: jumps.append(jump) or judge(jump))
     expected = []
     for _ in range(3):
-        space.cascade.untangling.period = 1
+        space.cascade.untangling.period.length = 1
         inputs = inputs_of(space)
         move(space, generator)
         kept = {
@@ -208,24 +208,24 @@ def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(
 def test_small_steps_lengthen_the_period_and_large_ones_shorten_it():
     _, space, _ = made("dense", "auto")
     found = kinds(space, 40, by=1e-5)
-    assert space.cascade.untangling.period == 16
+    assert space.cascade.untangling.period.length == 16
     assert found.count(False) == 5  # after 1, 2, 4, 8 and 16
     kinds(space, 64, by=3.0)
-    assert space.cascade.untangling.period < 4
+    assert space.cascade.untangling.period.length < 4
 
 
 def test_where_every_solve_untangles_ever_fewer_are_judged(monkeypatch):
     _, space, _ = made("dense", "auto")
-    untangling, jumps = space.cascade.untangling, [1.0] * 6 + [0.01]
+    period, jumps = space.cascade.untangling.period, [1.0] * 6 + [0.01]
     judged, solves = [], []
-    monkeypatch.setattr(untangling, "jump", lambda *_: torch.tensor(jumps[len(judged)]))
-    judge = untangling.judge
-    monkeypatch.setattr(untangling, "judge", lambda jump: judged.append(len(solves)) or judge(jump))
+    monkeypatch.setattr("ts_lightning.engine.cascade.jump", lambda *_: torch.tensor(jumps[len(judged)]))
+    judge = period.judge
+    monkeypatch.setattr(period, "judge", lambda jump: judged.append(len(solves)) or judge(jump))
     while len(judged) < len(jumps):
         solves.append(1)
         space.solve()
     assert judged == [1, 3, 7, 15, 23, 31, 39]
-    assert untangling.period == 2
+    assert period.length == 2
     judged.clear()
     solves.clear()
     jumps[:] = [0.1] * 3

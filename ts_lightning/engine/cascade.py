@@ -20,6 +20,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
 from ts_lightning.engine.parameter_hooks import ParameterHooks
 from ts_lightning.engine.partition import Partition
+from ts_lightning.engine.period import jump
 from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_pass import ReferencePass, Solve
 from ts_lightning.engine.solution import Solution
@@ -86,12 +87,12 @@ class Cascade:
             untangling.end_period()
         untangling.resume(lambda: self.solution.make(self._replayed))
         if untangling.due:
-            expected = self._run_kept() if untangling.judges() else None
+            expected = self._run_kept() if untangling.judged() else None
             self.solution.make(self._replayed)
             if expected is not None:
-                jump = untangling.jump(expected, self.solution.pairs)
-                self.partition.same([jump])
-                untangling.judge(float(jump))
+                moved = jump(self.layers, expected, self.solution.pairs)
+                self.partition.same([moved])
+                untangling.period.judge(float(moved))
         else:
             untangling.advance()
             self.solution.make_kept(self._run_kept)

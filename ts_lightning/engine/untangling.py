@@ -3,20 +3,18 @@
 An untangling is a solve over the reference batch, which gives every layer its inputs A of now. Between two of them A
 and R stay, so that W = P T with a P of each layer's own: no layer waits for another, and equal shapes are one batched
 product. Gradients on weights go back through the graph of the last untangling, in which an earlier layer's targets
-change the inputs of later ones. Of a setting "auto" the period follows the *jump* at each untangling that it brought
-about, ||W_fresh - W_kept|| / ||W_fresh||, median over layers, as the step size of an integrator follows its error.
+change the inputs of later ones. Without ``cascade_gradient`` there is no such graph: gradients are those of each
+layer's own solve, P'G, and those of dense layers need no graph at all.
 
 Source: none; docs/mathematics.md has the formulas, and docs/cost.md says what is exact.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
@@ -25,17 +23,13 @@ from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_maps import KeptMaps
 from ts_lightning.engine.kept_stack import KeptStack
 from ts_lightning.engine.lasting import Lasting
+from ts_lightning.engine.period import Period
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.values import Values
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.kept import KeptMap
 from ts_lightning.ridge.processes import Shards
-
-_LONGEST = 16  # solves from one untangling to the next
-_LONGEST_PAUSE = 8  # untanglings from one judgement to the next
-_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps in a network of up to _SHALLOW layers
-_SHALLOW = 5  # what is wrong in more layers adds up, like independent errors
 
 
 class Untangling:
@@ -49,7 +43,7 @@ class Untangling:
 
     Attributes:
         active: whether maps or graphs serve more than one solve or pull-back.
-        period: solves from one untangling to the next.
+        period: how many solves there are from one untangling to the next.
         since: solves since the last untangling.
     """
 
@@ -58,11 +52,8 @@ class Untangling:
     ) -> None:
         self._skips, self._through = config.untangle != 1, config.cascade_gradient
         self.active = self._skips or not self._through
-        self.period = 1 if config.untangle == "auto" else config.untangle
+        self.period = Period(config.untangle, len(layers))
         self.since = 0
-        self._automatic = config.untangle == "auto"
-        self._tolerance = min(1.0, math.sqrt(_SHALLOW / len(layers)))
-        self._pause = self._waiting = 1  # untanglings between two judgements; to the next one
         self._layers, self._trained, self._model = layers, trained, model
         # layers whose gradients are products, and need no graph
         self._by_map = set() if self._through else {layer.name for layer in layers if KeptStack.fits(layer)}
@@ -79,7 +70,7 @@ class Untangling:
     @property
     def scheduled(self) -> bool:
         """Whether the next solve is the last of the period."""
-        return self._maps is not None and not self._restored and self.since + 1 >= self.period
+        return self._maps is not None and not self._restored and self.since + 1 >= self.period.length
 
     @property
     def due(self) -> bool:
@@ -164,44 +155,11 @@ class Untangling:
     @property
     def _products(self) -> int:
         """How many a map serves: one for each solve by it, and one for each gradient that does not pass on."""
-        return self.period if self._through else 2 * self.period - 1
+        return self.period.length if self._through else 2 * self.period.length - 1
 
-    def judges(self) -> bool:
-        """Whether the untangling that follows is to be judged, by what the maps give for present targets.
-
-        Where every solve untangles, and the last judgements left it so, some go by without.
-        """
-        if not self._automatic or not self.scheduled or self._ended:
-            return False
-        self._waiting = max(0, self._waiting - 1)
-        return self._waiting == 0
-
-    @torch.no_grad()
-    def jump(self, expected: Solved, fresh: Solved) -> Tensor:
-        """The median over layers of ||W_fresh - W_kept|| / ||W_fresh||."""
-        kept = {id(parameter): value for parameter, value in expected}
-        pairs = [(parameter, value, kept[id(parameter)]) for parameter, value in fresh]
-        values = [value.detach() for _, value, _ in pairs]
-        moved = torch._foreach_sub(values, [other for _, _, other in pairs])
-        norms = [torch.stack([n.double() for n in torch._foreach_norm(ts)]).square() for ts in (moved, values)]
-        position = {id(parameter): index for index, (parameter, _, _) in enumerate(pairs)}
-        jumps = []
-        for layer in self._layers:
-            at = [position[id(p)] for p in layer.parameters if id(p) in position]
-            if at:
-                change, whole = (squares[at].sum() for squares in norms)
-                jumps.append((change / whole.clamp_min(torch.finfo(whole.dtype).tiny)).sqrt())
-        return torch.stack(jumps).median()
-
-    def judge(self, jump: float) -> None:
-        """Set the length of the period that begins."""
-        before, jump = self.period, jump / self._tolerance
-        if jump > _SHORTER_ABOVE:
-            self.period = max(1, self.period // 2)
-        elif jump < _LONGER_BELOW:
-            self.period = min(_LONGEST, 2 * self.period)
-        self._pause = min(_LONGEST_PAUSE, 2 * self._pause) if self.period == before == 1 else 1
-        self._waiting = self._pause
+    def judged(self) -> bool:
+        """Whether the untangling that follows is to be judged, by what the maps give for present targets."""
+        return self.scheduled and not self._ended and self.period.judged()
 
     def resume(self, untangle: Callable[[], object]) -> None:
         """Go on within the period of a state, where one was loaded: its untangling is made once more.
@@ -227,11 +185,8 @@ class Untangling:
         """
         since, began = (self.since, self._began) if self._resumed is None else self._resumed
         if since == 0 or began is None:
-            return {**self._schedule(), "since": 0}
-        return {**self._schedule(), "since": since, **began.state_dict(self._model, whole)}
-
-    def _schedule(self) -> dict[str, int]:
-        return {"period": self.period, "pause": self._pause, "waiting": self._waiting}
+            return {**self.period.state_dict(), "since": 0}
+        return {**self.period.state_dict(), "since": since, **began.state_dict(self._model, whole)}
 
     def load_state_dict(self, state: Mapping[str, Any], share: Callable[[str, Tensor], Tensor]) -> bool:
         """Go on within the period of a state at the next solve.
@@ -244,9 +199,7 @@ class Untangling:
             Whether the next solve is one by kept maps. It is not where the period has just begun, nor where the state
             is of other parameters.
         """
-        if self.active and self._automatic:
-            self.period = state["period"]
-            self._pause, self._waiting = state.get("pause", 1), state.get("waiting", 1)
+        self.period.load_state_dict(state)
         if not self.active or state["since"] == 0:
             return False
         began = Values.of_state(state, self._trained, self._model, share)
