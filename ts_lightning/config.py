@@ -163,7 +163,7 @@ class TargetSpaceConfig:
         untangle: how often a solve goes through the reference batch. ``1``: every time. A larger number ``k``: every
             ``k``-th time; between, each layer's inputs on the reference batch are those of the last time, so that its
             weights are one product with its targets, and gradients take the way back of that time. ``"auto"`` chooses
-            the number between 1 and 16 while training, by how far the weights jump each time: ``docs/cost.md``.
+            the number between 1 and 16 while training, by how far the weights jump: ``docs/cost.md``.
         cascade_gradient: whether gradients pass through the inputs of later layers. Targets decide the weights of their
             own layer, by its solve, and through what this layer passes on those of all later ones. ``False`` leaves the
             latter share out: a solve takes its layer's inputs as constants. A step of narrow dense layers then takes

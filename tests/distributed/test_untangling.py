@@ -109,6 +109,13 @@ def test_layers_of_one_shape_whose_rows_are_spread_otherwise():
     same_weights(found, expected, rtol=1e-9, atol=1e-11)
 
 
+def test_dual_layers_of_one_shape_whose_rows_begin_elsewhere():
+    expected, whole, _ = kept(7, 4, 50, torch.float64)
+    found = in_processes(kept, 7, 4, 50, torch.float64, ranks=3)
+    assert [sum(each) for each in zip(*(rows for _, rows, _ in found), strict=True)] == whole == [4] * 4
+    same_weights(found, expected, rtol=1e-9, atol=1e-11)
+
+
 def with_large_maps(*given):
     """The same where maps are explicit only if that pays, which the rows of a process decide."""
     with pytest.MonkeyPatch.context() as patch:

@@ -12,22 +12,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.exactness import relative
-from tests.support.untangling import CASES, inputs_of, made, move, solved, step, weights
+from tests.support.untangling import CASES, found_by, inputs_of, made, move, solved, step, weights
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, register_layer
 from ts_lightning.layers.linear import LinearTargets
-
-
-def found_by(model, space, x):
-    """The gradients that arrive on the weights, and those that are pulled back, by layer."""
-    functional.cross_entropy(model(x), torch.arange(len(x)) % 2).backward()
-    arrived = {
-        layer.name: [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in layer.parameters]
-        for layer in space.layers
-    }
-    space.pullback()
-    return arrived, {
-        name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()
-    }
 
 
 @pytest.mark.parametrize("untangle", [1, 50])

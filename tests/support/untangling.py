@@ -212,3 +212,16 @@ def inputs_of(space):
     with torch.no_grad():
         space.cascade.reference.walk(visit, None, set())
     return seen
+
+
+def found_by(model, space, x):
+    """The gradients that arrive on the weights, and those that are pulled back, by layer."""
+    functional.cross_entropy(model(x), torch.arange(len(x)) % 2).backward()
+    arrived = {
+        layer.name: [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in layer.parameters]
+        for layer in space.layers
+    }
+    space.pullback()
+    return arrived, {
+        name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()
+    }

@@ -2,14 +2,14 @@
 
 A solve runs the model on the reference batch, each layer with the weights that its targets give for the inputs that the
 layers before it really produce (SCU), or within a period of ``untangle`` applies the maps that the last such pass left.
-The graph of a pass takes the gradients on the weights back to the targets. Source: Fairbank et al.
-(2022), algorithm 1.
+The graph of a pass takes the gradients on the weights back to the targets; without ``cascade_gradient`` those of dense
+layers are products with the maps. Source: Fairbank et al. (2022), algorithm 1.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -254,8 +254,9 @@ class Cascade:
             found = self.solution.gradients(trained, 1 / self.partition.ranks)
         if not by_map:
             return found
-        names = {id(target): name for name, target in self.targets.items()}
-        return [by_map.get(names.get(id(p), ""), g) for p, g in zip(trained, found, strict=True)]
+        self.solution.differentiable = False
+        own = {id(self.targets[name]): _hooked(self.targets[name], gradient) for name, gradient in by_map.items()}
+        return [own.get(id(p), gradient) for p, gradient in zip(trained, found, strict=True)]
 
     def _replayed(self) -> Solved | None:
         assert self.solution.graphs is not None
@@ -279,3 +280,12 @@ class Cascade:
                 f"every step: in weight space it costs nothing.",
                 stacklevel=6,
             )
+
+
+def _hooked(target: Target, gradient: Tensor) -> Tensor:
+    """The gradient as the hooks of its target leave it, which autograd calls elsewhere."""
+    hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = target._backward_hooks
+    for hook in tuple((hooks or {}).values()):
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient

@@ -1,4 +1,4 @@
-"""What is kept of a layer between two untanglings: the maps of its systems, and the way from P T to its parameters."""
+"""What is kept of a layer until the next untangling: its systems' maps, and the way from P T to its parameters."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ and one sum of all layers' W makes the weights, the same bits in every process.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,12 @@ class KeptMaps:
 
     Args:
         layers: what is kept of them.
+        stackable: the names of those that a stack takes.
         shards: the processes that share the reference batch; None where each has all of it.
     """
 
-    def __init__(self, layers: Sequence[KeptLayer], shards: Shards | None) -> None:
-        self._layers = list(layers)
+    def __init__(self, layers: Sequence[KeptLayer], stackable: Collection[str], shards: Shards | None) -> None:
+        self._layers, self._stackable = list(layers), stackable
         self._shards = shards
         self._stacks: list[KeptStack] = []
         self._rest: list[KeptLayer] | None = None  # those of no stack
@@ -44,9 +45,8 @@ class KeptMaps:
         Raises:
             TargetSpaceError: the targets hold a NaN or an infinity.
         """
-        if self._rest is None:
-            self._rest = self._settle(targets, times)
-        ws = {kept.layer.name: kept.apply(targets[kept.layer.name]) for kept in self._rest}
+        rest = self._settled(targets, times)
+        ws = {kept.layer.name: kept.apply(targets[kept.layer.name]) for kept in rest}
         for stack in self._stacks:
             ws.update(stack.apply(targets))
         # P is finite, and no product with targets whose norm is overflows
@@ -61,7 +61,7 @@ class KeptMaps:
         solved: Solved = []
         for stack in self._stacks:
             solved.extend(zip(stack.parameters, stack.values(), strict=True))
-        for kept in self._rest:
+        for kept in rest:
             solved.extend(zip(kept.layer.parameters, kept.values(ws[kept.layer.name]), strict=True))
         return solved
 
@@ -75,16 +75,17 @@ class KeptMaps:
             targets: by layer name.
             times: how many products the maps will serve at most.
         """
-        if self._rest is None:
-            self._rest = self._settle(targets, times)
+        self._settled(targets, times)
         return {name: gradient for stack in self._stacks for name, gradient in stack.pull().items()}
 
-    def _settle(self, targets: Mapping[str, Tensor], times: int) -> list[KeptLayer]:
-        """Make stacks of the layers that allow it; the others are returned."""
-        rest: list[KeptLayer] = []
+    def _settled(self, targets: Mapping[str, Tensor], times: int) -> list[KeptLayer]:
+        """Bring maps to their forms, and those that allow it to stacks, at the first call; the others are returned."""
+        if self._rest is not None:
+            return self._rest
+        self._rest = rest = []
         groups: dict[Any, list[KeptLayer]] = {}
         for kept in self._layers:
-            if KeptStack.fits(kept.layer):
+            if kept.layer.name in self._stackable:
                 groups.setdefault(KeptStack.shape(kept, targets[kept.layer.name]), []).append(kept)
             else:
                 kept.settle(targets[kept.layer.name], times)

@@ -1,4 +1,4 @@
-"""Dense layers of one shape between two untanglings: one product gives the weights of all, and one their gradients.
+"""What is kept of dense layers of one shape: one product gives the weights of all, and one their targets' gradients.
 
 No layer waits for another, so that L of them are a batch: maps P of (L, N, d), targets T (L, N, m), and W' = T'P' unit
 (L, m, d), whose first columns are the weights and whose last one is the biases. Targets are copied into place by one
@@ -39,16 +39,12 @@ class KeptStack:
         width = self.layers[0].width
         self.map = type(maps[0]).stacked(maps).settled(width, times)
         like = targets[self._names[0]]
-        count, dtype = len(self.layers), self.map.dtype
         self._shapes = [targets[name].shape for name in self._names]
-        rows = self._shapes[0].numel() // width
-        units = [layer.unit for layer in self.layers]
-        self._units = torch.tensor(units, dtype=dtype, device=like.device).view(-1, 1, 1)
-        self._t = like.new_empty(count, rows, width, dtype=dtype)
-        self._ts = [part.view(shape) for part, shape in zip(self._t, self._shapes, strict=True)]
+        self._units = [layer.unit for layer in self.layers]
         # in the targets' precision, since all processes send the same, whatever form their maps have
-        self._w = like.new_empty(count, width, _columns(self.layers[0]))
-        self._values = self._parts(self._w)
+        self._w = like.new_empty(len(self.layers), width, _columns(self.layers[0]))
+        self._t: Tensor | None = None
+        self._values: list[Tensor] = []
         self._offsets: Tensor | None = None
         if any(kept.offsets for kept in layers):
             self._offsets = torch.zeros_like(self._w)
@@ -60,33 +56,40 @@ class KeptStack:
         """Whether a layer is a weight, over a bias where it has one, and its W in one piece."""
         if not isinstance(layer, LinearTargets):
             return False
-        own = (layer.kept_targets, layer.kept_values, layer.pack)  # also of a class that extends the family
-        theirs = (LinearTargets.kept_targets, LinearTargets.kept_values, LinearTargets.pack)
+        # also of a class that extends the family
+        own = (layer.solve, layer.kept_targets, layer.kept_values, layer.pack)
+        theirs = (LinearTargets.solve, LinearTargets.kept_targets, LinearTargets.kept_values, LinearTargets.pack)
         if tuple(getattr(method, "__func__", None) for method in own) != theirs:
             return False
-        weight = _parts(layer, layer.parameters[0].new_empty(layer.width, _columns(layer)))[0]
-        return weight._is_view() and weight.shape == layer.parameters[0].shape
+        w = layer.parameters[0].new_empty(layer.width, _columns(layer))
+        weight = _parts(layer, w)[0]
+        in_place = weight.untyped_storage().data_ptr() == w.untyped_storage().data_ptr()
+        return in_place and weight.shape == layer.parameters[0].shape
 
     @staticmethod
     def shape(kept: KeptLayer, target: Tensor) -> tuple[object, ...]:
         """What the layers of one stack have in common; a large one has a stack of its own, where A is not copied."""
         (held,) = kept.maps
         assert isinstance(held, FactoredMap)
-        a, factor = held.matrix, held.cholesky.lower
-        assert a is not None
-        form = (type(held), a.shape, a.dtype, a.device, factor.shape, factor.dtype)
-        return *form, target.dtype, target.numel(), kept.layer.width, None if held.small else kept.layer.name
+        alone = None if held.small else kept.layer.name
+        return *held.form(), target.dtype, target.numel(), kept.layer.width, alone
 
     def apply(self, targets: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """P T (d, m) by layer name, until the next call; this process's share."""
+        if self._t is None:
+            width, dtype = self.layers[0].width, self.map.dtype
+            self._t = self._w.new_empty(len(self.layers), self._shapes[0].numel() // width, width, dtype=dtype)
+            self._ts = [part.view(shape) for part, shape in zip(self._t, self._shapes, strict=True)]
+            self._scale = torch.tensor(self._units, dtype=dtype, device=self._w.device).view(-1, 1, 1)
         torch._foreach_copy_(self._ts, [targets[name] for name in self._names])
-        self.map.apply(self._t.mul_(self._units), out=self._w)
+        self.map.apply(self._t.mul_(self._scale), out=self._w)
         return {name: [w.mT] for name, w in zip(self._names, self._w, strict=True)}
 
     def values(self) -> list[Tensor]:
         """The values of the parameters, for what :meth:`apply` gave, once it is summed over the processes."""
         if self._offsets is not None:
             self._w.add_(self._offsets)
+        self._values = self._values or self._parts(self._w)
         return self._values
 
     def pull(self) -> dict[str, Tensor]:
@@ -100,7 +103,7 @@ class KeptStack:
         ]
         torch._foreach_copy_([part for part, _ in arrived], [gradient for _, gradient in arrived])
         # each in memory of its own, since gradients are tensors that are changed in place
-        own = torch._foreach_mul(list(self.map.pull(g.mT)), [layer.unit for layer in self.layers])
+        own = torch._foreach_mul(list(self.map.pull(g.mT)), self._units)
         every = zip(self._names, own, self._shapes, strict=True)
         return {name: cast(gradient, self._w.dtype).view(shape) for name, gradient, shape in every if name in found}
 

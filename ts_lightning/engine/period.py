@@ -40,8 +40,8 @@ class Period:
         self._tolerance = min(1.0, math.sqrt(_SHALLOW / layers))
         self._pause = self._waiting = 1  # untanglings between two judgements; to the next one
 
-    def judged(self) -> bool:
-        """Whether the untangling at the end of a period is to be judged; called once for each.
+    def tick(self) -> bool:
+        """An untangling at the end of a period follows; whether it is to be judged.
 
         Where every solve untangles, and the last judgements left it so, some go by without.
         """
@@ -63,10 +63,10 @@ class Period:
         return {"period": self.length, "pause": self._pause, "waiting": self._waiting}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on as a state says; a fixed period stays. States of older versions judge at once."""
+        """Go on as a state says; a fixed period stays."""
         if self._automatic:
             self.length = state["period"]
-            self._pause, self._waiting = state.get("pause", 1), state.get("waiting", 1)
+            self._pause, self._waiting = state["pause"], state["waiting"]
 
 
 @torch.no_grad()

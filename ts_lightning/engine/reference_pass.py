@@ -109,10 +109,10 @@ class ReferencePass:
                 if why is not None:
                     raise refused_call(layer, why)
                 inputs.append((layer, x))
-            if self.constant:
-                x = _constant(layer, x)
             try:
                 layer.expect_noise(x, calls.noise)
+                if self.constant:
+                    x = _constant(layer, x)
                 solved[layer.name], passed = visit(layer, x)
             except TargetSpaceError as error:
                 if not calls.differentiated:

@@ -159,8 +159,9 @@ class TargetSpace:
 
         Over the reference batch, or within a period of ``untangle`` by the maps that its last pass left.
 
-        Keeps the graph from the targets to the weights for one :meth:`pullback`, until which the targets stay as they
-        are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce them.
+        Keeps the way from the targets to the weights, a graph or maps, for one :meth:`pullback`, until which the
+        targets stay as they are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce
+        them.
 
         Raises:
             TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity, or the model has other parameters
@@ -202,8 +203,8 @@ class TargetSpace:
 
         Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient is
         exact for a solve over the reference batch; after one by the maps that the last such solve left, it takes the
-        way back of that solve. The map from weights' to targets' gradients is linear: gradients accumulated over
-        several backward passes are pulled back at once.
+        way back of that solve. Without ``cascade_gradient`` it is that of each layer's own solve. The map from weights'
+        to targets' gradients is linear: gradients accumulated over several backward passes are pulled back at once.
 
         Args:
             keep: leave the gradients on the weights until they are cleared, for whoever looks at them, and set the

@@ -55,8 +55,8 @@ class Untangling:
         self.period = Period(config.untangle, len(layers))
         self.since = 0
         self._layers, self._trained, self._model = layers, trained, model
-        # layers whose gradients are products, and need no graph
-        self._by_map = set() if self._through else {layer.name for layer in layers if KeptStack.fits(layer)}
+        self._stackable = {layer.name for layer in layers if KeptStack.fits(layer)} if self.active else set()
+        self._by_map = set() if self._through else self._stackable  # layers whose gradients need no graph
         self._maps: KeptMaps | None = None
         self._found: list[KeptLayer] = []
         self._began: Values | None = None  # what the last untangling was made from
@@ -133,7 +133,7 @@ class Untangling:
     def end(self, shards: Shards | None) -> None:
         """The pass has ended: from here on its maps are in force."""
         if self.active:
-            self._maps = KeptMaps(self._found, shards)
+            self._maps = KeptMaps(self._found, self._stackable, shards)
             self._checked = True
         self._found = []
         self.since, self._ended, self._restored = 0, False, False
@@ -159,7 +159,7 @@ class Untangling:
 
     def judged(self) -> bool:
         """Whether the untangling that follows is to be judged, by what the maps give for present targets."""
-        return self.scheduled and not self._ended and self.period.judged()
+        return self.scheduled and not self._ended and self.period.tick()
 
     def resume(self, untangle: Callable[[], object]) -> None:
         """Go on within the period of a state, where one was loaded: its untangling is made once more.
@@ -200,7 +200,7 @@ class Untangling:
             is of other parameters.
         """
         self.period.load_state_dict(state)
-        if not self.active or state["since"] == 0:
+        if not self._skips or state["since"] == 0:
             return False
         began = Values.of_state(state, self._trained, self._model, share)
         if began is not None:

@@ -52,6 +52,8 @@ class LinearTargets(AffineLayer):
             x = _Rows.apply(x, self.binding.at)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+        elif self.rows is None and self.solver.keep is not None:
+            x = x.clone()  # what is kept outlasts changes of the input in place
         return x.reshape(-1, x.shape[-1])
 
     def pack(self, w: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ts_lightning.ridge.cholesky import Cholesky
 from ts_lightning.ridge.precision import cast
+from ts_lightning.ridge.system import unscaled
 
 _SMALL = 2**17  # numbers in P, up to which calls cost more than what they compute
 
@@ -54,9 +55,9 @@ class KeptMap(ABC):
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    @abstractmethod
     def settled(self, outputs: int, times: int) -> KeptMap:
         """The form that serves a number of products with P or P' best, each with so many columns of T or W."""
+        return self
 
     @abstractmethod
     def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
@@ -83,10 +84,6 @@ class ExplicitMap(KeptMap):
         super().__init__(transposed.dtype)
         self._transposed = transposed
         self._applied: Tensor | None = None
-
-    def settled(self, outputs: int, times: int) -> ExplicitMap:
-        """This form."""
-        return self
 
     def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
         """One product, laid out as its transpose, in the same memory every time."""
@@ -125,10 +122,16 @@ class FactoredMap(KeptMap):
         a = self.matrix
         return a is not None and a.numel() <= _SMALL
 
+    def form(self) -> tuple[object, ...]:
+        """What maps have in common that can be stacked."""
+        a, factor = self.matrix, self.cholesky.lower
+        assert a is not None, "operators are not stacked"
+        return type(self), a.shape, a.dtype, a.device, factor.shape, factor.dtype
+
     @classmethod
     @abstractmethod
     def stacked(cls, maps: Sequence[FactoredMap]) -> FactoredMap:
-        """The map of the systems of all these maps, which are of this class, of one shape, and hold matrices."""
+        """The map of the systems of all these maps, which are of this class and of one :meth:`form`."""
 
     @abstractmethod
     def explicit(self) -> ExplicitMap:
@@ -210,6 +213,10 @@ class DualMap(FactoredMap):
         """A of all processes' rows."""
         return self._a
 
+    def form(self) -> tuple[object, ...]:
+        """Also whether there is an S^2, and which rows are this process's."""
+        return *super().form(), self._s2 is None, self._own.start, self._own.stop
+
     @classmethod
     def stacked(cls, maps: Sequence[FactoredMap]) -> DualMap:
         """One map."""
@@ -223,22 +230,18 @@ class DualMap(FactoredMap):
 
     def explicit(self) -> ExplicitMap:
         """By the factor."""
-        return ExplicitMap(self._unscaled(self.cholesky.solve(self._a).mT).mT[..., self._own, :])
+        return ExplicitMap(unscaled(self.cholesky.solve(self._a).mT, self._s2).mT[..., self._own, :])
 
     def apply(self, t: Tensor, out: Tensor | None = None) -> Tensor:
         """S^-2 A' (K^-1 T)."""
         if not self._alone:
             return self.explicit().apply(t, out)
         r = self.cholesky.solve(t)
-        return _into(out, self._unscaled((r.mT @ cast(self._a, r.dtype)).mT))
+        return _into(out, unscaled((r.mT @ cast(self._a, r.dtype)).mT, self._s2))
 
     def pull(self, g: Tensor) -> Tensor:
         """K^-1 (A S^-2 G)."""
-        return self.cholesky.solve(cast(self._a, self.dtype) @ self._unscaled(g))[..., self._own, :]
-
-    def _unscaled(self, b: Tensor) -> Tensor:
-        """S^-2 B for B (..., d, m)."""
-        return b if self._s2 is None else b / self._s2.unsqueeze(-1)
+        return self.cholesky.solve(cast(self._a, self.dtype) @ unscaled(g, self._s2))[..., self._own, :]
 
     def _columns(self, a: Tensor) -> int:
         return a.shape[-1]

@@ -78,6 +78,11 @@ class Measured:
         return self.scale.gradient(du, self.u, self.squares, self.means, self.rows)
 
 
+def unscaled(b: Tensor, s2: Tensor | None) -> Tensor:
+    """S^-2 B for B (..., d, m); None is the identity."""
+    return b if s2 is None else b / s2.unsqueeze(-1)
+
+
 @dataclass
 class Factor:
     """The Cholesky factor of one regularised system, and what its backward pass needs beside it."""
@@ -98,7 +103,7 @@ class Factor:
 
     def unscale(self, b: Tensor) -> Tensor:
         """S^-2 ``b`` for ``b`` (..., d, m)."""
-        return b if self.measured.s2 is None else b / self.measured.s2.unsqueeze(-1)
+        return unscaled(b, self.measured.s2)
 
 
 #: function that every solve calls with the factors of its systems, T, and a function that returns T - A W, both at
