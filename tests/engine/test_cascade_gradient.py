@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.exactness import relative
-from tests.support.untangling import CASES, found_by, inputs_of, made, move, solved, step, weights
+from tests.support.untangling import CASES, Products, found_by, inputs_of, made, move, solved, step, weights
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, register_layer
 from ts_lightning.layers.linear import LinearTargets
 
@@ -75,17 +73,6 @@ def test_what_is_trained_beside_targets_has_no_share_from_the_reference_batch():
         space.pullback()
         assert torch.equal(before, model[1].weight.grad) != whole
         space.release()
-
-
-class Products(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm):
-            self.found[tuple(args[0].shape)] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def test_gradients_of_layers_of_one_shape_are_one_product():

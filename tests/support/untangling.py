@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.nets import Attending, Conv, Dense
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, register_layer
@@ -225,3 +227,16 @@ def found_by(model, space, x):
     return arrived, {
         name: torch.zeros_like(t) if t.grad is None else t.grad.clone() for name, t in space.targets.items()
     }
+
+
+class Products(TorchDispatchMode):
+    """Counts products by the shape of their left side."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm):
+            self.found[tuple(args[0].shape)] += 1
+        return function(*args, **(kwargs or {}))
