@@ -86,6 +86,7 @@ def runs() -> list[Run]:
         ("target", adam, 800),
         ("target-auto", {**adam, "untangle": "auto"}, 400),
         ("target-auto", {**adam, "untangle": "auto"}, 800),
+        ("target-fast", {**CONTENDERS["target-fast"].first, "lr": 0.008}, 600),
         ("muon", tuned(), 800),
         ("adamw", {"lr": 0.003, "start": "he", "weight_decay": 0.01}, 800),
     ]
@@ -97,7 +98,8 @@ def label(run: Run) -> str:
     if not contender.startswith("target"):
         return f"{CONTENDERS[contender].label} {setting['lr']:g}, {steps} steps"
     auto = ', untangle="auto"' if setting["untangle"] == "auto" else ""
-    return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{auto}, {steps} steps"
+    own = "" if setting.get("cascade_gradient", True) else ", own gradients"
+    return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{own}{auto}, {steps} steps"
 
 
 def page() -> None:
