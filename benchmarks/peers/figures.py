@@ -11,18 +11,12 @@ from typing import Any
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.summary import Reported, Summary
 from benchmarks.peers.tables import PEER_NAMES, middle
-from benchmarks.peers.target import ABLATIONS, ADAM, DEFAULTS, DESCENT, FAST, PERIODIC, TUNED
+from benchmarks.peers.target import ABLATIONS, ADAM, DEFAULTS, DESCENT, FAST, TUNED
 from ts_lightning.callbacks.pictures.style import COLOURS
 from ts_lightning.report.drawing import figure
 
-_OWN = {
-    DEFAULTS.name: "-",
-    FAST.name: (0, (5, 1, 1, 1, 1, 1)),
-    PERIODIC.name: ":",
-    TUNED.name: "--",
-    ADAM.name: "-.",
-    DESCENT.name: (0, (1, 3)),
-}
+# "auto" alone, which goes along with the defaults, is in the tables
+_OWN = {DEFAULTS.name: "-", FAST.name: ":", TUNED.name: "--", ADAM.name: "-.", DESCENT.name: (0, (1, 3))}
 _COMPARED = [*_OWN, *PEER_NAMES]
 _LARGEST = 32.0  # factor of the profile
 
