@@ -5,7 +5,8 @@
 
 Starts, schedules and optimizers are those of ``benchmarks/peers``. Muon has the best of ``TRIALS`` by the test accuracy
 at the end, with seed 1, which favours it; AdamW has the better of two rates that an earlier run had found; target space
-is untuned, with TargetAdam or Adam at 0.002; with own gradients it has the better of two rates. Seconds are processor time of one thread, of the training steps alone.
+is untuned, with TargetAdam or Adam at 0.002; with own gradients it has the better of two rates. Seconds are processor
+time of one thread, of the training steps alone.
 """
 
 from __future__ import annotations
