@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.figures import png
 from benchmarks.peers.results import Line, Results
 from benchmarks.peers.tables import percent
 from benchmarks.peers.training import begin
@@ -105,12 +106,10 @@ def label(run: Run) -> str:
 
 def page() -> None:
     """The figure over steps and seconds, and the table."""
-    from ts_lightning.report.drawing import figure
-
     measured = [(run, [line for seed in SEEDS if (line := found(run, seed))]) for run in runs()]
     measured = [(run, own) for run, own in measured if own]
     rows = []
-    with figure(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", [4.7, 4.7], 4.2) as panels:
+    with png(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", 2, 4.2, columns=2) as panels:
         for run, own in measured:
             at = own[0]["at"]
             test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
@@ -123,9 +122,6 @@ def page() -> None:
         panels[0].set_xlabel("steps")
         panels[1].set_xlabel("seconds, one thread")
         panels[0].set_ylabel("test accuracy in %")
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
-    FIGURE.with_suffix(".svg").unlink()
     head = ["contender", "seeds", "half-way", "at the end", "seconds"]
     fill(ROOT / "docs" / "evidence.md", {"images": markdown(head, rows)})
 

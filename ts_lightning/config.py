@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
+
+from ts_lightning.checks import check_choice, check_count, check_finite, check_positive
 
 RidgeScaleName = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
@@ -22,12 +23,6 @@ Untangle = int | Literal["auto"]
 ridge_scales: list[str] = list(get_args(RidgeScaleName))
 
 
-def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    """Raise ValueError if ``value`` is not one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
-
-
 def check_ridge_scale(name: str, value: object) -> None:
     """Raise ValueError if ``value`` is not the name of a ridge scale."""
     if value not in ridge_scales:
@@ -35,32 +30,6 @@ def check_ridge_scale(name: str, value: object) -> None:
             f"{name}={value!r}: expected one of {', '.join(map(repr, ridge_scales))}, or a name that was given to "
             f"ts_lightning.register_ridge_scale before."
         )
-
-
-def check_finite(name: str, value: float) -> None:
-    """Raise TypeError or ValueError if ``value`` is not a finite number."""
-    _check_number(name, value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value!r}: expected a finite number.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise TypeError or ValueError if ``value`` is not a finite number above 0."""
-    _check_number(name, value)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value!r}: expected a finite number above 0.")
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: expected a number, found {type(value).__name__}.")
-
-
-def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r}: expected a whole number, found {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(f"{name}={value!r}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -109,12 +78,12 @@ class ReferenceConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if self.size != "auto":
-            _count("reference.size ('auto' or a number)", self.size)
+            check_count("reference.size ('auto' or a number)", self.size)
         check_choice("reference.selection", self.selection, get_args(Selection))
         if self.rows not in ("auto", "all"):
-            _count("reference.rows ('auto', 'all' or a number)", self.rows)
+            check_count("reference.rows ('auto', 'all' or a number)", self.rows)
         if self.refresh is not None:
-            _count("reference.refresh (None or a number of epochs)", self.refresh)
+            check_count("reference.refresh (None or a number of epochs)", self.refresh)
             if self.selection == "first":
                 raise ValueError(
                     "reference.refresh takes new samples, and selection='first' always takes the same. Use "
@@ -231,7 +200,7 @@ class TargetSpaceConfig:
         if self.step_scale != "auto":
             check_positive("step_scale ('auto' or a number)", self.step_scale)
         if self.untangle != "auto":
-            _count("untangle ('auto' or a number)", self.untangle)
+            check_count("untangle ('auto' or a number)", self.untangle)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         check_choice("cascade_gradient", self.cascade_gradient, (False, True))
         check_choice("cuda_graphs", self.cuda_graphs, (False, True))

@@ -30,18 +30,18 @@ def _style(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _png(stem: Path, title: str, panels: int, height: float) -> Iterator[list[Any]]:
-    """Panels two in a row, and the contenders' names below them."""
+def png(stem: Path, title: str, panels: int, height: float, columns: int = 4) -> Iterator[list[Any]]:
+    """Panels two in a row, and the contenders' names in so many columns below them."""
     with figure(stem, title, [4.7] * panels, height) as drawn:
         yield drawn
         handles, labels = drawn[0].get_legend_handles_labels()
-        drawn[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+        drawn[0].figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
     stem.with_name(f"{stem.name}.svg").unlink()
 
 
 def curves(whole: Summary, names: Sequence[str], stem: Path, group: str) -> None:
     """The mean test metric of each workload of a group, against steps and against seconds."""
-    with _png(stem, group, 2 * len(names), 3.1) as panels:
+    with png(stem, group, 2 * len(names), 3.1) as panels:
         for row, name in enumerate(names):
             found = whole[name]
             for column, x in enumerate(("steps", "seconds")):
@@ -83,7 +83,7 @@ def _logarithmic(panel: Any) -> None:
 def profile(whole: Summary, stem: Path) -> None:
     """The share of workloads whose middle level a contender reaches within a factor of the fastest's time."""
     title = "Share of workloads whose middle level is reached within a factor of the fastest contender's"
-    with _png(stem, title, 2, 3.3) as panels:
+    with png(stem, title, 2, 3.3) as panels:
         for panel, seconds in zip(panels, (False, True), strict=True):
             ratios = _ratios(whole, seconds=seconds)
             for name in _COMPARED:

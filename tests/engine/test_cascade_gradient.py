@@ -10,7 +10,18 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.exactness import relative
-from tests.support.untangling import CASES, Products, found_by, inputs_of, made, move, solved, step, weights
+from tests.support.untangling import (
+    CASES,
+    Products,
+    found_by,
+    inputs_of,
+    made,
+    move,
+    pulled_in_parts,
+    solved,
+    step,
+    weights,
+)
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, register_layer
 from ts_lightning.layers.linear import LinearTargets
 
@@ -92,16 +103,7 @@ def test_gradients_of_several_passes_add_up(untangle):
     model, space, x = made("alike", untangle, cascade_gradient=False)
     move(space, torch.Generator().manual_seed(1))
     space.solve()
-    totals = []
-    for parts in (1, 2):
-        for target in space.targets.values():
-            target.grad = None
-        for part in x.chunk(parts):
-            model(part).square().sum().backward()
-            space.pullback(keep=parts == 2)
-        totals.append({name: t.grad.clone() for name, t in space.targets.items() if t.grad is not None})
-        space.cascade.pulled.clear()
-        space.solve()
+    totals = pulled_in_parts(model, space, x)
     assert totals[0].keys() == totals[1].keys() == space.targets.keys() - {"aside"}
     for name, expected in totals[0].items():
         torch.testing.assert_close(totals[1][name], expected, rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.exactness import relative
-from tests.support.untangling import CASES, Products, inputs_of, made, move, solved
+from tests.support.untangling import CASES, Products, inputs_of, made, move, pulled_in_parts, solved
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, register_layer
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.linear import LinearTargets
@@ -92,16 +92,8 @@ def test_gradients_of_several_passes_within_a_period_are_all_pulled_back(case):
     model, space, x = made(case, 50)
     move(space, torch.Generator().manual_seed(1))
     space.solve()
-    totals = []
-    for parts in (1, 2):
-        for target in space.targets.values():
-            target.grad = None
-        for part in x.chunk(parts):
-            (model(part).square().sum()).backward()
-            space.pullback(keep=parts == 2)
-        totals.append({name: target.grad.clone() for name, target in space.targets.items()})
-        space.cascade.pulled.clear()
-        space.solve()
+    totals = pulled_in_parts(model, space, x)
+    assert totals[0].keys() == totals[1].keys() == space.targets.keys()
     for name, expected in totals[0].items():
         torch.testing.assert_close(totals[1][name], expected, rtol=1e-9, atol=1e-12)
 

@@ -240,3 +240,18 @@ class Products(TorchDispatchMode):
         if function.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm):
             self.found[tuple(args[0].shape)] += 1
         return function(*args, **(kwargs or {}))
+
+
+def pulled_in_parts(model, space, x):
+    """What the targets get of one loss whole, and of its parts, each pulled back when it comes; by layer."""
+    totals = []
+    for parts in (1, 2):
+        for target in space.targets.values():
+            target.grad = None
+        for part in x.chunk(parts):
+            model(part).square().sum().backward()
+            space.pullback(keep=parts == 2)
+        totals.append({name: t.grad.clone() for name, t in space.targets.items() if t.grad is not None})
+        space.cascade.pulled.clear()
+        space.solve()
+    return totals

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
-from ts_lightning.config import RidgeScaleName, check_positive, check_ridge_scale
+from ts_lightning.checks import check_positive
+from ts_lightning.config import RidgeScaleName, check_ridge_scale
 from ts_lightning.ridge.precision import full_precision
 from ts_lightning.ridge.processes import ShardedRows, Shards
 from ts_lightning.ridge.solve import solve
