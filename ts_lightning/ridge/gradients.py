@@ -32,6 +32,11 @@ def add_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return to.addmm_(left, right) if to.dim() == 2 else to.add_(left @ right)
 
 
+def plus_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``to`` with a product added."""
+    return torch.addmm(to, left, right) if to.dim() == 2 else to + left @ right
+
+
 def add_scale_gradient(da: Tensor, a: Tensor, factor: Factor, cvw: Tensor) -> Tensor:
     """``da`` with what comes through R added, in place, see :meth:`Measured.gradient`."""
     gain, offset = factor.measured.gradient(cvw)

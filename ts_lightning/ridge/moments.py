@@ -29,9 +29,15 @@ def gram_matrix(a: Tensor) -> Tensor:
     return out
 
 
-def matrix_moments(a: Tensor) -> tuple[Tensor, Tensor]:
-    """A'A as :func:`gram_matrix` has it, and the sums of A's columns (..., d)."""
-    return gram_matrix(a), a.sum(-2)
+def matrix_moments(a: Tensor, *, ones: bool = False) -> tuple[Tensor, Tensor]:
+    """A'A as :func:`gram_matrix` has it, and the sums of A's columns (..., d).
+
+    Args:
+        a: A (..., N, d).
+        ones: whether its last column is of ones, so that the sums are A'A's last row; they are then a view of it.
+    """
+    gram = gram_matrix(a)
+    return gram, gram[..., -1, :] if ones else a.sum(-2)
 
 
 def sum_moments(rows: Rows, gram: Tensor, *others: Tensor) -> None:

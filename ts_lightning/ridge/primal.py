@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
+from ts_lightning.ridge.gradients import add_product, add_scale_gradient, plus_product, sum_gradients
 from ts_lightning.ridge.kept import Matrix, PrimalMap
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
 from ts_lightning.ridge.precision import cast
+from ts_lightning.ridge.processes import Rows
 from ts_lightning.ridge.system import Factor, RidgeSolver
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
@@ -21,34 +23,95 @@ Block = tuple[slice, slice]
 WHOLE: Block = (slice(None), slice(None))
 
 
+@dataclass
+class Solved:
+    """What a primal solve leaves for its backward pass, beside tensors that autograd saves.
+
+    Attributes:
+        solver: the ridge.
+        factor: of A'A + R.
+        rows: how the rows of A are spread.
+    """
+
+    solver: RidgeSolver
+    factor: Factor
+    rows: Rows
+
+
+def solve_primal(
+    a: Tensor, t: Tensor, solver: RidgeSolver, unit: float = 1.0, *, ones: bool = False
+) -> tuple[Solved, Tensor, Tensor, Tensor]:
+    """Solve for the targets ``unit`` T.
+
+    Args:
+        a: A (..., N, d).
+        t: T (..., N, m).
+        solver: the ridge.
+        unit: of T.
+        ones: whether the last column of A is of ones.
+
+    Returns:
+        What the backward pass needs; W (..., d, m) in T's precision; A W and A W - ``unit`` T, in the factor's.
+    """
+    rows = solver.rows(a.shape[-2])
+    products: dict[torch.dtype, Tensor] = {}
+
+    def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x = cast(a, dtype)
+        gram, sums = matrix_moments(x, ones=ones and rows.ranks == 1)
+        products[dtype] = x.mT @ cast(t, dtype)
+        sum_moments(rows, gram, sums, products[dtype])
+        return gram, sums
+
+    factor = solver.primal(moments, rows.total, a.dtype)
+    dtype = factor.cholesky.dtype
+    w = factor.solve(products[dtype])
+    w = cast(w if unit == 1 else w.mul_(unit), t.dtype)
+    solver.check(w, t)
+    achieved = cast(a, dtype) @ cast(w, dtype)
+    excess = torch.sub(achieved, cast(t, dtype), alpha=unit)
+    if solver.observer is not None:
+        solver.observer([factor], t if unit == 1 else t * unit, lambda: -excess)
+    if solver.keep is not None:
+        solver.keep(PrimalMap(Matrix(a), factor.cholesky))
+    return Solved(solver, factor, rows), w, achieved, excess
+
+
+def pull_primal(
+    solved: Solved, tensors: Sequence[Tensor], dw: Tensor | None, dz: Tensor | None, *, inputs: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients on ``unit`` T and on A, in the factor's precision.
+
+    Args:
+        solved: the solve.
+        tensors: its A, W, and A W - ``unit`` T.
+        dw: the gradient on W, if there is one.
+        dz: the gradient on A W, if there is one.
+        inputs: whether the gradient on A is wanted.
+    """
+    factor = solved.factor
+    a, w, excess = (cast(tensor, factor.cholesky.dtype) for tensor in tensors)
+    g = torch.zeros_like(w) if dw is None else cast(dw, w.dtype)
+    if dz is not None:
+        dz = cast(dz, w.dtype)
+        g = plus_product(g.mT, dz.mT, a).mT  # laid out as its transpose, (m, d), which is how layers hold weights
+    v = factor.solve(sum_gradients(g, solved.rows, solved.solver, inside=dz is not None))
+    dt = a @ v
+    if not inputs:
+        return dt, None
+    da = add_product((dt if dz is None else dt - dz) @ w.mT, excess, v.mT).neg_()
+    return dt, add_scale_gradient(da, a, factor, factor.c * (v * w).sum(-1))
+
+
 class PrimalApply(torch.autograd.Function):
     """(A, T) -> (W, A W): solve and apply in one operation, which share their backward (saves two passes over A)."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
         """W (..., d, m) and A W (..., N, m)."""
-        rows = solver.rows(a.shape[-2])
-        products: dict[torch.dtype, Tensor] = {}
-
-        def moments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-            x = cast(a, dtype)
-            gram, sums = matrix_moments(x)
-            products[dtype] = x.mT @ cast(t, dtype)
-            sum_moments(rows, gram, sums, products[dtype])
-            return gram, sums
-
-        factor = solver.primal(moments, rows.total, a.dtype)
-        dtype = factor.cholesky.dtype
-        w = cast(factor.solve(products[dtype]), t.dtype)
-        solver.check(w, t)
-        achieved = cast(a, dtype) @ cast(w, dtype)
-        residual = cast(t, dtype) - achieved
-        if solver.observer is not None:
-            solver.observer([factor], t, lambda: residual)
-        if solver.keep is not None:
-            solver.keep(PrimalMap(Matrix(a), factor.cholesky))
-        ctx.solver, ctx.factor, ctx.rows, ctx.output = solver, factor, rows, t.dtype
-        ctx.save_for_backward(a, residual, w)
+        ctx.solved, w, achieved, excess = solve_primal(a, t, solver)
+        ctx.output = t.dtype
+        ctx.save_for_backward(a, w, excess)
         ctx.set_materialize_grads(False)
         return w, cast(achieved, a.dtype)
 
@@ -58,21 +121,9 @@ class PrimalApply(torch.autograd.Function):
         """The gradients on A and T."""
         if dw is None and dz is None:
             return None, None, None
-        a, residual, w = ctx.saved_tensors
-        factor: Factor = ctx.factor
-        dtype = factor.cholesky.dtype
-        ax, wx = cast(a, dtype), cast(w, dtype)
-        g = torch.zeros_like(wx) if dw is None else cast(dw, dtype)
-        if dz is not None:
-            dz = cast(dz, dtype)
-            g = g + (dz.mT @ ax).mT  # laid out as its transpose, (m, d), which is how layers hold weights
-        v = factor.solve(sum_gradients(g, ctx.rows, ctx.solver, inside=dz is not None))
-        dt, da = ax @ v, None
-        if ctx.needs_input_grad[0]:
-            da = add_product(residual @ v.mT, -dt if dz is None else dz - dt, wx.mT)
-            cvw = factor.c * (v * wx).sum(-1)
-            da = cast(add_scale_gradient(da, ax, factor, cvw), a.dtype)
-        return da, cast(dt, ctx.output), None
+        tensors = ctx.saved_tensors
+        dt, da = pull_primal(ctx.solved, tensors, dw, dz, inputs=ctx.needs_input_grad[0])
+        return None if da is None else cast(da, tensors[0].dtype), cast(dt, ctx.output), None
 
 
 class PrimalBlocks(torch.autograd.Function):
