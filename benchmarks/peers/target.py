@@ -85,11 +85,11 @@ TUNED = Contender(
     _RATES,
     _LR,
     {
-        "optimizer": ("TargetAdam", "Adam", "SGD"),
+        "ridge": ("auto", 0.3, 30.0),
         "cascade_gradient": (True, False),
+        "optimizer": ("TargetAdam", "Adam", "SGD"),
         "start": ("own", "weights"),
         "untangle": tuple(dict.fromkeys((_UNTANGLE, 1, "auto"))),
-        "ridge": _RIDGES,
     },
 )
 ABLATIONS = (
