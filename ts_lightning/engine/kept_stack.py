@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ts_lightning.engine.kept_layer import KeptLayer
-from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.base import TargetLayer, has_methods
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.ridge.kept import FactoredMap
 from ts_lightning.ridge.precision import cast
@@ -56,10 +56,7 @@ class KeptStack:
         """Whether a layer is a weight, over a bias where it has one, and its W in one piece."""
         if not isinstance(layer, LinearTargets):
             return False
-        # also of a class that extends the family
-        own = (layer.solve, layer.kept_targets, layer.kept_values, layer.pack)
-        theirs = (LinearTargets.solve, LinearTargets.kept_targets, LinearTargets.kept_values, LinearTargets.pack)
-        if tuple(getattr(method, "__func__", None) for method in own) != theirs:
+        if not has_methods(layer, LinearTargets, "solve", "kept_targets", "kept_values", "pack"):
             return False
         w = layer.parameters[0].new_empty(layer.width, _columns(layer))
         weight = _parts(layer, w)[0]

@@ -36,6 +36,11 @@ def noisy_columns(noise: float, count: int, others: int, like: Tensor) -> Tensor
     return torch.cat([like.new_full((count,), noise), like.new_zeros(int(others))])
 
 
+def has_methods(layer: TargetLayer, family: type, *names: str) -> bool:
+    """Whether these methods of a layer are those of a class, and not of one that extends it."""
+    return all(getattr(getattr(layer, name), "__func__", None) is getattr(family, name) for name in names)
+
+
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows
 from ts_lightning.layers.affine import AffineLayer
+from ts_lightning.layers.base import has_methods
 from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.reproduce import reproduce_matrix
 from ts_lightning.layers.rows import feature_varies, sample_rows, sequence_ridge, sequence_rows
@@ -101,12 +102,11 @@ class LinearTargets(AffineLayer):
 
     def _plain(self, x: Tensor) -> bool:
         """Whether the solve is one operation: of A = [x, 1] with all its rows, at least as many as A has columns."""
-        made = (self._matrix, self.pack)  # by a class that extends the family, perhaps
-        if tuple(getattr(method, "__func__", None) for method in made) != (LinearTargets._matrix, LinearTargets.pack):
-            return False
         if self.rows is not None or self.ocu or self.anchor is not None:
             return False
-        return self.solver.rows(x.numel() // x.shape[-1]).total >= x.shape[-1] + (self.bias is not None)
+        if not has_methods(self, LinearTargets, "_matrix", "pack"):
+            return False
+        return self.solver.rows(x.shape[:-1].numel()).total >= x.shape[-1] + (self.bias is not None)
 
     def around(self, x: Tensor) -> Tensor:
         """A W0."""

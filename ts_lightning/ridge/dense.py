@@ -34,8 +34,10 @@ class DenseApply(torch.autograd.Function):
         ctx: Any, x: Tensor, t: Tensor, unit: float, bias: bool, solver: RidgeSolver
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The weight (m, d), the bias (m,), None for none, and A W (N, m), for X (N, d) and T (N, m)."""
-        a = torch.cat([x, x.new_ones(len(x), 1)], 1) if bias else x
-        if not bias and solver.keep is not None:
+        a = x
+        if bias:
+            a = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        elif solver.keep is not None:
             a = x.clone()  # what is kept outlasts changes of the input in place
         ctx.solved, w, achieved, excess = solve_primal(a, t, solver, unit, ones=bias)
         ctx.unit, ctx.bias, ctx.output = unit, bias, t.dtype

@@ -24,7 +24,7 @@ WHOLE: Block = (slice(None), slice(None))
 
 
 @dataclass
-class Solved:
+class PrimalSolved:
     """What a primal solve leaves for its backward pass, beside tensors that autograd saves.
 
     Attributes:
@@ -40,7 +40,7 @@ class Solved:
 
 def solve_primal(
     a: Tensor, t: Tensor, solver: RidgeSolver, unit: float = 1.0, *, ones: bool = False
-) -> tuple[Solved, Tensor, Tensor, Tensor]:
+) -> tuple[PrimalSolved, Tensor, Tensor, Tensor]:
     """Solve for the targets ``unit`` T.
 
     Args:
@@ -71,14 +71,14 @@ def solve_primal(
     achieved = cast(a, dtype) @ cast(w, dtype)
     excess = torch.sub(achieved, cast(t, dtype), alpha=unit)
     if solver.observer is not None:
-        solver.observer([factor], t if unit == 1 else t * unit, lambda: -excess)
+        solver.observer([factor], t if unit == 1 else cast(t, dtype) * unit, lambda: -excess)
     if solver.keep is not None:
         solver.keep(PrimalMap(Matrix(a), factor.cholesky))
-    return Solved(solver, factor, rows), w, achieved, excess
+    return PrimalSolved(solver, factor, rows), w, achieved, excess
 
 
 def pull_primal(
-    solved: Solved, tensors: Sequence[Tensor], dw: Tensor | None, dz: Tensor | None, *, inputs: bool
+    solved: PrimalSolved, tensors: Sequence[Tensor], dw: Tensor | None, dz: Tensor | None, *, inputs: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients on ``unit`` T and on A, in the factor's precision.
 
@@ -99,6 +99,7 @@ def pull_primal(
     dt = a @ v
     if not inputs:
         return dt, None
+    # the negative of both products, so that neither dt nor the excess has to be negated
     da = add_product((dt if dz is None else dt - dz) @ w.mT, excess, v.mT).neg_()
     return dt, add_scale_gradient(da, a, factor, factor.c * (v * w).sum(-1))
 

@@ -109,10 +109,6 @@ class Variance(RidgeScale):
 
     def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
         """The sum of the inputs' variances, and a millionth of their mean squares."""
-        if squares.dim() == 1 and squares.device.type == "cpu":  # an operation on a number takes as long as reading it
-            total = max(squares.sum().item(), torch.finfo(squares.dtype).tiny ** 0.5)
-            varying = max(total - rows * torch.dot(means, means).item(), 0.0)
-            return squares.new_full((1,), (varying + _FLOOR * total) / rows)
         trace = _trace(squares)
         centred = torch.sub(trace, means.square().sum(-1, keepdim=True), alpha=rows).clamp_min_(0)
         return centred.add_(trace, alpha=_FLOOR).div_(rows)
