@@ -104,7 +104,7 @@ def _memories() -> Iterator[Workload]:
             yield Workload(
                 f"{order.lower()}-{length}",
                 "State tracking",
-                f"word problem of {order}, {length} steps, RNN; tested at twice the length",
+                f"word problem of {order}, {length} steps, RNN",
                 partial(Sequence, nn.RNN, words, 128, words, 0),
                 _without_files(data.words_of_group, order, length),
                 2000,
