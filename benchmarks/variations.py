@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown, options
-from benchmarks.peers.contender import Contender, Learner, Setting
+from benchmarks.peers.contender import Contender, Learner, Setting, falling
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.results import Results
 from benchmarks.peers.training import train
@@ -40,7 +41,7 @@ from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
 from ts_lightning.layers.affine import AffineLayer, noisy_columns
 from ts_lightning.lightning.reference_data import reference_size
-from ts_lightning.ridge.kept import KeptMap
+from ts_lightning.ridge.kept import FactoredMap
 from ts_lightning.ridge.system import Factor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,9 +49,8 @@ RESULTS = Results(ROOT / "benchmarks" / "results" / "variations.jsonl")
 SETTING: Setting = CONTENDERS["target-default"].first
 SEEDS = (1, 2, 3)
 RIDGES = torch.logspace(-2, 2, 17).tolist()
-_SMALL = [name for name, workload in WORKLOADS.items() if workload.group == "Small data" and workload.batch <= 50]
-CHOSEN = ["tanh-5", "relu-5", "recall-20", "adder-20", *(name for name in _SMALL if "digits" in name)]
-CHOSEN += ["breast_cancer", "wine", "diabetes"]
+CHOSEN = ["tanh-5", "relu-5", "recall-20", "adder-20", "digits-100-tanh", "digits-1000-tanh", "digits-100-relu"]
+CHOSEN += ["digits-1000-relu", "breast_cancer", "wine", "diabetes"]
 
 #: function of the space, its optimizer, the data, the step and the budget, called before every solve
 Change = Callable[[TargetSpace, torch.optim.Optimizer, Data, int, int], None]
@@ -66,27 +66,24 @@ def _chosen(
     """Give every layer of one system the ridge that a rule likes best."""
     if step % 10 != 1:
         return
-    seen: dict[str, list[Any]] = {layer.name: [] for layer in space.layers}
+    kept: dict[str, list[FactoredMap]] = {layer.name: [] for layer in space.layers}
+    seen: dict[str, list[tuple[Factor, Tensor]]] = {layer.name: [] for layer in space.layers}
     for layer in space.layers:
-        layer.solver.keep = seen[layer.name].append
+        layer.solver.keep = kept[layer.name].append
         layer.solver.observer = partial(_note, seen[layer.name])
     space.solve()
     for layer in space.layers:
         layer.solver.keep = layer.solver.observer = None
-        (factor, t), kept = _sorted(seen[layer.name])
-        unit = float(factor.c) / layer.solver.ridge
-        layer.solver.ridge = _best(rule, kept.matrix, t, unit)
+        a, (factor, t) = kept[layer.name][0].matrix, seen[layer.name][0]
+        assert a is not None, f"layer '{layer.name}' has no matrix A"
+        layer.solver.ridge = _best(rule, a, t, float(factor.c) / layer.solver.ridge)
 
 
-def _note(seen: list[Any], factors: list[Factor], t: Tensor, residual: Callable[[], Tensor]) -> None:
-    """What a solve is observed to have."""
+def _note(
+    seen: list[tuple[Factor, Tensor]], factors: Sequence[Factor], t: Tensor, residual: Callable[[], Tensor]
+) -> None:
+    """A layer's first system and its targets."""
     seen.append((factors[0], t))
-
-
-def _sorted(seen: list[Any]) -> tuple[tuple[Factor, Tensor], KeptMap]:
-    """What was observed, and the map that was kept, of a layer's first system."""
-    observed = next(item for item in seen if isinstance(item, tuple))
-    return observed, next(item for item in seen if isinstance(item, KeptMap))
 
 
 @torch.no_grad()
@@ -122,7 +119,7 @@ def _noisy(space: TargetSpace, optimizer: Any, data: Data, step: int, steps: int
     """Let dense layers expect noise."""
     for layer in space.layers if step == 1 else ():
         if isinstance(layer, AffineLayer):
-            layer.expect_noise = partial(_expect, layer)  # type: ignore[method-assign]
+            layer.__dict__["expect_noise"] = partial(_expect, layer)
 
 
 def _expect(layer: AffineLayer, x: Any, noise_of: Any) -> None:
@@ -152,25 +149,18 @@ class HandedOver(Learner):
 
     def __init__(self, model: nn.Module, space: TargetSpace, optimizer: torch.optim.Optimizer, steps: int) -> None:
         super().__init__([optimizer], steps, space.pullback, space.solve)
-        self._model, self._space, self._left = model, space, steps - steps // 3
-        self._rate = optimizer.param_groups[0]["initial_lr"]
+        self._model, self._space, self._steps, self._made = model, space, steps, 0
 
     def step(self, loss: Callable[[], Tensor]) -> None:
         """One step."""
-        if self._left == 0:
+        if self._made == self._steps - self._steps // 3:
             self._space.release()
-            self._pull = self._solve = None
-            self._after = torch.optim.AdamW(self._model.parameters(), lr=0.001, weight_decay=0.01)
-        self._left -= 1
-        if self._left >= 0:
-            super().step(loss)
-            return
-        (optimizer,), (schedule,) = self.optimizers, self._schedules
-        self._after.param_groups[0]["lr"] = 0.001 * optimizer.param_groups[0]["lr"] / self._rate
-        self._after.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
-        self._after.step()
-        schedule.step()
+            group = {"params": list(self._model.parameters()), "initial_lr": 0.001}
+            optimizer = torch.optim.AdamW([group], lr=0.001, weight_decay=0.01)
+            self.optimizers, self._pull, self._solve = [optimizer], None, None
+            self._schedules = [LambdaLR(optimizer, falling(self._steps), self._made - 1)]
+        super().step(loss)
+        self._made += 1
 
 
 VARIATIONS: dict[str, Change] = {

@@ -21,6 +21,17 @@ Setting = Mapping[str, Any]
 _WARM_UP = 0.05  # of the budget
 
 
+def falling(steps: int) -> Callable[[int], float]:
+    """The schedule: the share of a learning rate at each step of a budget."""
+    warm = max(1, round(_WARM_UP * steps))
+
+    def share(step: int) -> float:
+        fallen = max(0.0, (step - warm) / max(1, steps - warm))
+        return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
+
+    return share
+
+
 class Learner:
     """Makes the steps of a run, at learning rates that rise for a twentieth of the budget and fall as a cosine to 0.
 
@@ -40,13 +51,7 @@ class Learner:
     ) -> None:
         self.optimizers = optimizers
         self._pull, self._solve = pull, solve
-        warm = max(1, round(_WARM_UP * steps))
-
-        def factor(step: int) -> float:
-            fallen = max(0.0, (step - warm) / max(1, steps - warm))
-            return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
-
-        self._schedules = [LambdaLR(optimizer, factor) for optimizer in optimizers]
+        self._schedules = [LambdaLR(optimizer, falling(steps)) for optimizer in optimizers]
 
     def step(self, loss: Callable[[], Tensor]) -> None:
         """One step on the mini-batch that ``loss`` is computed on."""
