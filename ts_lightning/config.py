@@ -138,6 +138,10 @@ class TargetSpaceConfig:
             latter share out: a solve takes its layer's inputs as constants. With ``untangle="auto"`` the training of a
             network of few dense layers then takes about half the time; norms and embeddings have no share from the
             reference batch. ``docs/cost.md`` says where accuracy suffers, and where it does not.
+        until: optimizer steps, as ``Trainer.global_step`` counts them, after which training goes on in weight space,
+            from the weights that the targets gave last; ``None``: never. The weights then stand in the optimizers
+            again, with fresh moments, or in those of ``configure_weight_optimizers``. ``docs/choosing.md`` says where
+            that pays.
         reference: the reference batch, see :class:`ReferenceConfig`.
         solve_dtype: precision of the Gram matrix and its factorisation. ``"auto"``: at least float32, and float64
             where float32 cannot hold the Gram matrix (many rows, whose inputs vary little about a large mean).
@@ -177,6 +181,7 @@ class TargetSpaceConfig:
     step_scale: StepScale = "auto"
     untangle: Untangle = 1
     cascade_gradient: bool = True
+    until: int | None = None
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     solve_dtype: SolveDtype = "auto"
     cuda_graphs: bool = False
@@ -201,6 +206,8 @@ class TargetSpaceConfig:
             check_positive("step_scale ('auto' or a number)", self.step_scale)
         if self.untangle != "auto":
             check_count("untangle ('auto' or a number)", self.untangle)
+        if self.until is not None:
+            check_count("until (None or a number of optimizer steps)", self.until)
         check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
         check_choice("cascade_gradient", self.cascade_gradient, (False, True))
         check_choice("cuda_graphs", self.cuda_graphs, (False, True))

@@ -100,6 +100,8 @@ class TargetSpaceMonitor(Callback):
         if self._logged:
             self._forget(trainer)
         space = _space(pl_module)
+        if space is None:
+            self._stop()  # of a step in which target space ended
         if space is None or self._observation is not None or not trainer._logger_connector.should_update_logs:
             return
         due = self._last is None or _step(trainer) - self._last >= self.every_n_steps

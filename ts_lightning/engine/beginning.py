@@ -17,6 +17,22 @@ from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.start import check_state, start
 
 
+def settings_of(config: TargetSpaceConfig | None) -> TargetSpaceConfig:
+    """The settings of a space, the defaults for None.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: ``until`` is set, for which nobody counts steps here.
+    """
+    settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
+    if settings.until is not None:
+        raise ValueError(
+            f"until={settings.until}: a Trainer counts steps for it. In a loop of your own, call space.release() after "
+            f"so many of them, and train model.parameters() with another optimizer."
+        )
+    return settings
+
+
 class Beginning:
     """How the targets of a cascade came about, and what a state says of them.
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.beginning import Beginning
+from ts_lightning.engine.beginning import Beginning, settings_of
 from ts_lightning.engine.bystanders import check_alone, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
@@ -69,14 +69,13 @@ class TargetSpace:
         config: the settings; ``None`` for the defaults.
         forward: how the model is run on the reference batch; ``None`` calls it with the batch's items.
         state: what an earlier space's :meth:`state_dict` gave, to go on from; ``None`` starts anew.
-        group: the processes that train together, each of which is given the whole reference batch and keeps its share
-            (or all of it with ``reference.shard=False``); ``None`` for one process. Gradients on the weights must be
-            averaged over them, as DistributedDataParallel does, before :meth:`pullback`.
+        group: the processes that train together and average gradients on the weights before :meth:`pullback`. Each is
+            given the whole reference batch, and keeps its share unless ``reference.shard=False``. ``None`` for one.
         loaded: parameters whose values were loaded, so that ``init="auto"`` keeps them whatever they look like.
 
     Raises:
-        TargetSpaceError: the model cannot be trained in target space as asked, or another space that was not released
-            solves layers of it; says why and what to do.
+        TargetSpaceError: the model cannot be trained as asked, or another space that was not released solves layers.
+        ValueError: ``until`` is set, which needs a Trainer.
 
     Attributes:
         config: the settings.
@@ -98,7 +97,7 @@ class TargetSpace:
         group: dist.ProcessGroup | None = None,
         loaded: Collection[nn.Parameter] = (),
     ) -> None:
-        self.config = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
+        self.config = settings_of(config)
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward

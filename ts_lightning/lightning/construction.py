@@ -131,6 +131,7 @@ class Construction:
         self._call = reference_call(module, batch) if len(givers) == 1 else None  # the mixin's alone
         group = process_group(module.trainer.strategy)
         loaded = list(self._loaded.values())
+        config = replace(config, until=None)  # the session's
         return TargetSpace(module, batch, config, forward=self._forward, state=state, group=group, loaded=loaded)
 
     def _gone_on(self, batch: Any, settings: TargetSpaceConfig, entry: dict[str, Any]) -> TargetSpace | None:

@@ -17,7 +17,7 @@ from ts_lightning.lightning.mixin import TargetSpaceMixin
 
 Module = TypeVar("Module", bound=LightningModule)
 #: what a class may define for target space before it has the mixin
-_OVERRIDABLE = ("reference_batch", "reference_forward")
+_OVERRIDABLE = ("reference_batch", "reference_forward", "configure_weight_optimizers")
 _DEFAULTS = TargetSpaceConfig()
 _CONVERTED: dict[type[LightningModule], Any] = {}
 
@@ -26,8 +26,9 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
     """Let a LightningModule train in target space, without a class of one's own.
 
     The module is changed in place: it becomes an instance of its own class with :class:`TargetSpaceMixin` in front. Its
-    class may define ``reference_batch`` and ``reference_forward`` as described there. Checkpoints load into the
-    original class by ``load_from_checkpoint``; convert what that gives to go on in target space.
+    class may define ``reference_batch``, ``reference_forward`` and ``configure_weight_optimizers`` as described there.
+    Checkpoints load into the original class by ``load_from_checkpoint``; convert what that gives to go on in target
+    space.
 
     Args:
         module: the module, before its fit; one that has the mixin only gets the settings.

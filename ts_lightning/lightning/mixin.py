@@ -80,6 +80,18 @@ class TargetSpaceMixin(TargetSpaceModule):
         own = getattr(super(), "reference_forward", None)
         return session_of(self).construction.call(batch) if own is None else own(batch)
 
+    def configure_weight_optimizers(self) -> Any:
+        """The optimizers of what follows ``target_space.until`` steps, when training goes on in weight space.
+
+        They, and schedules with them, begin there. Override to give some.
+
+        Returns:
+            What ``configure_optimizers`` may return. By default None: the present optimizers and their schedules go on,
+            with the weights in the place of their targets.
+        """
+        own = getattr(super(), "configure_weight_optimizers", None)
+        return None if own is None else own()
+
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizers, for manual optimisation; their ``zero_grad`` clears the solved weights' gradients, too."""
         found = super().optimizers(use_pl_optimizer)

@@ -29,3 +29,6 @@ class TargetSpaceModule(LightningModule):
 
         def reference_forward(self, batch: Any) -> Any:
             """Run the model on the reference batch."""
+
+        def configure_weight_optimizers(self) -> Any:
+            """The optimizers in weight space, where the present ones do not go on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -24,6 +25,7 @@ from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
 from ts_lightning.lightning.fingerprint import fingerprints
+from ts_lightning.lightning.handing_over import give_weight_optimizers, is_over, say_it_is_over
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
@@ -56,6 +58,8 @@ class Session:
         self._hook: SolveHook | None = None
         self._covered: list[tuple[Any, str]] = []
         self._begun = False  # for as long as a fit goes on
+        self._resumed_at = 0  # steps of the checkpoint that a fit goes on from
+        self._is_trained = False  # whether the weights are those of a fit that went on behind target space
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
 
     @property
@@ -67,10 +71,11 @@ class Session:
         """Stand at the places of a fit that is about to start."""
         TargetSpaceConfig.checked(self.module.target_space, f"{type(self.module).__name__}.target_space")
         self._uncover()
-        self._begun = False
+        self._begun, self._resumed_at = False, 0
         if self._restored is not None and self._restored.resuming:
             self._restored = None  # of a fit that could not load its checkpoint
         self._cover(trainer.fit_loop, "on_run_start", self._on_run_start)
+        self._cover(trainer.strategy, "setup_optimizers", self._setup_optimizers)
         self._cover(trainer.strategy, "on_train_batch_start", self._on_train_batch_start)
         self._cover(trainer.strategy, "teardown", self._end)
 
@@ -115,11 +120,19 @@ class Session:
         states = checkpoint.get("optimizer_states", ()) if fitting else ()
         self.construction.restoring = checkpoint.get("state_dict") if fitting else None
         self._restored = None if untrained else Restored(entry, states, fitting)
+        self._resumed_at, self._is_trained = checkpoint["global_step"] if fitting else 0, False
 
     def _fitting(self) -> bool:
         """Whether a Trainer is running a fit with the module."""
         state = None if self.module._trainer is None else self.module._trainer.state
         return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+
+    def _setup_optimizers(self, trainer: Trainer) -> None:
+        """Set optimizers up; where the fit goes on behind the end of target space, those of weight space."""
+        own = self._own(trainer.strategy, "setup_optimizers")
+        own(trainer)
+        if is_over(self.module, max(trainer.global_step, self._resumed_at), self._restored):
+            give_weight_optimizers(self.module, partial(own, trainer))
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
@@ -129,6 +142,7 @@ class Session:
     def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Go on from what was loaded within the fit, with a changed model, or on another reference batch if so set."""
         self._begin()
+        self._hand_over()
         self._follow_model()
         self._refresh()
         self._own(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
@@ -144,18 +158,21 @@ class Session:
         states = self._give_back()
         if last is not None:
             last.release()
+        if is_over(module, self.trainer.global_step, restored):
+            self._is_trained = True
+            say_it_is_over(module)
+            return
+        if restored is None and self._is_trained:
+            restored = Restored(None, same_module=True)
         settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is None:
             return
         if restored is None and last is not None:
-            same = replace(last.config, cuda_graphs=settings.cuda_graphs) == settings
+            same = replace(last.config, cuda_graphs=settings.cuda_graphs, until=settings.until) == settings
             epoch = self.construction.epoch
             entry = {**last.state_dict(), "weights": self._left, "drawn": {}, "epoch": epoch} if same else None
-            restored = Restored(
-                entry,
-                [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers],
-                same_module=True,
-            )
+            own = [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
+            restored = Restored(entry, own, same_module=True)
         with isolate_rng(include_cuda=module.device.type == "cuda"):
             try:
                 space, goes_on = self.construction.space(settings, restored)
@@ -177,7 +194,7 @@ class Session:
             substitution.load_moments(state)
         self._hook = SolveHook(self.trainer.strategy, space)
         self._hook.attach()
-        self.module.target_space_engine = space
+        self.module.target_space_engine, self._is_trained = space, False
 
     def _follow_model(self) -> None:
         """Begin anew from the present weights where parameters or optimizers are others than those of the targets."""
@@ -205,6 +222,16 @@ class Session:
                     say_nothing_is_solved(error)
                     return
             self._train(again)
+
+    def _hand_over(self) -> None:
+        """Go on in weight space where target space is over."""
+        if self._hook is None or not is_over(self.module, self.trainer.global_step):
+            return
+        self._leave()
+        self._begun = self._is_trained = True
+        self.construction.forget()
+        give_weight_optimizers(self.module, partial(self._own(self.trainer.strategy, "setup_optimizers"), self.trainer))
+        say_it_is_over(self.module)
 
     def _refresh(self) -> None:
         """Take another reference batch before an epoch where ``target_space.reference.refresh`` says so."""
