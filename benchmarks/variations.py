@@ -41,8 +41,8 @@ from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
 from ts_lightning.layers.affine import AffineLayer, noisy_columns
 from ts_lightning.lightning.reference_data import reference_size
+from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.kept import FactoredMap
-from ts_lightning.ridge.system import Factor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "variations.jsonl")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.ridge.diagnostics import ridge, spectrum
+from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.precision import full_precision
-from ts_lightning.ridge.system import Factor
 
 #: what is shared out of a step's time
 PARTS = ("solve", "main", "pullback")

@@ -26,6 +26,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.rows import sample_dimension, share_rows
 from ts_lightning.ridge.processes import Cut, Shards
+from ts_lightning.ridge.repeated import Repeated
 from ts_lightning.ridge.system import RidgeSolver
 
 
@@ -153,7 +154,7 @@ class TargetLayer(ABC):
     def adopt(self, binding: Binding) -> None:
         """Solve as ``binding`` says from here on."""
         self._binding = binding
-        self.solver.ridge, self.solver.shared = binding.ridge, binding.shared
+        self.solver.ridge, self.solver.shared, self.solver.repeated = binding.ridge, binding.shared, Repeated()
         # at the other uses each process has rows of its own
         self.solver.gradient_is_replicated = binding.gradient_is_replicated and not self.reused
 

@@ -37,7 +37,10 @@ class Size(NamedTuple):
 
     @property
     def products(self) -> int:
-        """About how many multiplications one solve and its gradient take, without the layer's own forward."""
+        """About how many multiplications one solve and its gradient take, without the layer's own forward.
+
+        Of inputs that change from solve to solve; those that stay the same are factorised once.
+        """
         _, _, n, d, m = self
         if self.dual:
             return self.groups * (n * n * d + n**3 // 6 + 2 * n * n * m + 5 * n * d * m)

@@ -39,7 +39,8 @@ class DenseApply(torch.autograd.Function):
             a = torch.cat([x, x.new_ones(len(x), 1)], 1)
         elif solver.keep is not None:
             a = x.clone()  # what is kept outlasts changes of the input in place
-        ctx.solved, w, achieved, excess = solve_primal(a, t, solver, unit, ones=bias)
+        shaped = ctx.needs_input_grad[0]
+        ctx.solved, w, achieved, excess = solve_primal(a, t, solver, unit, inputs=x, shaped=shaped, ones=bias)
         ctx.unit, ctx.bias, ctx.output = unit, bias, t.dtype
         ctx.save_for_backward(a, w, excess)
         ctx.set_materialize_grads(False)

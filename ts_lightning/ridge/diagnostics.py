@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ts_lightning.ridge.system import Factor
+from ts_lightning.ridge.factor import Factor
 
 _ITERATIONS = 4  # of the power method; each is two products of a triangle and a vector
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
 from ts_lightning.ridge.kept import DualMap
 from ts_lightning.ridge.precision import cast
-from ts_lightning.ridge.system import Factor, RidgeSolver
+from ts_lightning.ridge.system import RidgeSolver
 
 
 class DualApply(torch.autograd.Function):
@@ -32,7 +33,7 @@ class DualApply(torch.autograd.Function):
         """W (..., d, m) and A W (..., N, m)."""
         rows = solver.rows(a.shape[-2])
         whole, wanted = rows.gather(a, t)
-        factor = solver.dual(whole)
+        factor = solver.factor(a, ctx.needs_input_grad[0], lambda: solver.dual(whole))
         r = factor.solve(wanted)
         w = cast(factor.unscale((r.mT @ cast(whole, r.dtype)).mT), t.dtype)
         solver.check(w, t)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.processes import Rows
-from ts_lightning.ridge.system import Factor, RidgeSolver
+from ts_lightning.ridge.system import RidgeSolver
 
 
 def sum_gradients(g: Tensor, rows: Rows, solver: RidgeSolver, *, inside: bool = False) -> Tensor:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ts_lightning.ridge.cholesky import Cholesky
+from ts_lightning.ridge.factor import unscaled
 from ts_lightning.ridge.precision import cast
-from ts_lightning.ridge.system import unscaled
 
 _SMALL = 2**17  # numbers in P, up to which calls cost more than what they compute
 

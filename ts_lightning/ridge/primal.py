@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.gradients import add_product, add_scale_gradient, plus_product, sum_gradients
 from ts_lightning.ridge.kept import Matrix, PrimalMap
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.processes import Rows
-from ts_lightning.ridge.system import Factor, RidgeSolver
+from ts_lightning.ridge.system import RidgeSolver
 
 #: a system of its own: which columns of A are its inputs, and which of T its targets, as slices of step 1
 Block = tuple[slice, slice]
@@ -39,7 +40,7 @@ class PrimalSolved:
 
 
 def solve_primal(
-    a: Tensor, t: Tensor, solver: RidgeSolver, unit: float = 1.0, *, ones: bool = False
+    a: Tensor, t: Tensor, solver: RidgeSolver, unit: float = 1.0, *, inputs: Tensor, shaped: bool, ones: bool = False
 ) -> tuple[PrimalSolved, Tensor, Tensor, Tensor]:
     """Solve for the targets ``unit`` T.
 
@@ -48,6 +49,8 @@ def solve_primal(
         t: T (..., N, m).
         solver: the ridge.
         unit: of T.
+        inputs: A, or what it is made of.
+        shaped: whether something that is trained has shaped these.
         ones: whether the last column of A is of ones.
 
     Returns:
@@ -63,9 +66,9 @@ def solve_primal(
         sum_moments(rows, gram, sums, products[dtype])
         return gram, sums
 
-    factor = solver.primal(moments, rows.total, a.dtype)
+    factor = solver.factor(inputs, shaped, lambda: solver.primal(moments, rows.total, a.dtype))
     dtype = factor.cholesky.dtype
-    w = factor.solve(products[dtype])
+    w = factor.solve(products[dtype] if products else cast(a, dtype).mT @ cast(t, dtype))
     w = cast(w if unit == 1 else w.mul_(unit), t.dtype)
     solver.check(w, t)
     achieved = cast(a, dtype) @ cast(w, dtype)
@@ -110,7 +113,7 @@ class PrimalApply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, solver: RidgeSolver) -> tuple[Tensor, Tensor]:
         """W (..., d, m) and A W (..., N, m)."""
-        ctx.solved, w, achieved, excess = solve_primal(a, t, solver)
+        ctx.solved, w, achieved, excess = solve_primal(a, t, solver, inputs=a, shaped=ctx.needs_input_grad[0])
         ctx.output = t.dtype
         ctx.save_for_backward(a, w, excess)
         ctx.set_materialize_grads(False)

@@ -1,0 +1,52 @@
+"""The factor of a layer whose inputs on the reference batch are the same in every solve, as the first layer's are.
+
+Its system does not change then, and one factorisation serves all solves, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ts_lightning.ridge.factor import Factor
+
+
+class Repeated:
+    """The last inputs and their factor, until the inputs change; behind a change nothing is held any more."""
+
+    def __init__(self) -> None:
+        self._inputs: Tensor | None = None
+        self._version = 0
+        self._ridge = 0.0
+        self._factor: Factor | None = None
+        self._changes = False
+
+    def factor(self, inputs: Tensor, shaped: bool, ridge: float, factorise: Callable[[], Factor]) -> Factor:
+        """The last factor where the inputs are the same, or else a new one.
+
+        Args:
+            inputs: A, or what A is made of.
+            shaped: whether something that is trained has shaped them, so that they are about to change.
+            ridge: of the system.
+            factorise: makes a factor.
+        """
+        if shaped or self._changes or inputs.is_inference():
+            self._inputs = self._factor = None
+            return factorise()
+        if self._factor is not None and ridge == self._ridge:
+            if self._same(inputs):
+                return self._factor
+            self._changes = True
+            return self.factor(inputs, shaped, ridge, factorise)
+        factor = factorise()
+        self._inputs, self._version = inputs.detach(), inputs._version
+        self._ridge, self._factor = ridge, factor
+        return factor
+
+    def _same(self, inputs: Tensor) -> bool:
+        last = self._inputs
+        if last is None or last._version != self._version or last.dtype != inputs.dtype:
+            return False
+        return last.device == inputs.device and torch.equal(last, inputs)
