@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown, options
-from benchmarks.peers.contender import Contender, Learner, Setting, falling
+from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.handed_over import HandedOver
 from benchmarks.peers.results import Results
 from benchmarks.peers.training import train
 from benchmarks.peers.workload import Data, Workload
@@ -144,23 +144,8 @@ def _refreshed(space: TargetSpace, optimizer: torch.optim.Optimizer, data: Data,
         optimizer.state.pop(target, None)
 
 
-class HandedOver(Learner):
-    """Target space, and weight space for the last third."""
-
-    def __init__(self, model: nn.Module, space: TargetSpace, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        super().__init__([optimizer], steps, space.pullback, space.solve)
-        self._model, self._space, self._steps, self._made = model, space, steps, 0
-
-    def step(self, loss: Callable[[], Tensor]) -> None:
-        """One step."""
-        if self._made == self._steps - self._steps // 3:
-            self._space.release()
-            group = {"params": list(self._model.parameters()), "initial_lr": 0.001}
-            optimizer = torch.optim.AdamW([group], lr=0.001, weight_decay=0.01)
-            self.optimizers, self._pull, self._solve = [optimizer], None, None
-            self._schedules = [LambdaLR(optimizer, falling(self._steps), self._made - 1)]
-        super().step(loss)
-        self._made += 1
+def _adamw(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.01)]
 
 
 VARIATIONS: dict[str, Change] = {
@@ -184,7 +169,8 @@ def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: S
     space = TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
     optimizer = TargetAdam(space.parameters(), lr=setting["lr"])
     if name == "handed over":
-        return HandedOver(model, space, optimizer, workload.steps)
+        steps = workload.steps
+        return HandedOver(model, space, optimizer, steps, steps - steps // 3, _adamw)
     made = 0
 
     def solve() -> None:
