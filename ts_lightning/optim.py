@@ -12,7 +12,7 @@ ICLR 2015) in the place of sums; docs/evidence.md has what it gives.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -97,7 +97,7 @@ class TargetAdam(Optimizer):
         for group in self.param_groups:
             for name in ("betas", "momentum", "eps", "weight_decay"):
                 group.setdefault(name, self.defaults[name])
-        others = [p for p, held in self.state.items() if isinstance(p, Target) and not _measured(held)]
+        others = [p for p, held in self.state.items() if isinstance(p, Target) and not shares_one(held)]
         for target in others:
             del self.state[target]
         if others:
@@ -217,8 +217,8 @@ class TargetAdam(Optimizer):
         torch._foreach_add_([target for target, _ in pairs], means, alpha=-rate)
 
 
-def _measured(state: dict[str, Any]) -> bool:
-    """Whether a target's state is one of this optimizer."""
+def shares_one(state: Mapping[str, Any]) -> bool:
+    """Whether a target's state is one of this optimizer, whose mean square is one for all targets."""
     return isinstance(state.get("exp_avg_sq"), Tensor) and state["exp_avg_sq"].dim() == 0
 
 

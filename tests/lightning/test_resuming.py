@@ -65,6 +65,20 @@ def test_a_run_of_adam_goes_on_with_target_adam(target_space, tmp_path):
     assert optimizer.param_groups[0]["momentum"] == 0.5
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_run_of_target_adam_goes_on_with_another_optimizer(kind, tmp_path):
+    class Other(Text):
+        def configure_optimizers(self):
+            return kind(self.parameters(), lr=0.001)
+
+    fit(build(optimizer="target adam"), max_epochs=2, callbacks=[every_step(tmp_path)])
+    model = build(Other)
+    with pytest.warns(UserWarning, match=f"{kind.__name__} was given the state of TargetAdam. .* of 4 layers'"):
+        run = fit(model, ckpt_path=tmp_path / "step=5.ckpt")
+    assert run.global_step > 6
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
 def test_a_new_reference_batch_is_taken_once_in_an_epoch(tmp_path):
     class Counted(Text):
         taken = 0

@@ -9,16 +9,19 @@ and the moments of what is trained in both spaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
 
 from ts_lightning.engine.optimizers import inner_optimizers, restore
 from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.optim import TargetAdam, shares_one
 
 #: of target space's own entries in a checkpoint and in an optimizer's state
 KEY = "target_space"
@@ -128,10 +131,10 @@ class Substitution:
                 f"The checkpoint's optimizers train {', '.join(entry['optimized'])}; found {', '.join(names)}. Give "
                 f"configure_optimizers() the same parameters in the same order, or start from the weights alone."
             )
-        moments = entry["moments"]
-        return self._changed(
-            {n: moments[name] for n, name in enumerate(names) if name in moments}, self._space.partition.share
-        )
+        moments = {n: entry["moments"][name] for n, name in enumerate(names) if name in entry["moments"]}
+        if not any(isinstance(one, TargetAdam) for one in (self.optimizer, *inner_optimizers(self.optimizer))):
+            moments = _of_each(moments, self._trained(), type(self.optimizer).__name__)
+        return self._changed(moments, self._space.partition.share)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -148,6 +151,17 @@ class Substitution:
                     for key, value in changed[number].items()
                 }
         return changed
+
+
+def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: str) -> dict[int, Any]:
+    """The moments that an optimizer with moments of every number goes on from, without those of :class:`TargetAdam`."""
+    kept = {n: state for n, state in moments.items() if not isinstance(trained[n], Target) or not shares_one(state)}
+    if len(kept) < len(moments):
+        rank_zero_warn(
+            f"{kind} was given the state of TargetAdam. The moments of {len(moments) - len(kept)} layers' targets "
+            f"start anew: it needs those of every number, and TargetAdam has one for all."
+        )
+    return kept
 
 
 def _constructed(
