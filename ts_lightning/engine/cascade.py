@@ -68,7 +68,7 @@ class Cascade:
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
         self.untangling = Untangling(config, layers, self.trained, model)
-        self.solution = Solution(self._run, self.trained.parameters, recorder, lasting=self.untangling.active)
+        self.solution = Solution(self._run, self.trained.parameters, recorder, lambda: self.untangling.lasting)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
         self.changed_only = False

@@ -48,6 +48,11 @@ class Period:
         self._waiting = max(0, self._waiting - 1)
         return self._automatic and self._waiting == 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether the next solve untangles, too, and is not judged, so that nobody asks for what this one leaves."""
+        return self._automatic and self.length == 1 and self._waiting > 1
+
     def judge(self, jump: float) -> None:
         """Set the length of the period that begins."""
         before, jump = self.length, jump / self._tolerance

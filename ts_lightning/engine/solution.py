@@ -30,7 +30,7 @@ class Solution:
         run: makes a solve.
         read: all trained parameters, targets among them, that a solve depends on.
         graphs: replays solves on a GPU; None where they are run.
-        lasting: whether a graph serves until the next pass over the reference batch.
+        lasting: says whether the graph of the last pass over the reference batch serves until the next one.
 
     Attributes:
         differentiable: whether no pull-back has been made.
@@ -40,7 +40,11 @@ class Solution:
     """
 
     def __init__(
-        self, run: Run, read: Callable[[], Iterable[nn.Parameter]], graphs: SolveGraphs | None, *, lasting: bool
+        self,
+        run: Run,
+        read: Callable[[], Iterable[nn.Parameter]],
+        graphs: SolveGraphs | None,
+        lasting: Callable[[], bool],
     ) -> None:
         self.differentiable = False
         self.kept = False
@@ -75,12 +79,12 @@ class Solution:
     @property
     def lasts(self) -> bool:
         """Whether there is the graph of a last pass, where one is to last."""
-        return bool(self._graph) or not self._lasting
+        return bool(self._graph) or not self._lasting()
 
     @property
     def used_up(self) -> bool:
         """Whether another graph has to be made for a pull-back."""
-        return not self.differentiable and not self._lasting
+        return not self.differentiable and not self._lasting()
 
     def make(self, replay: Callable[[], Solved | None]) -> None:
         """Solve anew, without writing to the Parameters."""
@@ -163,7 +167,7 @@ class Solution:
         else:
             try:
                 found = torch.autograd.grad(
-                    [value for _, value in chosen], trained, arriving, retain_graph=self._lasting, allow_unused=True
+                    [value for _, value in chosen], trained, arriving, retain_graph=self._lasting(), allow_unused=True
                 )
             except RuntimeError as error:
                 if "modified by an inplace operation" not in str(error):
@@ -173,7 +177,7 @@ class Solution:
                     f"runs in eval mode, in which a model may keep states in a cache: turn that off (use_cache=False "
                     f"in transformers), or override reference_forward."
                 ) from error
-        if not self._lasting:
+        if not self._lasting():
             self._graph = []
             self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
         return found

@@ -42,7 +42,8 @@ class Untangling:
         model: the model.
 
     Attributes:
-        active: whether maps or graphs serve more than one solve or pull-back.
+        active: whether maps or graphs may serve more than one solve or pull-back.
+        lasting: whether those of the last untangling do, or of the next, if there was none.
         period: how many solves there are from one untangling to the next.
         since: solves since the last untangling.
     """
@@ -51,7 +52,7 @@ class Untangling:
         self, config: TargetSpaceConfig, layers: Sequence[TargetLayer], trained: Trained, model: nn.Module
     ) -> None:
         self._skips, self._through = config.untangle != 1, config.cascade_gradient
-        self.active = self._skips or not self._through
+        self.active = self.lasting = self._skips or not self._through
         self.period = Period(config.untangle, len(layers))
         self.since = 0
         self._layers, self._trained, self._model = layers, trained, model
@@ -70,7 +71,8 @@ class Untangling:
     @property
     def scheduled(self) -> bool:
         """Whether the next solve is the last of the period."""
-        return self._maps is not None and not self._restored and self.since + 1 >= self.period.length
+        going_on = self._maps is not None or not self.lasting
+        return going_on and not self._restored and self.since + 1 >= self.period.length
 
     @property
     def due(self) -> bool:
@@ -89,28 +91,31 @@ class Untangling:
 
     def forget(self) -> None:
         """Free the maps, which are of other inputs, layers or targets from here on."""
-        self._maps, self._restored, self.since = None, False, 0
+        self._maps, self._restored, self.since, self.lasting = None, False, 0, self.active
         self._began = self._resumed = None
 
     def begin(self) -> AbstractContextManager[None]:
         """A pass over the reference batch begins, which calls :meth:`solve` for its layers in this context.
 
-        Its graph serves until the next one begins.
+        Its graph serves until the next one begins, if anything of it does.
         """
         self._found = []
+        self.lasting = self.active and not (self._through and self.period.idle)
         if not self.active:
             return nullcontext()
-        self._maps, self._resumed = None, None
+        self._maps, self._resumed, self._began, self._graph = None, None, None, Lasting((), ())
+        self._count = self._trained.count()
+        if not self.lasting:
+            return nullcontext()
         if self._skips:
             self._began = Values.of(self._trained, self._model)
-        self._count = self._trained.count()
         if len(self._by_map) < len(self._layers):
             self._graph = Lasting(self._trained.changing(), self._trained.frozen())
         return self._graph.graph() if self._through else nullcontext()
 
     def solve(self, layer: TargetLayer, x: Any, target: Tensor, shards: Shards | None) -> tuple[list[Tensor], Any]:
         """The layer's own solve, whose maps are kept."""
-        if not self.active:
+        if not self.lasting:
             return layer.solve(x, target)
         if layer.name in self._by_map:
             solved, maps = _with_maps(layer, x, target.detach())
@@ -132,7 +137,7 @@ class Untangling:
 
     def end(self, shards: Shards | None) -> None:
         """The pass has ended: from here on its maps are in force."""
-        if self.active:
+        if self.lasting:
             self._maps = KeptMaps(self._found, self._stackable, shards)
             self._checked = True
         self._found = []
