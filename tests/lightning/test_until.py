@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.tuner import Tuner
 
-from tests.support.fits import Plain, assert_equal, data, loader, trainer
+from tests.lightning.test_optimizers import Lookahead
+from tests.support.fits import Lit, Plain, assert_equal, data, loader, trainer
 from tests.support.fits import build as build_small
 from tests.support.fits import fit as fit_small
 from tests.support.manual import Manual, Two
 from tests.support.resuming import PlainText, Resumable, Text, build, every_step, everything, fit
-from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceMonitor, convert
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMonitor, convert
 
 UNTIL = 5
 
@@ -206,19 +206,45 @@ def test_target_space_to_the_end_where_it_is_not_reached():
     assert model.target_space_engine is not None
 
 
-def test_a_search_for_a_rate_that_ends_target_space_leaves_the_fit_as_it_is(tmp_path):
-    def made():
-        model = ending(build_small(), until=3)
-        model.lr = 0.01
-        model.make = lambda parameters: torch.optim.Adam(parameters, lr=model.lr)
-        return model
+class HandedSmall(Lit):
+    def configure_weight_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
 
-    searched, run = made(), trainer(max_epochs=2, default_root_dir=tmp_path)
-    batches = loader()
-    Tuner(run).lr_find(searched, batches, num_training=8, update_attr=False)
-    torch.manual_seed(0)
-    run.fit(searched, batches)
-    plain = made()
-    torch.manual_seed(0)
-    fit_small(plain, batches)
-    assert_equal(searched, plain)
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: Lookahead(torch.optim.Adam(parameters, lr=0.02)),
+        lambda parameters: torch.optim.LBFGS(parameters, lr=0.5, max_iter=2),
+        lambda parameters: torch.optim.Adagrad(parameters, lr=0.1),
+    ],
+    ids=["lookahead", "lbfgs", "adagrad"],
+)
+def test_any_optimizer_goes_on_and_is_written(make, tmp_path):
+    model = ending(build_small(optimizer=make), until=3)
+    run = fit_small(model, callbacks=[every_step(tmp_path)], enable_checkpointing=True)
+    assert run.global_step >= 8
+    assert len(list(tmp_path.iterdir())) == 8
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_checkpoint_of_other_optimizers_is_refused_by_name(tmp_path):
+    fit(ending(build(Handed)), callbacks=[every_step(tmp_path)])
+    for until in (None, 50):
+        with pytest.raises(TargetSpaceError, match=r"step 7.*configure_weight_optimizers.*the same until"):
+            fit(ending(build(Handed), until), ckpt_path=tmp_path / "step=7.ckpt")
+
+
+def test_callbacks_that_hold_on_to_optimizers_are_named_at_the_start():
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    with pytest.warns(UserWarning, match="StochasticWeightAveraging with until=3 and configure_weight_optimizers"):
+        fit_small(ending(build_small(HandedSmall), until=3), callbacks=[averaging])
+
+
+def test_a_file_that_holds_no_step_is_resumed(tmp_path):
+    run = fit_small(build_small(), max_epochs=1)
+    state = {"state_dict": run.lightning_module.state_dict(), "optimizer_states": [], "lr_schedulers": []}
+    state |= {"callbacks": {}, "epoch": 0, "pytorch-lightning_version": "2.0.0"}
+    torch.save(state, tmp_path / "made.ckpt")
+    fit_small(build_small(), ckpt_path=tmp_path / "made.ckpt", max_epochs=1)

@@ -115,6 +115,36 @@ def test_frozen_parameters_that_are_written_are_seen():
     assert torch.equal(model[1].weight, changed)
 
 
+class Rows(nn.Module):
+    """Solves from a parameter itself, which a write by ``data`` or by another library changes without a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(samples(), requires_grad=False)
+        self.solved = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.solved(self.rows)
+
+
+@pytest.mark.parametrize("write", [lambda rows: rows.data.mul_(3.0), lambda rows: rows.detach().numpy().__imul__(3.0)])
+def test_inputs_that_are_written_without_a_trace_are_seen(write):
+    torch.manual_seed(0)
+    model = Rows()
+    space = TargetSpace(model, samples())
+    space.solve()
+    write(model.rows)
+    space.solve()
+    torch.manual_seed(0)
+    fresh = Rows()
+    fresh.rows.data.mul_(3.0)
+    other = TargetSpace(fresh, samples())
+    with torch.no_grad():
+        other.targets["solved"].copy_(space.targets["solved"])
+    other.solve()
+    torch.testing.assert_close(model.solved.weight, fresh.solved.weight, rtol=1e-5, atol=1e-6)
+
+
 def test_another_reference_batch_is_factorised_anew(factorised):
     model, space = made()
     space.refresh(samples(30) * 2)

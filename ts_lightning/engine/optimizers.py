@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -90,9 +90,12 @@ def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
 
 
 def restore(optimizer: Optimizer) -> None:
-    """Give an optimizer its own methods back."""
+    """Give an optimizer its own methods back, and let LBFGS count its numbers anew."""
     for name in ("zero_grad", "add_param_group"):
         optimizer.__dict__.pop(name, None)
+    for one in (optimizer, *inner_optimizers(optimizer)):
+        if isinstance(one, LBFGS):
+            one._numel_cache = None
 
 
 def check_own(optimizer: Optimizer, weights: Iterable[nn.Parameter]) -> None:

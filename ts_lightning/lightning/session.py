@@ -25,7 +25,7 @@ from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
 from ts_lightning.lightning.fingerprint import fingerprints
-from ts_lightning.lightning.handing_over import give_weight_optimizers, is_over, say_it_is_over
+from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
@@ -53,13 +53,12 @@ class Session:
     def __init__(self, module: TargetSpaceModule) -> None:
         self.module = module
         self.construction = Construction(module)
+        self._handing_over = HandingOver(module)
         self._restored: Restored | None = None
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
         self._covered: list[tuple[Any, str]] = []
         self._begun = False  # for as long as a fit goes on
-        self._resumed_at = 0  # steps of the checkpoint that a fit goes on from
-        self._is_trained = False  # whether the weights are those of a fit that went on behind target space
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
 
     @property
@@ -71,7 +70,8 @@ class Session:
         """Stand at the places of a fit that is about to start."""
         TargetSpaceConfig.checked(self.module.target_space, f"{type(self.module).__name__}.target_space")
         self._uncover()
-        self._begun, self._resumed_at = False, 0
+        self._begun = False
+        self._handing_over.attach(trainer)
         if self._restored is not None and self._restored.resuming:
             self._restored = None  # of a fit that could not load its checkpoint
         self._cover(trainer.fit_loop, "on_run_start", self._on_run_start)
@@ -85,7 +85,8 @@ class Session:
         if SETTINGS in checkpoint:
             return  # heard already, in an override that calls another
         settings = None if module.target_space is None else module.target_space.to_dict()
-        checkpoint[SETTINGS] = {"class": class_path(type(module)), "settings": settings}
+        own = self._handing_over.own
+        checkpoint[SETTINGS] = {"class": class_path(type(module)), "settings": settings, "weight_optimizers": own}
         space, restored = module.target_space_engine, self._restored
         if restored is not None and restored.entry is not None:
             checkpoint[KEY] = restored.entry  # what nothing has been trained from
@@ -119,8 +120,10 @@ class Session:
         untrained = entry is None and checkpoint.get(SETTINGS, {}).get("settings") and checkpoint["global_step"] == 0
         states = checkpoint.get("optimizer_states", ()) if fitting else ()
         self.construction.restoring = checkpoint.get("state_dict") if fitting else None
-        self._restored = None if untrained else Restored(entry, states, fitting)
-        self._resumed_at, self._is_trained = checkpoint["global_step"] if fitting else 0, False
+        self._restored, self._begun = None if untrained else Restored(entry, states, fitting), False
+        if self._restored is not None:
+            own = checkpoint.get(SETTINGS, {}).get("weight_optimizers", False)
+            self._handing_over.loaded(checkpoint.get("global_step", 0), self._restored, own)
 
     def _fitting(self) -> bool:
         """Whether a Trainer is running a fit with the module."""
@@ -129,10 +132,7 @@ class Session:
 
     def _setup_optimizers(self, trainer: Trainer) -> None:
         """Set optimizers up; where the fit goes on behind the end of target space, those of weight space."""
-        own = self._own(trainer.strategy, "setup_optimizers")
-        own(trainer)
-        if is_over(self.module, max(trainer.global_step, self._resumed_at), self._restored):
-            give_weight_optimizers(self.module, partial(own, trainer))
+        self._handing_over.set_up(partial(self._own(trainer.strategy, "setup_optimizers"), trainer), self._restored)
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
@@ -158,11 +158,11 @@ class Session:
         states = self._give_back()
         if last is not None:
             last.release()
-        if is_over(module, self.trainer.global_step, restored):
-            self._is_trained = True
-            say_it_is_over(module)
+        if self._handing_over.is_over(self.trainer.global_step, restored):
+            self._handing_over.trained = True
+            self._handing_over.say_it_is_over()
             return
-        if restored is None and self._is_trained:
+        if restored is None and last is None and self._handing_over.trained:
             restored = Restored(None, same_module=True)
         settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is None:
@@ -194,7 +194,8 @@ class Session:
             substitution.load_moments(state)
         self._hook = SolveHook(self.trainer.strategy, space)
         self._hook.attach()
-        self.module.target_space_engine, self._is_trained = space, False
+        self.module.target_space_engine = space
+        self._handing_over.say_what_it_ends()
 
     def _follow_model(self) -> None:
         """Begin anew from the present weights where parameters or optimizers are others than those of the targets."""
@@ -225,13 +226,13 @@ class Session:
 
     def _hand_over(self) -> None:
         """Go on in weight space where target space is over."""
-        if self._hook is None or not is_over(self.module, self.trainer.global_step):
+        if self._hook is None or not self._handing_over.due:
             return
         self._leave()
-        self._begun = self._is_trained = True
+        self._begun = self._handing_over.trained = True
         self.construction.forget()
-        give_weight_optimizers(self.module, partial(self._own(self.trainer.strategy, "setup_optimizers"), self.trainer))
-        say_it_is_over(self.module)
+        self._handing_over.give(partial(self._own(self.trainer.strategy, "setup_optimizers"), self.trainer))
+        self._handing_over.say_it_is_over()
 
     def _refresh(self) -> None:
         """Take another reference batch before an epoch where ``target_space.reference.refresh`` says so."""

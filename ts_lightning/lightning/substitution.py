@@ -71,8 +71,9 @@ class Substitution:
         for i, group in enumerate(self.optimizer.param_groups):
             weights = self._weights[i] if i < len(self._weights) else []
             group["params"][:] = [*weights, *(p for p in group["params"] if p not in {*weights, *targets})]
-        for target in targets:
-            self.optimizer.state.pop(target, None)
+        for one in (self.optimizer, *inner_optimizers(self.optimizer)):
+            for target in targets:
+                one.state.pop(target, None)
         self.optimizer.state.update({weight: _copied(state) for weight, state in self._made.items()})
         for group, weights in self._inner:
             group["params"][:] = weights

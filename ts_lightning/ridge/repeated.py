@@ -14,11 +14,10 @@ from ts_lightning.ridge.factor import Factor
 
 
 class Repeated:
-    """The last inputs and their factor, until the inputs change; behind a change nothing is held any more."""
+    """A copy of the last inputs, and their factor, until inputs change; behind a change nothing is held any more."""
 
     def __init__(self) -> None:
         self._inputs: Tensor | None = None
-        self._version = 0
         self._ridge = 0.0
         self._factor: Factor | None = None
         self._changes = False
@@ -41,12 +40,12 @@ class Repeated:
             self._changes = True
             return self.factor(inputs, shaped, ridge, factorise)
         factor = factorise()
-        self._inputs, self._version = inputs.detach(), inputs._version
-        self._ridge, self._factor = ridge, factor
+        # a copy, since a layer may be given a parameter or another tensor that is written to in place
+        self._inputs, self._ridge, self._factor = inputs.detach().clone(), ridge, factor
         return factor
 
     def _same(self, inputs: Tensor) -> bool:
         last = self._inputs
-        if last is None or last._version != self._version or last.dtype != inputs.dtype:
+        if last is None or (last.dtype, last.device) != (inputs.dtype, inputs.device):
             return False
-        return last.device == inputs.device and torch.equal(last, inputs)
+        return torch.equal(last, inputs)

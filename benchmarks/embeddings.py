@@ -1,0 +1,95 @@
+"""How fast embeddings, which stay in weight space, should learn beside targets: questions of TREC, an RNN and an LSTM.
+
+    python benchmarks/embeddings.py --data FOLDER   # measures what is missing, writes results/embeddings.jsonl
+    python benchmarks/embeddings.py --draw          # the table of docs/evidence.md
+
+Workloads and schedule are those of ``benchmarks/peers``, with three seeds. TargetAdam trains the targets at 0.002, or
+at 0.004 with own gradients and ``untangle="auto"``, and the embeddings, in a parameter group of their own, at each of
+``RATES``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.pages import fill, markdown, options
+from benchmarks.peers.contender import Contender, Learner, Setting
+from benchmarks.peers.results import Results
+from benchmarks.peers.tables import percent
+from benchmarks.peers.training import train
+from benchmarks.peers.workload import Data, Workload
+from benchmarks.peers.workloads import WORKLOADS
+from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
+from ts_lightning.lightning.reference_data import reference_size
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Results(ROOT / "benchmarks" / "results" / "embeddings.jsonl")
+CHOSEN = ["trec-rnn", "trec-lstm"]
+RATES = (0.002, 0.01, 0.03, 0.1)
+SEEDS = (1, 2, 3)
+#: rate of the targets, and settings of the target space
+FORMS = {
+    "TargetAdam 0.002": (0.002, TargetSpaceConfig()),
+    "TargetAdam 0.004, own gradients": (0.004, TargetSpaceConfig(cascade_gradient=False, untangle="auto")),
+}
+
+
+def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: Setting) -> Learner:
+    """Targets and embeddings in two parameter groups."""
+    lr, config = FORMS[form]
+    tables = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
+    space = TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
+    others = [p for p in space.parameters() if all(p is not table for table in tables)]
+    optimizer = TargetAdam([{"params": others}, {"params": tables, "lr": setting["lr"]}], lr=lr)
+    return Learner([optimizer], workload.steps, space.pullback, space.solve)
+
+
+def run(name: str, form: str, rate: float, seed: int, folder: Path) -> None:
+    """Train, and write a line, unless there is one."""
+    wanted = {"workload": name, "form": form, "embeddings": rate, "seed": seed}
+    if any(wanted.items() <= line.items() for line in RESULTS.lines):
+        return
+    workload = WORKLOADS[name]
+    contender = Contender(form, form, partial(make, form), (rate,), rate)
+    found = train(workload, contender, workload.data(folder), {"lr": rate}, seed, tested=True)
+    RESULTS.add({**wanted, **found, "torch": torch.__version__})
+    print(f"{name}, {form}, embeddings {rate:g}, seed {seed}: {(found['test'] or ['failed'])[-1]}", flush=True)
+
+
+def page() -> None:
+    """The table: the test metric at the end, in per cent."""
+    rows = []
+    for name, form in itertools.product(CHOSEN, FORMS):
+        ends = [
+            [
+                line["test"][-1]
+                for line in RESULTS.lines
+                if (line["workload"], line["form"]) == (name, form) and line["embeddings"] == rate and line["test"]
+            ]
+            for rate in RATES
+        ]
+        if all(len(values) == len(SEEDS) for values in ends):
+            rows.append([WORKLOADS[name].title, form, *map(percent, ends)])
+    head = ["workload", "targets", *(f"embeddings {rate:g}" for rate in RATES)]
+    fill(ROOT / "docs" / "evidence.md", {"embeddings": markdown(head, rows)})
+
+
+def main() -> None:
+    """Measure what is missing, and fill the table in."""
+    given = options(__doc__).parse_args()
+    torch.set_num_threads(1)
+    if not given.draw:
+        for name, seed, form, rate in itertools.product(CHOSEN, SEEDS, FORMS, RATES):
+            run(name, form, rate, seed, given.data)
+    page()
+
+
+if __name__ == "__main__":
+    main()
