@@ -123,8 +123,7 @@ def label(run: Run) -> str:
     if not contender.startswith("target"):
         return f"{CONTENDERS[contender].label} {setting['lr']:g}, {steps} steps"
     if "until" in setting:
-        handed = f"own gradients, until={setting['until']}, then Muon {setting['muon']:g}"
-        return f"target space, TargetAdam {setting['lr']:g}, {handed}, {steps} steps"
+        return f"target space for {setting['until']} steps, then Muon {setting['muon']:g}, {steps} steps"
     auto = ', untangle="auto"' if setting["untangle"] == "auto" else ""
     own = "" if setting.get("cascade_gradient", True) else ", own gradients"
     return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{own}{auto}, {steps} steps"
@@ -135,7 +134,7 @@ def page() -> None:
     measured = [(run, [line for seed in SEEDS if (line := found(run, seed))]) for run in runs()]
     measured = [(run, own) for run, own in measured if own]
     rows = []
-    with png(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", 2, 4.2, columns=2) as panels:
+    with png(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", 2, 5.4, columns=1) as panels:
         for run, own in measured:
             at = own[0]["at"]
             test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
