@@ -74,7 +74,7 @@ class TargetSpace:
         loaded: parameters whose values were loaded, so that ``init="auto"`` keeps them whatever they look like.
 
     Raises:
-        TargetSpaceError: the model cannot be trained as asked, or another space that was not released solves layers.
+        TargetSpaceError: the model cannot be trained as asked, or a space that was not released solves layers of it.
         ValueError: ``until`` is set, which needs a Trainer.
 
     Attributes:
