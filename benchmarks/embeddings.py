@@ -23,11 +23,11 @@ from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.results import Results
 from benchmarks.peers.tables import percent
+from benchmarks.peers.target import target_space
 from benchmarks.peers.training import train
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
-from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
-from ts_lightning.lightning.reference_data import reference_size
+from ts_lightning import TargetAdam, TargetSpaceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "embeddings.jsonl")
@@ -45,7 +45,7 @@ def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: S
     """Targets and embeddings in two parameter groups."""
     lr, config = FORMS[form]
     tables = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
-    space = TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
+    space = target_space(model, data, config)
     others = [p for p in space.parameters() if all(p is not table for table in tables)]
     optimizer = TargetAdam([{"params": others}, {"params": tables, "lr": setting["lr"]}], lr=lr)
     return Learner([optimizer], workload.steps, space.pullback, space.solve)
@@ -54,7 +54,7 @@ def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: S
 def run(name: str, form: str, rate: float, seed: int, folder: Path) -> None:
     """Train, and write a line, unless there is one."""
     wanted = {"workload": name, "form": form, "embeddings": rate, "seed": seed}
-    if any(wanted.items() <= line.items() for line in RESULTS.lines):
+    if RESULTS.find(wanted) is not None:
         return
     workload = WORKLOADS[name]
     contender = Contender(form, form, partial(make, form), (rate,), rate)

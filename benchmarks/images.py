@@ -31,10 +31,11 @@ from benchmarks.peers.handed_over import HandedOver
 from benchmarks.peers.peers import muon
 from benchmarks.peers.results import Line, Results
 from benchmarks.peers.tables import percent
+from benchmarks.peers.target import target_space
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
-from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
+from ts_lightning import TargetAdam, TargetSpaceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "images.jsonl")
@@ -48,7 +49,7 @@ _SAMPLES = 2000  # of the test split; at the end all are taken
 
 def _handed_over(model: nn.Module, workload: Workload, data: Data, setting: Setting) -> Learner:
     """TargetAdam with own gradients, then Muon."""
-    space = TargetSpace(model, data.train.x[:100], TargetSpaceConfig(cascade_gradient=False, untangle="auto"))
+    space = target_space(model, data, TargetSpaceConfig(cascade_gradient=False, untangle="auto"))
     optimizer = TargetAdam(space.parameters(), lr=setting["lr"])
     settings = {"lr": setting["muon"], "weight_decay": 0.01}
     return HandedOver(model, space, optimizer, workload.steps, setting["until"], lambda model: muon(model, settings))
@@ -67,7 +68,7 @@ Run = tuple[str, Setting, int]
 def found(run: Run, seed: int) -> Line | None:
     """A run on file."""
     wanted = {**dict(zip(("contender", "setting", "steps"), run, strict=True)), "seed": seed}
-    return next((line for line in RESULTS.lines if wanted.items() <= line.items()), None)
+    return RESULTS.find(wanted)
 
 
 def train(run: Run, seed: int, data: Data) -> None:

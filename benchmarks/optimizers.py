@@ -35,9 +35,9 @@ from benchmarks.peers.results import Results
 from benchmarks.peers.starts import start
 from benchmarks.peers.summary import Reported, Summary, summary
 from benchmarks.peers.tables import middle, number, percent
+from benchmarks.peers.target import target_space
 from benchmarks.peers.workload import Data, Split, Workload
-from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.lightning.reference_data import reference_size
+from ts_lightning import TargetSpaceConfig
 from ts_lightning.recipes.data.spirals import spirals
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +113,7 @@ def _make(model: nn.Module, workload: Workload, data: Data, setting: Setting, *,
         start(model, "orthogonal" if recurrent else "data", workload.activation, data.train.x)
         return Learner(make(list(model.parameters()), setting["lr"]), workload.steps)
     config = TargetSpaceConfig(**(_SPIRALS if workload.name == "spirals" else {}))
-    engine = TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
+    engine = target_space(model, data, config)
     return Learner(make(list(engine.parameters()), setting["lr"]), workload.steps, engine.pullback, engine.solve)
 
 

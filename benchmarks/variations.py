@@ -35,6 +35,7 @@ from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.handed_over import HandedOver
 from benchmarks.peers.results import Results
+from benchmarks.peers.target import target_space
 from benchmarks.peers.training import train
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
@@ -166,7 +167,7 @@ VARIATIONS: dict[str, Change] = {
 def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: Setting) -> Learner:
     """What trains a model with a variation."""
     config = TargetSpaceConfig(ridge=float(name.split()[1]) if name.startswith("ridge ") else "auto")
-    space = TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
+    space = target_space(model, data, config)
     optimizer = TargetAdam(space.parameters(), lr=setting["lr"])
     if name == "handed over":
         steps = workload.steps
@@ -185,7 +186,7 @@ def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: S
 def run(name: str, variation: str, seed: int, folder: Path) -> None:
     """Train, and write a line, unless there is one."""
     wanted = {"workload": name, "variation": variation, "seed": seed}
-    if any(wanted.items() <= line.items() for line in RESULTS.lines):
+    if RESULTS.find(wanted) is not None:
         return
     workload = WORKLOADS[name]
     contender = Contender(variation, variation, partial(make, variation), (SETTING["lr"],), SETTING["lr"])

@@ -39,6 +39,10 @@ class Results:
             print(json.dumps(line), file=file, flush=True)
         self.lines.append(line)
 
+    def find(self, wanted: Line) -> Line | None:
+        """The first line that says all of this."""
+        return next((line for line in self.lines if wanted.items() <= line.items()), None)
+
     def runs(self, workload: Workload, contender: Contender) -> Iterator[Line]:
         """The runs of a contender on a workload at its present budget."""
         for line in self.lines:

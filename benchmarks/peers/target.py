@@ -21,6 +21,11 @@ _AROUND = 10.0  # the ridge around given weights
 _RATES = (0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 
+def target_space(model: nn.Module, data: Data, config: TargetSpaceConfig) -> TargetSpace:
+    """The target space of a model, on the first training samples, as in Lightning."""
+    return TargetSpace(model, data.train.x[: reference_size(model, config.reference.size)], config)
+
+
 def make(model: nn.Module, workload: Workload, data: Data, setting: Setting, **config: Any) -> Learner:
     """TargetAdam, Adam or SGD on the targets, and on what is not solved.
 
@@ -39,8 +44,7 @@ def make(model: nn.Module, workload: Workload, data: Data, setting: Setting, **c
         config["init"] = "weights"
         if config.get("ridge", "auto") == "auto":
             config["ridge"] = _AROUND
-    chosen = TargetSpaceConfig(**config)
-    space = TargetSpace(model, data.train.x[: reference_size(model, chosen.reference.size)], chosen)
+    space = target_space(model, data, TargetSpaceConfig(**config))
     optimizer: torch.optim.Optimizer
     parameters, lr = space.parameters(), setting["lr"]
     if setting.get("optimizer") == "SGD":

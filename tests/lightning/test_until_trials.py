@@ -16,12 +16,12 @@ from tests.support.fits import fit as fit_small
 from tests.support.resuming import Text, build, every_step, fit
 
 
-def searched(find, cls=Lit, **options):
+def searched(find, cls, **options):
     """A fit whose search makes more steps than there are in target space, and the weights of one without it."""
     found = []
-    for callbacks in ([find] if find else [], []):
+    for callbacks in ([find], []):
         model = ending(build_small(cls), until=3)
-        model.lr, model.batch_size = 0.01, 16
+        model.lr = 0.01
         model.make = lambda parameters, model=model: torch.optim.Adam(parameters, lr=model.lr)
         seen = Seen()
         run = trainer(max_epochs=2, callbacks=[*callbacks, seen], **options)

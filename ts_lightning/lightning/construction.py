@@ -16,7 +16,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import Restored
 from ts_lightning.lightning.fingerprint import differing
-from ts_lightning.lightning.module import TargetSpaceModule
+from ts_lightning.lightning.module import TargetSpaceModule, gives
 from ts_lightning.lightning.reference_call import by_position, by_signature, needs, quiet, reference_call
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.strategy import process_group
@@ -127,8 +127,7 @@ class Construction:
             )
         if batch_size(batch) == 0:
             raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
-        givers = [holder for holder in (module, *type(module).__mro__) if "reference_forward" in vars(holder)]
-        self._call = reference_call(module, batch) if len(givers) == 1 else None  # the mixin's alone
+        self._call = None if gives(module, "reference_forward") else reference_call(module, batch)
         group = process_group(module.trainer.strategy)
         loaded = list(self._loaded.values())
         config = replace(config, until=None)  # the session's

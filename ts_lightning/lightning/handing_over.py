@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import Restored
-from ts_lightning.lightning.module import TargetSpaceModule
+from ts_lightning.lightning.module import TargetSpaceModule, gives
 
 _ASKED = "configure_optimizers"
 #: callbacks that hold on to parameter groups or schedules of the optimizers that they began with
@@ -129,15 +129,15 @@ class HandingOver:
         """Name the callbacks of a fit that hold on to the optimizers that weight space replaces."""
         config, callbacks = self.module.target_space, self._callbacks
         holding = [type(callback).__name__ for callback in callbacks if isinstance(callback, _HOLDING)]
-        if config is None or config.until is None or not holding or not _gives(self.module):
+        if (
+            config is None
+            or config.until is None
+            or not holding
+            or not gives(self.module, "configure_weight_optimizers")
+        ):
             return
         rank_zero_warn(
             f"{', '.join(holding)} with until={config.until} and configure_weight_optimizers(): what it sets in the "
             f"optimizers of target space, as groups and schedules, ends with these, and a checkpoint of behind cannot "
             f"be resumed. Leave configure_weight_optimizers() out, so that the optimizers go on, or the callback."
         )
-
-
-def _gives(module: TargetSpaceModule) -> bool:
-    """Whether a module has a ``configure_weight_optimizers`` beside the mixin's."""
-    return sum("configure_weight_optimizers" in vars(holder) for holder in (module, *type(module).__mro__)) > 1

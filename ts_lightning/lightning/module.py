@@ -10,6 +10,11 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace  # noqa: F401 (for the type of an attribute)
 
 
+def gives(module: LightningModule, method: str) -> bool:
+    """Whether a module has a method of its own beside the mixin's, in front of it or behind."""
+    return sum(method in vars(holder) for holder in (module, *type(module).__mro__)) > 1
+
+
 class TargetSpaceModule(LightningModule):
     """A LightningModule in target space, as sessions see it; :class:`TargetSpaceMixin` is the one for users.
 

@@ -31,15 +31,14 @@ class Repeated:
             ridge: of the system.
             factorise: makes a factor.
         """
-        if shaped or self._changes or inputs.is_inference():
-            self._inputs = self._factor = None
-            return factorise()
-        if self._factor is not None and ridge == self._ridge:
+        if self._factor is not None and not shaped and ridge == self._ridge:
             if self._same(inputs):
                 return self._factor
             self._changes = True
-            return self.factor(inputs, shaped, ridge, factorise)
+        self._inputs = self._factor = None
         factor = factorise()
+        if shaped or self._changes:
+            return factor
         # a copy, since a layer may be given a parameter or another tensor that is written to in place
         self._inputs, self._ridge, self._factor = inputs.detach().clone(), ridge, factor
         return factor
