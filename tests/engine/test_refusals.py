@@ -91,7 +91,7 @@ REFUSALS = {
         ["layer 'head' shares a weight: head.weight, other.weight are one", "untie", "exclude"],
     ),
     "lazy norm": (lambda: Net(lazy=nn.LazyBatchNorm1d()), {}, X, ["layer 'lazy' (LazyBatchNorm1d) is lazy"]),
-    "lazy": (lambda: Net(lazy=nn.LazyLinear(3)), {}, X, ["layer 'lazy' (LazyLinear) is lazy", "Run one forward pass"]),
+    "lazy": (lambda: Net(lazy=nn.LazyLinear(3)), {}, X, ["layer 'lazy' (LazyLinear) is lazy", "Give its sizes"]),
     "empty reference": (Net, {}, X[:0], ["layer 'encoder.0' received an empty input, (0, 3)", "at least one sample"]),
     "unknown name": (Net, {"layers": ["haed"]}, X, ["layers: 'haed' matches no layer", "Close names: head"]),
     "unknown exclude": (

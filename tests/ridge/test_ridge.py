@@ -189,3 +189,12 @@ def test_wide_gram_matrix_by_blocks(columns):
     a = torch.randn(600, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t = a[:, :2] + 1
     assert error(ridge_solve(a, t, 0.3), literal.ridge_solve(a, t, 0.3, "absolute")) < 1e-11
+
+
+@pytest.mark.parametrize("scale", ["variance", "mean", "feature"])  # beside 1e35 an absolute ridge is rounding
+def test_inputs_whose_sums_overflow_when_squared_have_the_right_ridge(scale):
+    a, t = problem("primal", dtype=torch.float32)
+    a = 3e17 * (1 + a.abs())  # of 40 rows, so that a column's sum is about 2e19
+    assert torch.isinf(a.sum(0).square().sum())
+    found = solve(a, t, RidgeSolver(0.3, scale, "float32"))
+    assert error(found, literal.ridge_solve(a.double(), t.double(), 0.3, scale)) < 2e-3

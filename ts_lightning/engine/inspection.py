@@ -124,7 +124,7 @@ def inspect_model(
     forward: Callable[[Any], Any] | None = None,
     batch_size: int | None = None,
 ) -> Inspection:
-    """Inspect a model, which stays as it is.
+    """Inspect a model, which stays as it is; lazy modules get their weights.
 
     Args:
         model: the model.
@@ -138,6 +138,7 @@ def inspect_model(
     """
     settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
     batch = ReferenceBatch.of(model, reference, forward)
+    ReferencePass(batch, []).initialise()
     found = choose(batch, settings, None)
     generator, bound = torch.Generator().manual_seed(0), set[str]()
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.batches import mapped, tensors_in
 from ts_lightning.engine.call_sites import refused_call, unfit_site
 from ts_lightning.engine.calls import Calls, Watch
+from ts_lightning.engine.lazy import waits
 from ts_lightning.engine.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.ties import check_order
@@ -58,6 +59,12 @@ class ReferencePass:
         except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
             return self
         return faster
+
+    def initialise(self) -> list[nn.Parameter]:
+        """Give the model's lazy modules their weights, which are returned; one that is not called stays lazy."""
+        if any(map(waits, self.batch.model.modules())):
+            self.outputs()
+        return self._untraced.lazy.initialise()
 
     def outputs(self) -> list[Tensor]:
         """The model's output tensors, with its weights as they are."""

@@ -193,8 +193,8 @@ def _lazy(modules: Mapping[str, nn.Module]) -> dict[str, TargetSpaceError]:
     """The error of each layer that has no weights yet."""
     return {
         name: TargetSpaceError(
-            f"layer '{name}' ({type(module).__name__}) is lazy and has no weights yet. Run one forward pass before "
-            f"training starts, or give its sizes."
+            f"layer '{name}' ({type(module).__name__}) is lazy and has no weights yet, since the reference forward "
+            f"does not call it. Give its sizes, or let a forward call it before training starts."
         )
         for name, module in modules.items()
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]

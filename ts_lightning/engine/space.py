@@ -23,6 +23,7 @@ from ts_lightning.engine.fresh import given_layers
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
+from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.stepping import Stepping
 from ts_lightning.engine.structure import Structure
 from ts_lightning.engine.survey import choose
@@ -101,8 +102,8 @@ class TargetSpace:
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        batch = self._batch(reference, state, device)
+        batch = self._batch(reference, state, next((p.device for p in model.parameters()), torch.device("cpu")))
+        self.partition.same(ReferencePass(batch, []).initialise())
         found = choose(batch, self.config, state)
         check_alone(model, found.layers)
         self.left = list(found.left.values())

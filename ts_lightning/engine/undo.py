@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
@@ -240,7 +241,7 @@ class Undo:
         if isinstance(value, tuple):
             items = [self._copied(item) for item in value]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
+        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_lazy(value):
             return value
         known = self._copies.get(id(value))
         if known is None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from ts_lightning.engine.hooks import Hooks
+from ts_lightning.engine.lazy import LazyModules
 from ts_lightning.engine.learned import Learned
 from ts_lightning.engine.random_numbers import SameRandomNumbers
 from ts_lightning.engine.undo import Undo
@@ -30,19 +31,24 @@ class Untraced:
       they were;
     - hooks of others run only if they take part in what the module computes (:mod:`ts_lightning.engine.hooks`);
     - gradient checkpointing is off, whose second run would come when all this is over;
-    - compiled modules run as they were written.
+    - compiled modules run as they were written;
+    - lazy modules stay lazy, and copies of them run (:mod:`ts_lightning.engine.lazy`).
 
     The modules' modes stay as they are. ``with Untraced(model)() as modules:`` is enough for one run.
 
     Args:
         model: what will be run.
         seed: where every run's random numbers start.
+
+    Attributes:
+        lazy: the model's lazy modules, as far as a run has called them.
     """
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         self.model, self.seed = model, seed
         self._random_numbers = SameRandomNumbers(seed)
         self._learned, self._hooks = Learned(), Hooks()
+        self.lazy = LazyModules()
 
     @contextmanager
     def __call__(self, *, copied: bool = True) -> Iterator[Undo]:
@@ -63,6 +69,7 @@ class Untraced:
             device = next((p.device for p in self.model.parameters()), _CPU)
             for hook in self._hooks.undone(modules):
                 undo.reach(hook)
+            self.lazy.replace(modules)
             stack.enter_context(self._hooks.chosen(modules))
             stack.enter_context(self._random_numbers(device))
             stack.enter_context(_no_checkpointing())

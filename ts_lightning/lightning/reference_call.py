@@ -17,7 +17,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from ts_lightning.engine.batches import mapped, own
 from ts_lightning.engine.mode import ReferenceMode
@@ -42,8 +41,6 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
     Raises:
         TargetSpaceError: neither ``forward`` nor ``training_step`` can be run on it.
     """
-    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in module.modules()):  # type: ignore[misc]
-        return module  # which is refused by name
     call, failure = by_signature(module, batch), ""
     reached: set[nn.Module] = set()
     if call is not None:

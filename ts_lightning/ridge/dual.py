@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.factor import Factor
-from ts_lightning.ridge.gradients import add_product, add_scale_gradient, sum_gradients
+from ts_lightning.ridge.gradients import add_product, sum_gradients
 from ts_lightning.ridge.kept import DualMap
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.system import RidgeSolver
@@ -77,5 +77,5 @@ class DualApply(torch.autograd.Function):
                 cv = cv if dw is None else cv.add_(dw)
                 cvw = (cv * w).sum(-1)
                 da = add_product(r[..., own, :] @ cv.mT, -p[..., own, :], cast(w, r.dtype).mT)
-            da = cast(add_scale_gradient(da, a[..., own, :], factor, cvw), whole.dtype)
+            da = cast(factor.measured.add_gradient(da, a[..., own, :], cvw), whole.dtype)
         return da, cast(dt[..., own, :], ctx.output), None

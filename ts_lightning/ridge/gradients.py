@@ -1,11 +1,10 @@
-"""What the backward passes of the solves share: sums over processes, products in place, and the share of R."""
+"""What the backward passes of the solves share: sums over processes and products in place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ts_lightning.ridge.factor import Factor
 from ts_lightning.ridge.processes import Rows
 from ts_lightning.ridge.system import RidgeSolver
 
@@ -36,13 +35,3 @@ def add_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def plus_product(to: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``to`` with a product added."""
     return torch.addmm(to, left, right) if to.dim() == 2 else to + left @ right
-
-
-def add_scale_gradient(da: Tensor, a: Tensor, factor: Factor, cvw: Tensor) -> Tensor:
-    """``da`` with what comes through R added, in place, see :meth:`Measured.gradient`."""
-    gain, offset = factor.measured.gradient(cvw)
-    if gain is not None:
-        da.addcmul_(a, gain.unsqueeze(-2), value=-2)
-    if offset is not None:
-        da.add_(offset.unsqueeze(-2), alpha=-1 / factor.measured.rows)
-    return da

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ts_lightning.ridge.factor import Factor
-from ts_lightning.ridge.gradients import add_product, add_scale_gradient, plus_product, sum_gradients
+from ts_lightning.ridge.gradients import add_product, plus_product, sum_gradients
 from ts_lightning.ridge.kept import Matrix, PrimalMap
 from ts_lightning.ridge.moments import matrix_moments, sum_moments
 from ts_lightning.ridge.precision import cast
@@ -41,7 +41,7 @@ class PrimalSolved:
 
 def solve_primal(
     a: Tensor, t: Tensor, solver: RidgeSolver, unit: float = 1.0, *, inputs: Tensor, shaped: bool, ones: bool = False
-) -> tuple[PrimalSolved, Tensor, Tensor, Tensor]:
+) -> tuple[PrimalSolved, Tensor, Tensor, Tensor | None]:
     """Solve for the targets ``unit`` T.
 
     Args:
@@ -54,7 +54,8 @@ def solve_primal(
         ones: whether the last column of A is of ones.
 
     Returns:
-        What the backward pass needs; W (..., d, m) in T's precision; A W and A W - ``unit`` T, in the factor's.
+        What the backward pass needs; W (..., d, m) in T's precision; in the factor's, A W and, where the inputs are
+        shaped, A W - ``unit`` T.
     """
     rows = solver.rows(a.shape[-2])
     products: dict[torch.dtype, Tensor] = {}
@@ -72,9 +73,11 @@ def solve_primal(
     w = cast(w if unit == 1 else w.mul_(unit), t.dtype)
     solver.check(w, t)
     achieved = cast(a, dtype) @ cast(w, dtype)
-    excess = torch.sub(achieved, cast(t, dtype), alpha=unit)
+    # what the backward pass of the inputs needs
+    excess = torch.sub(achieved, cast(t, dtype), alpha=unit) if shaped else None
     if solver.observer is not None:
-        solver.observer([factor], t if unit == 1 else cast(t, dtype) * unit, lambda: -excess)
+        wanted = t if unit == 1 else cast(t, dtype) * unit
+        solver.observer([factor], wanted, lambda: wanted - achieved)
     if solver.keep is not None:
         solver.keep(PrimalMap(Matrix(a), factor.cholesky))
     return PrimalSolved(solver, factor, rows), w, achieved, excess
@@ -87,13 +90,13 @@ def pull_primal(
 
     Args:
         solved: the solve.
-        tensors: its A, W, and A W - ``unit`` T.
+        tensors: its A, W, and A W - ``unit`` T where the gradient on A is wanted.
         dw: the gradient on W, if there is one.
         dz: the gradient on A W, if there is one.
         inputs: whether the gradient on A is wanted.
     """
     factor = solved.factor
-    a, w, excess = (cast(tensor, factor.cholesky.dtype) for tensor in tensors)
+    a, w = (cast(tensor, factor.cholesky.dtype) for tensor in tensors[:2])
     g = torch.zeros_like(w) if dw is None else cast(dw, w.dtype)
     if dz is not None:
         dz = cast(dz, w.dtype)
@@ -103,8 +106,8 @@ def pull_primal(
     if not inputs:
         return dt, None
     # the negative of both products, so that neither dt nor the excess has to be negated
-    da = add_product((dt if dz is None else dt - dz) @ w.mT, excess, v.mT).neg_()
-    return dt, add_scale_gradient(da, a, factor, factor.c * (v * w).sum(-1))
+    da = add_product((dt if dz is None else dt - dz) @ w.mT, cast(tensors[2], w.dtype), v.mT).neg_()
+    return dt, factor.measured.add_gradient(da, a, factor.measured.weighed(v, w, factor.ridge))
 
 
 class PrimalApply(torch.autograd.Function):

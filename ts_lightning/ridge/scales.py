@@ -21,6 +21,7 @@ estimate for weights drawn independently when the targets hold ``ridge`` times a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -85,55 +86,73 @@ class RidgeScale(ABC):
         """
 
 
+def tiny(dtype: torch.dtype) -> float:
+    """What trace(A'A) is taken for where it is zero."""
+    return math.sqrt(torch.finfo(dtype).tiny)
+
+
 def _trace(squares: Tensor) -> Tensor:
     """trace(A'A), (..., 1), above 0."""
-    return squares.sum(-1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny ** 0.5)
+    return squares.sum(-1, keepdim=True).clamp_min(tiny(squares.dtype))
 
 
-class Absolute(RidgeScale):
+class Uniform(RidgeScale):
+    """One ridge for all inputs: u = constant + p trace(A'A) + q ||means||^2, at least a millionth of p trace(A'A)."""
+
+    constant: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def shares(self, rows: int, inputs: int) -> tuple[float, float]:
+        """P and q, for N and d."""
+
+    def number(self, trace: float, means: float, rows: int, inputs: int) -> float:
+        """u, for trace(A'A), above 0, and ||means||^2."""
+        p, q = self.shares(rows, inputs)
+        return max(self.constant + p * trace + q * means, _FLOOR * p * trace)
+
+    def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
+        """The same for tensors, (..., 1)."""
+        p, q = self.shares(rows, squares.shape[-1])
+        if not p:
+            return torch.full_like(squares[..., :1], self.constant)
+        trace = _trace(squares)
+        u = p * trace + self.constant
+        return u if not q else torch.maximum(u + q * means.square().sum(-1, keepdim=True), _FLOOR * p * trace)
+
+    def gradient(
+        self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Of each square p, and 2 q of each mean."""
+        p, q = self.shares(rows, squares.shape[-1])
+        return du * p if p else None, 2 * q * du * means if q else None
+
+
+class Absolute(Uniform):
     """R = ridge I (Fairbank et al. 2022, equation 5)."""
 
-    def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
-        """1."""
-        return torch.ones_like(squares[..., :1])
+    constant = 1.0
 
-    def gradient(
-        self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Zero."""
-        return None, None
+    def shares(self, rows: int, inputs: int) -> tuple[float, float]:
+        """None."""
+        return 0.0, 0.0
 
 
-class Variance(RidgeScale):
-    """R = ridge trace(B'B) / N I, the total variance of the inputs."""
+class Variance(Uniform):
+    """R = ridge trace(B'B) / N I, the sum of the inputs' variances, and a millionth of their mean squares."""
 
-    def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
-        """The sum of the inputs' variances, and a millionth of their mean squares."""
-        trace = _trace(squares)
-        centred = torch.sub(trace, means.square().sum(-1, keepdim=True), alpha=rows).clamp_min_(0)
-        return centred.add_(trace, alpha=_FLOOR).div_(rows)
-
-    def gradient(
-        self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def shares(self, rows: int, inputs: int) -> tuple[float, float]:
         """A variance is the mean square less the square of the mean."""
-        return du * ((1 + _FLOOR) / rows), -2 * du * means
+        return (1 + _FLOOR) / rows, -1.0
 
 
-class Mean(RidgeScale):
+class Mean(Uniform):
     """R = ridge trace(A'A) / d I."""
 
     grows_with_rows = True
 
-    def measure(self, squares: Tensor, means: Tensor, rows: int) -> Tensor:
+    def shares(self, rows: int, inputs: int) -> tuple[float, float]:
         """The mean of diag(A'A)."""
-        return _trace(squares) / squares.shape[-1]
-
-    def gradient(
-        self, du: Tensor, u: Tensor, squares: Tensor, means: Tensor, rows: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """An equal share for each input."""
-        return du / squares.shape[-1], None
+        return 1 / inputs, 0.0
 
 
 class Feature(RidgeScale):

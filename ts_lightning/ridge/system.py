@@ -30,7 +30,8 @@ from torch import Tensor
 from ts_lightning.config import SolveDtype
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.cholesky import Cholesky
-from ts_lightning.ridge.factor import Factor, Measured, Observer
+from ts_lightning.ridge.factor import Factor, Observer
+from ts_lightning.ridge.measured import Measured, measure
 from ts_lightning.ridge.moments import Moments, gram_matrix
 from ts_lightning.ridge.precision import cast
 from ts_lightning.ridge.processes import Rows
@@ -38,22 +39,24 @@ from ts_lightning.ridge.repeated import Repeated
 from ts_lightning.ridge.scales import WithNoise, ridge_scale
 
 
-def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor, s2: Tensor | None) -> tuple[Tensor, Tensor]:
+def _cholesky(matrix: Tensor, diagonal: Tensor, c: Tensor | float, s2: Tensor | None) -> tuple[Tensor, Tensor]:
     """The Cholesky factor of ``matrix`` with c S^2 added to its ``diagonal``, which is written over."""
     torch.add(diagonal, c if s2 is None else c * s2, out=matrix.diagonal(dim1=-2, dim2=-1))
     cholesky, info = torch.linalg.cholesky_ex(matrix)
     return cholesky, info
 
 
-def _held(trace: Tensor, c: Tensor, info: Tensor) -> Tensor | bool:
+def _held(trace: Tensor | float, c: Tensor | float, info: Tensor, dtype: torch.dtype) -> Tensor | bool:
     """Whether a precision holds the Gram matrix, (..., 1) its trace and c: rounding must stay well below the ridge.
 
     What rounding can do to the smallest eigenvalue is about eps * trace.
     """
-    eps = 10 * torch.finfo(trace.dtype).eps
-    if trace.numel() == 1 and trace.device.type == "cpu":  # eight operations on a number take longer than reading it
-        return eps * trace.item() <= c.item() and trace.item() < math.inf and info.item() == 0
-    return ((eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
+    eps = 10 * torch.finfo(dtype).eps
+    if isinstance(trace, Tensor) and trace.numel() == 1 and trace.device.type == "cpu":
+        trace = trace.item()  # eight operations on a number take longer than reading it
+    if isinstance(trace, Tensor):
+        return ((eps * trace <= c) & (trace < torch.inf)).all() & (info == 0).all()
+    return eps * trace <= float(c) and trace < math.inf and info.item() == 0
 
 
 class RidgeSolver:
@@ -107,7 +110,7 @@ class RidgeSolver:
         scale = self.scale
         if self.noise is not None:
             scale = WithNoise(scale, self.noise.to(squares.dtype) / self.ridge)
-        return Measured(scale, scale.measure(squares, means, rows), squares, means, rows)
+        return measure(scale, squares, means, rows)
 
     def of(self, columns: slice) -> RidgeSolver:
         """The solver of a system of these columns of A alone."""
@@ -174,17 +177,16 @@ class RidgeSolver:
         for dtype in self.precisions(given):
             matrix, diagonal, measured = system(dtype)
             s2 = None if dual else measured.s2
-            trace = (diagonal if s2 is None else diagonal / s2).sum(-1, keepdim=True)
-            c = measured.c(self.ridge)
+            trace, c = measured.trace(diagonal, dual=dual), measured.c(self.ridge)
             cholesky, info = _cholesky(matrix, diagonal, c, s2)
             if self.deferred_checks is not None:
                 alone = len(self.precisions(given)) == 1  # so that there is nothing else to try
-                passed = (info == 0).all() & cholesky.isfinite().all() if alone else _held(trace, c, info)
+                passed = (info == 0).all() & cholesky.isfinite().all() if alone else _held(trace, c, info, dtype)
                 self.deferred_checks.append(torch.as_tensor(passed))
-                return Factor(Cholesky(cholesky), c, measured, dual)
-            if _held(trace, c, info):
-                return Factor(Cholesky(cholesky), c, measured, dual)
-        if not trace.isfinite().all():
+                return Factor(Cholesky(cholesky), measured, self.ridge, dual)
+            if _held(trace, c, info, dtype):
+                return Factor(Cholesky(cholesky), measured, self.ridge, dual)
+        if not torch.as_tensor(trace).isfinite().all():
             raise TargetSpaceError(
                 f"{self.label}: the layer's inputs on the reference batch hold a NaN or an infinity, or values too "
                 f"large to square in {dtype}. Expected finite numbers: check the reference batch, the layers "
@@ -204,7 +206,7 @@ class RidgeSolver:
                 f"where that happens. Choose a larger ridge, or ridge_scale='variance'.",
                 stacklevel=2,
             )
-        return Factor(Cholesky(cholesky), c, measured, dual)
+        return Factor(Cholesky(cholesky), measured, ridge, dual)
 
     def check(self, w: Tensor, t: Tensor) -> None:
         """Raise TargetSpaceError if the solution ``w`` is not finite, as it is when the targets ``t`` are not."""
