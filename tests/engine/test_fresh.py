@@ -79,3 +79,15 @@ def test_zero_weights_are_kept(kind):
     before = model(x).detach()
     TargetSpace(model, x)
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bias", "kept"), [(0.01, False), (0.1, False), (-4.6, True)])
+def test_a_small_bias_that_is_the_same_for_all_outputs_is_a_start_and_a_prior_is_none(bias, kept):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 5))
+    for layer in (model[0],) if kept else (model[0], model[2]):
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.constant_(layer.bias, 0.01)
+    nn.init.constant_(model[2].bias, bias)
+    space = TargetSpace(model, torch.randn(20, 6))
+    assert [layer.anchor is not None for layer in space.layers] == [False, kept]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_DEEP = 4  # objects within objects that are looked into
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -23,6 +26,32 @@ def channels_last(tensor: Tensor) -> Tensor:
 def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The batch with ``change`` applied to its tensors."""
     return _rebuilt(batch, change, lambda entries: entries)
+
+
+def fresh(batch: Any) -> Any:
+    """A copy that can be written to: of tensors, of the lists and mappings around them, and of objects that hold some.
+
+    An object that has a method ``clone``, as batches of graphs have, is copied by it; another one with its attributes,
+    if any of these holds a tensor.
+    """
+    copies: dict[int, Any] = {}
+
+    def other(value: Any) -> Any:
+        if id(value) not in copies and not isinstance(value, (type, nn.Module)):
+            if callable(getattr(value, "clone", None)):
+                copies[id(value)] = value.clone()
+            elif any(map(_holds, _attributes(value).values())):
+                found = copies[id(value)] = copy.copy(value)
+                found.__dict__.update({name: copied(entry) for name, entry in _attributes(value).items()})
+        return copies.get(id(value), value)
+
+    def entries(values: Any) -> Any:
+        return _sequence(values, [copied(value) for value in values])
+
+    def copied(value: Any) -> Any:
+        return _rebuilt(value, own, entries, other)
+
+    return copied(batch)
 
 
 def part(batch: Any, start: int, stop: int) -> Any:
@@ -89,18 +118,41 @@ def joined(batches: list[Any]) -> Any:
     return first
 
 
-def _rebuilt(batch: Any, tensor: Callable[[Tensor], Tensor], entries: Callable[[Any], Any]) -> Any:
-    """The batch with its tensors, and its lists of one entry per sample, changed."""
+def _rebuilt(
+    batch: Any,
+    tensor: Callable[[Tensor], Tensor],
+    entries: Callable[[Any], Any],
+    other: Callable[[Any], Any] = lambda value: value,
+) -> Any:
+    """The batch with its tensors, its lists of one entry per sample, and what is neither, changed."""
     if isinstance(batch, Tensor):
         return tensor(batch)
     if _of_samples(batch):
         return entries(batch)
     if isinstance(batch, Mapping):
         kind: Any = type(batch)
-        return kind({key: _rebuilt(value, tensor, entries) for key, value in batch.items()})
+        return kind({key: _rebuilt(value, tensor, entries, other) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
-        return _sequence(batch, [_rebuilt(value, tensor, entries) for value in batch])
-    return batch
+        return _sequence(batch, [_rebuilt(value, tensor, entries, other) for value in batch])
+    return other(batch)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """An object's attributes."""
+    return getattr(value, "__dict__", {})
+
+
+def _holds(value: Any, deep: int = _DEEP) -> bool:
+    """Whether a value is a tensor or holds one, a few levels down."""
+    if isinstance(value, Tensor):
+        return True
+    if not deep or isinstance(value, (type, nn.Module)):
+        return False
+    if isinstance(value, Mapping):
+        inner: Any = value.values()
+    else:
+        inner = value if isinstance(value, (list, tuple)) else _attributes(value).values()
+    return any(_holds(entry, deep - 1) for entry in inner)
 
 
 def _sequence(like: list[Any] | tuple[Any, ...], values: list[Any]) -> Any:

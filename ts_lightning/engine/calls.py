@@ -65,10 +65,12 @@ class Watch:
                 found.append((argument, parameter, argument._version))
         return found
 
-    def after(self, function: Any, before: Sequence[tuple[Tensor, Tensor, int]], found: Any) -> None:
+    def after(
+        self, function: Any, args: Sequence[Any], before: Sequence[tuple[Tensor, Tensor, int]], found: Any
+    ) -> None:
         """Take note of the call if it wrote to a parameter, itself or its ``data``."""
         for tensor, parameter, version in before:
-            if function == _DATA.__set__ or tensor._version != version:
+            if tensor is args[0] if function == _DATA.__set__ else tensor._version != version:
                 self.unfit.setdefault(id(parameter), "written by forward")
             elif function == _DATA.__get__:  # bound anew each time
                 self._data[id(found)] = (parameter, found)
@@ -141,7 +143,7 @@ class Calls(TorchFunctionMode):
         if call is None:
             self._follow(func, args, kwargs, found)
         if watch is not None and before:
-            watch.after(func, before, found)
+            watch.after(func, args, before, found)
         self.noise.follow(func, args, found)
         return found
 

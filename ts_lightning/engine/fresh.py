@@ -1,11 +1,11 @@
 """Whether a layer's weights are those of a fresh start, or something that a user has put there.
 
 A start is fresh if the weights look like a random draw: of the layer's own ``reset_parameters``, or uniform, normal,
-truncated normal or orthogonal of any of the usual scales, with biases at zero or as drawn. Weights that were trained
-leave the bounds of their draw, grow tails and singular values beyond those of a random matrix; zero, constant and
-structured weights and biases are no draw at all. Small layers tell little: they count as fresh only where no other
-layer of the model looks trained. Least of all do small weights that functions apply, whose draw nobody knows: they are
-fresh but for constants.
+truncated normal or orthogonal of any of the usual scales, with biases as drawn, at zero or all at one small number.
+Weights that were trained leave the bounds of their draw, grow tails and singular values beyond those of a random
+matrix; zero, constant and structured weights and other biases are no draw at all. Small layers tell little: they count
+as fresh only where no other layer of the model looks trained. Least of all do small weights that functions apply, whose
+draw nobody knows: they are fresh but for constants.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _TELLING = 2000  # entries of a weight from which a draw and trained weights can
 _ENTRIES = 100_000  # of a weight that are looked at
 _SIDE = 256  # of the block whose singular values are looked at
 _DISTANCE = 2.2  # of Kolmogorov and Smirnov, which one draw in 8,000 exceeds
+_SMALL = 0.11  # above the biases that people give to all outputs alike, 0.01 or 0.1
 _FIXED = (0.001, 0.01, 0.02, 0.05, 0.1, 1.0)  # standard deviations that people give to normal_
 _GAINS = (1 / math.sqrt(3), 1.0, math.sqrt(2), 5 / 3)
 
@@ -55,7 +56,7 @@ def verdict(layer: TargetLayer) -> Verdict:
     bound = 1 / math.sqrt(_fan(layer.module, matrices[0]) if matrices else 1)
     if any(p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) for p in matrices):
         return "given"
-    zero = all(bool((p == 0).all()) for p in vectors)
+    zero = all(abs(float(p[0])) <= _SMALL and bool((p == p[0]).all()) for p in vectors)
     unknown = layer.by_function and not isinstance(layer.module, (nn.Linear, nn.modules.conv._ConvNd))
     if unknown and all(p.numel() < _TELLING for p in layer.parameters):
         return "fresh"

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import channels_last, is_plain, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.engine.batches import channels_last, fresh, is_plain, joined, mapped, own, part, plain, tensors_in
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.ridge.processes import Shards
 
@@ -45,7 +45,7 @@ class ReferenceBatch:
         cls, model: nn.Module, given: Reference, forward: Callable[[Any], Any] | None = None, seed: int = 0
     ) -> ReferenceBatch:
         """The whole of what a user gives, in memory of its own, since users may write to theirs."""
-        return cls(model, given if callable(given) else mapped(given, own), forward, seed=seed)
+        return cls(model, given if callable(given) else fresh(given), forward, seed=seed)
 
     def run(self) -> Any:
         """Run the model on a fresh copy of the samples, since a forward may change its input in place.
@@ -56,13 +56,13 @@ class ReferenceBatch:
         """
         data = self.data
         if self.forward is not None:
-            return self.forward(mapped(data, own))
+            return self.forward(fresh(data))
         if isinstance(data, Tensor):
             return self.model(own(data))
         if isinstance(data, (Mapping, tuple, list)):
             named = isinstance(data, Mapping)
             try:
-                return self.model(**mapped(data, own)) if named else self.model(*mapped(data, own))
+                return self.model(**fresh(data)) if named else self.model(*fresh(data))
             except TypeError as error:
                 if (takes := _misfit(self.model, data)) is not None:
                     raise _not_taken(self.model, data, takes, error) from error

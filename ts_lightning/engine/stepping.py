@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
+from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 
 
@@ -93,6 +94,10 @@ class Stepping:
         pulled.clear(None if self._optimizers else weights)
 
     def cleared(self) -> None:
-        """Solve behind a ``zero_grad`` if targets were moved without a step; in a loop of one's own the user does."""
-        if self._optimizers:
+        """Solve behind a ``zero_grad`` if targets were moved without a step; in a loop of one's own the user does.
+
+        Not for other parameters, which a training step may write to, as one clamps a temperature: its backward pass
+        through the present weights is still to come.
+        """
+        if self._optimizers and any(isinstance(p, Target) for p in self._cascade.solution.changed()):
             self.prepare()

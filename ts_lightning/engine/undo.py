@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-import warnings
 from collections import deque
+from collections.abc import Callable
 from functools import cache
 from operator import is_
 from pathlib import Path
@@ -25,9 +25,9 @@ from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
+from ts_lightning.engine.written import LARGE, bytes_of, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
-_LARGE = 2**24  # bytes, from which on a tensor is copied only if it is seen to be written to
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
 _MISSING = object()
 _PATHS = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -63,6 +63,7 @@ class Undo:
         self._overwritten: list[tuple[Tensor, Tensor]] = []  # buffers that the run may write to, with their values
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
         self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
+        self._restore_parameters: Callable[[], None] | None = None
         self._module(model)
 
     def reach(self, function: Any) -> None:
@@ -93,6 +94,7 @@ class Undo:
 
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
+        self._restore_parameters = self._learned.parameters.copy(self.modules)
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)
@@ -124,15 +126,11 @@ class Undo:
         if learned:  # what forward writes once, as that it has put its hooks, it may do together with registering
             self._learn_registries()
         for copy, given, version in self._copies.values():
-            if _bytes(given) > _LARGE:
-                if copy is given and _version(copy) != version:
-                    warnings.warn(
-                        f"The forward on the reference batch wrote to a tensor {tuple(given.shape)} that a module "
-                        f"holds, for the first time now, and so changed it. Later ones leave it as it is.",
-                        stacklevel=2,
-                    )
-                if _version(copy) == version:
-                    self._learned.large[id(given)] = (given, _version(given))
+            if bytes_of(given) > LARGE:
+                if copy is given and version_of(copy) != version:
+                    warn_of_write(given)
+                if version_of(copy) == version:
+                    self._learned.large[id(given)] = (given, version_of(given))
                 else:
                     self._learned.large.pop(id(given), None)
 
@@ -149,6 +147,8 @@ class Undo:
 
     def restore(self) -> None:
         """Put everything back."""
+        if self._restore_parameters is not None:
+            self._restore_parameters()
         for holder, before in self._holders:
             _put_back(holder, before)
         for dictionary, entries in self._dictionaries:
@@ -245,9 +245,9 @@ class Undo:
             return value
         known = self._copies.get(id(value))
         if known is None:
-            clean = _bytes(value) > _LARGE and self._learned.large.get(id(value)) == (value, _version(value))
+            clean = bytes_of(value) > LARGE and self._learned.large.get(id(value)) == (value, version_of(value))
             copy = value if clean else own(value)
-            known = self._copies[id(value)] = (copy, value, _version(copy))
+            known = self._copies[id(value)] = (copy, value, version_of(copy))
         return known[0]
 
     def _written(self, was: Any, now: Any) -> bool:
@@ -256,7 +256,7 @@ class Undo:
             return any(self._written(a, b) for a, b in zip(was, now, strict=True))
         if isinstance(was, Tensor) and id(was) in self._copies:
             copy, _, version = self._copies[id(was)]
-            return now is not copy or _version(copy) != version
+            return now is not copy or version_of(copy) != version
         return was is not now
 
 
@@ -275,14 +275,6 @@ def _detached(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_detached, value)) if not hasattr(value, "_fields") else type(value)(*map(_detached, value))
     return own(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 @cache

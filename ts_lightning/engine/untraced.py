@@ -26,7 +26,7 @@ class Untraced:
     Inside of it
 
     - what ``forward`` writes is undone afterwards: buffers, attributes, entries of lists and dictionaries, metrics
-      (:mod:`ts_lightning.engine.undo`);
+      (:mod:`ts_lightning.engine.undo`), parameters (:mod:`ts_lightning.engine.written`);
     - the random numbers are the same in every run, and afterwards the generators of PyTorch, NumPy and Python are as
       they were;
     - hooks of others run only if they take part in what the module computes (:mod:`ts_lightning.engine.hooks`);

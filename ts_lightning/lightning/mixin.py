@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ts_lightning.errors import TargetSpaceError
@@ -145,14 +146,28 @@ class TargetSpaceMixin(TargetSpaceModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.lightning_module is self:
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if trainer.lightning_module is self:
             session_of(self).attach(trainer)
+        elif self.target_space is not None and not isinstance(trainer.lightning_module, TargetSpaceMixin):
+            _say_not_fitted(self, trainer.lightning_module)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have the solved weights, and leave the engine with its graph behind."""
         state = {**super().__getstate__(), "target_space_engine": None}
         state.pop("_target_space_session", None)
         return state
+
+
+def _say_not_fitted(module: TargetSpaceMixin, fitted: LightningModule) -> None:
+    """Warn of a module with the mixin inside of a fitted one without it, if something of it is trained."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        rank_zero_warn(
+            f"{type(module).__name__}, which has TargetSpaceMixin, is part of {type(fitted).__name__}, which has not: "
+            f"all of it trains in weight space. Target space belongs to the module that the Trainer fits: write class "
+            f"{type(fitted).__name__}(TargetSpaceMixin, LightningModule), or convert({type(fitted).__name__}(...))."
+        )
 
 
 def _refuse_plain_module(cls: type[TargetSpaceMixin]) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import mapped, own
+from ts_lightning.engine.batches import fresh
 from ts_lightning.engine.mode import ReferenceMode
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError, first_line
@@ -45,7 +45,7 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
     reached: set[nn.Module] = set()
     if call is not None:
         try:
-            reached = _tried(module, batch, call)
+            reached = _tried(module, fresh(batch), call)
         except TargetSpaceError:
             raise
         except Exception as error:  # whatever a user's forward raises
@@ -173,7 +173,7 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, set[nn.
     def step(batch: Any) -> Any:
         return module.training_step(*(batch, 0, 0)[: len(names)])
 
-    given = mapped(batch, own)
+    given = fresh(batch)
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     forward = module.forward
 
@@ -208,7 +208,7 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, set[nn.
     def call(batch: Any) -> Any:
         return module(*(at(batch) for at in places[0]), **{key: at(batch) for key, at in places[1].items()})
 
-    return (call, reached) if _tried(module, mapped(batch, own), call) >= reached else (step, reached)
+    return (call, reached) if _tried(module, fresh(batch), call) >= reached else (step, reached)
 
 
 def _place(value: Any, batch: Any) -> Call:

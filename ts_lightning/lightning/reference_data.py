@@ -32,7 +32,7 @@ from torch.utils.data import (
 )
 
 from ts_lightning.config import Selection, Size
-from ts_lightning.engine.batches import batch_size, joined, mapped, own, part, tensors_in
+from ts_lightning.engine.batches import batch_size, fresh, joined, part, tensors_in
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
 
@@ -210,7 +210,7 @@ def _gathered(batches: Iterator[Any], size: int) -> Any:
     for batch in batches:
         count = batch_size(batch)
         if count is None or len({tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim() > 0}) > 1:
-            return mapped(batch, own)
+            return fresh(batch)
         kept.append(batch)
         held += count
         if held >= size:
