@@ -83,6 +83,11 @@ CHANGES = {
     "another": lambda m: [setattr(p, "grad", p.grad * 1e-8) for p in m.parameters()],
     "none": lambda m: [setattr(p, "grad", None) for p in m.parameters()],
     "zero": lambda m: [p.grad.zero_() for p in m.parameters()],
+    # of which no version tells
+    "data": lambda m: [p.grad.data.clamp_(-1e-9, 1e-9) for p in m.parameters()],
+    "another data": lambda m: [setattr(p.grad, "data", 1e-8 * p.grad) for p in m.parameters()],
+    "numpy": lambda m: [p.grad.numpy().fill(0) for p in m.parameters()],
+    "reversed and halved": lambda m: [p.grad.data.mul_(-1e-8) for p in m.parameters()],
 }
 
 
@@ -117,6 +122,24 @@ def test_changed_gradients_of_weights_are_what_trains(change, place, after):
     model = build(Changing, **SGD)
     fit(model, max_epochs=1)
     assert moved(model, model.before) < 1e-5
+
+
+def test_reversed_gradients_are_seen_behind_a_pull_back():
+    class Reversing(Lit):
+        def on_after_backward(self):
+            before = {name: t.grad.clone() for name, t in self.target_space_engine.targets.items()}
+            for parameter in self.parameters():
+                parameter.grad.data.neg_()
+            self.before = before
+
+        def on_train_batch_end(self, *args):
+            for name, target in self.target_space_engine.targets.items():
+                torch.testing.assert_close(target.grad, -self.before[name])
+            self.checked = True
+
+    model = build(Reversing, **SGD)
+    fit(model, max_epochs=1)
+    assert model.checked
 
 
 def test_halved_gradients_are_half_the_rate():

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader
 from tests.support.manual import Manual, Two, first, others
-from ts_lightning import TargetSpace, TargetSpaceError
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=0.02)])
@@ -98,6 +100,54 @@ def test_one_backward_for_two_steps():
     fit(single, max_epochs=3)
     for value, expected in zip(model.parameters(), single.parameters(), strict=True):
         torch.testing.assert_close(value, expected)
+
+
+class Adversaries(Plain):
+    """A generator, cleared behind its step, and a critic, cleared before its backward pass: its gradients stand."""
+
+    clears = False
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.critic = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def reference_forward(self, batch):
+        return self.critic(self(batch[0]))
+
+    def training_step(self, batch, batch_idx):
+        one, two = self.optimizers()
+        self.toggle_optimizer(one)
+        self.manual_backward(functional.softplus(-self.critic(self(batch[0]))).mean())
+        one.step()
+        one.zero_grad()
+        self.untoggle_optimizer(one)
+        self.toggle_optimizer(two)
+        two.zero_grad()
+        self.manual_backward(functional.softplus(self.critic(self(batch[0]).detach())).mean())
+        two.step()
+        if self.clears:
+            two.zero_grad()
+        self.untoggle_optimizer(two)
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net, self.critic)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"untangle": 3}, {"cascade_gradient": False}])
+def test_gradients_that_an_optimizer_has_used_count_for_no_other(settings):
+    ends = []
+    for clears in (False, True):
+
+        class Target(TargetSpaceMixin, Adversaries):
+            target_space = TargetSpaceConfig(**settings)
+
+        Target.clears = clears
+        model = build(Target)
+        fit(model)
+        assert len(model.target_space_engine.targets) == 5
+        ends.append(model)
+    assert_equal(ends[1], ends[0])
 
 
 def test_gradients_cleared_without_a_step_are_gone():

@@ -196,16 +196,25 @@ class Cascade:
         elif solution.used_up:
             solution.make(self._replayed)  # the same weights with another graph
             solution.accept(copied=self.partition.replicated)
-        trained = [p for p in self.trained.parameters() if p.requires_grad]  # not those of a toggled-off optimizer
+        spent = self.pulled.spent() if keep else []
+        stepped = self._targets_of(spent)  # whose gradients stay; and not those of a toggled-off optimizer
+        trained = [p for p in self.trained.parameters() if p.requires_grad and id(p) not in stepped]
         if not trained:
             return
-        gradients = self._gradients(trained)
+        with self.pulled.without(spent):
+            gradients = self._gradients(trained)
         if self.partition.shards is not None:
             mine = zip(trained, gradients, strict=True)
             shared = [g for p, g in mine if g is not None and not isinstance(p, Target)]
             if shared:
                 self.partition.shards.sum(*shared)
         self.pulled.give(trained, gradients, keep)
+
+    def _targets_of(self, weights: Sequence[nn.Parameter]) -> set[int]:
+        """The ids of the targets that these weights are solved from."""
+        known = set(map(id, weights))
+        chosen = [layer for layer in self.layers if not known.isdisjoint(map(id, layer.parameters))] if known else []
+        return {id(self.targets[layer.name]) for layer in chosen}
 
     def _run(self, around: AbstractContextManager[Any] | None = None) -> Solved:
         """The solved parameters and their values, without a CUDA graph; see :meth:`ReferencePass.walk`."""

@@ -6,7 +6,8 @@ The state is kept on the gradients themselves, as attributes of these tensors, s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ts_lightning.layers.base import TargetLayer
 
 _PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
 _SHARE = "_ts_lightning_share"  # on a trained parameter's gradient: what a pull-back added to it
+_STEPPED = "_ts_lightning_stepped"  # on a weight's gradient: its version when the optimizer of its targets made a step
 _USED = "_ts_lightning_used"  # on a target's gradient: its version when an optimizer of one's own loop stepped with it
 _PILED = "_ts_lightning_piled"  # likewise: its version when more was added to it behind that step
 _OF = "_ts_lightning_of"  # beside it: since which clearing of the weights' gradients
@@ -39,19 +41,57 @@ class Pulled:
         self._weights = [p for layer in layers for p in layer.parameters]
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
+        self._signature: Tensor | None = None  # of these, where there is time to change them before a step
+        self._stepped: dict[int, list[nn.Parameter]] = {}  # weights by whose targets' optimizer has made a step
         self._round = 0  # clearings of the weights' gradients
         self._said_piled = False
 
-    def pull_pending(self) -> bool:
-        """Pull back if a gradient arrived, changed or went; whether it did."""
-        if self.settled or not self.pending():
+    def pull_pending(self, *, stepping: bool = False) -> bool:
+        """Pull back if a gradient arrived, changed or went; whether it did.
+
+        Args:
+            stepping: whether an optimizer's step follows at once. Then changes that no version tells are looked for,
+                as those through ``grad.data``, since a pull-back that came before.
+        """
+        if self.settled:
+            return False
+        changed = stepping and self._signature is not None and not torch.equal(self._signature, self._sign())
+        if not changed and not self.pending():
             return False
         self.settled = True  # while the pull-back itself reads gradients
         try:
             self._pull()
         finally:
             self.settled = False
+        self._signature = None if stepping else self._sign()
         return True
+
+    def _sign(self) -> Tensor:
+        """Two numbers for each gradient on the weights, which change with it."""
+        gradients = [p.grad for p in self._weights if p.grad is not None]
+        if not gradients:
+            return torch.zeros(0)
+        numbers = [*torch._foreach_norm(gradients), *(gradient.sum() for gradient in gradients)]
+        where = gradients[0].device
+        return torch.stack([number.to(where, torch.float64) for number in numbers]).nan_to_num()
+
+    def step(self, optimizer: int, weights: Sequence[nn.Parameter]) -> None:
+        """Note that an optimizer has made its step for the gradients on these weights.
+
+        Until they change they count for no other's targets: in weight space it would not read them either.
+        """
+        self._stepped[optimizer] = [p for p in weights if p.grad is not None]
+        for parameter in self._stepped[optimizer]:
+            setattr(parameter.grad, _STEPPED, parameter.grad._version)  # type: ignore[union-attr]
+
+    def spent(self) -> list[nn.Parameter]:
+        """The weights with gradients that are as they were at the step of the optimizer that trains these."""
+        found: list[nn.Parameter] = []
+        for weights in self._stepped.values():
+            gradients: list[Any] = [p.grad for p in weights if p.grad is not None]
+            if all(getattr(gradient, _STEPPED, None) == gradient._version for gradient in gradients):
+                found += [p for p in weights if p.grad is not None]
+        return found
 
     def found(self) -> bool:
         """Whether there is a gradient on any weight."""
@@ -82,6 +122,18 @@ class Pulled:
                     return True
         return count != self._count
 
+    @contextmanager
+    def without(self, weights: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Take the gradients of these weights away for a while."""
+        kept = [parameter.grad for parameter in weights]
+        for parameter in weights:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in zip(weights, kept, strict=True):
+                parameter.grad = gradient
+
     def check(self) -> None:
         """Raise TargetSpaceError if a gradient has a graph of its own, through which second derivatives would go."""
         if any(p.grad is not None and p.grad.requires_grad for p in self._weights):
@@ -105,13 +157,15 @@ class Pulled:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
                 setattr(parameter.grad, _PULLED, parameter.grad._version)
+        if self._signature is not None:
+            self._signature = self._sign()
 
     def clear(self, weights: Sequence[nn.Parameter] | None = None) -> None:
         """Clear the gradients on these weights, or on all; what was pulled back of them stays where it is."""
         for parameter in self._weights if weights is None else weights:
             parameter.grad = None
         if weights is None:
-            self._count = 0
+            self._count, self._signature = 0, None
             self._round += 1
 
     @torch.no_grad()

@@ -60,10 +60,10 @@ class OptimizerSteps:
         self._hooks, self._own_step = [], None
         self._space.stepping.follow(-1)
 
-    def pull(self) -> None:
-        """Pull back what has arrived on the weights or changed there."""
+    def pull(self, *, stepping: bool = False) -> None:
+        """Pull back what has arrived on the weights or changed there; see :meth:`Pulled.pull_pending`."""
         cascade = self._space.cascade
-        if not cascade.pulled.pull_pending():
+        if not cascade.pulled.pull_pending(stepping=stepping):
             cascade.checked = False  # weights may have been written since somebody read gradients
         elif self._after_pull is not None:
             self._after_pull()
@@ -76,12 +76,13 @@ class OptimizerSteps:
         at = next((n for n, value in enumerate(args) if n > 0 and callable(value)), None)
         if at is not None:
             return (*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs
-        self.pull()
+        self.pull(stepping=True)
         self._space.cascade.pulled.settled = True
         return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._space.cascade.pulled.settled = False
+        self._space.stepping.note(self._optimizer)
         self._after_step()
 
     def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
@@ -89,7 +90,7 @@ class OptimizerSteps:
             self._space.cascade.pulled.settled = False
             self._space.stepping.prepare()
             result = closure()
-            self.pull()
+            self.pull(stepping=True)
             self._space.cascade.pulled.settled = True
             return result
 
