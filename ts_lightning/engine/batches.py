@@ -34,24 +34,30 @@ def fresh(batch: Any) -> Any:
     An object that has a method ``clone``, as batches of graphs have, is copied by it; another one with its attributes,
     if any of these holds a tensor.
     """
-    copies: dict[int, Any] = {}
+    return _Copies().of(batch)
 
-    def other(value: Any) -> Any:
-        if id(value) not in copies and not isinstance(value, (type, nn.Module)):
+
+class _Copies:
+    """One of each object in a batch, which may hold others and itself."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+
+    def of(self, value: Any) -> Any:
+        """A copy of what a batch is made of."""
+        return _rebuilt(value, own, self._entries, self._object)
+
+    def _entries(self, values: Any) -> Any:
+        return _sequence(values, [self.of(value) for value in values])
+
+    def _object(self, value: Any) -> Any:
+        if id(value) not in self._made and not isinstance(value, (type, nn.Module)):
             if callable(getattr(value, "clone", None)):
-                copies[id(value)] = value.clone()
+                self._made[id(value)] = value.clone()
             elif any(map(_holds, _attributes(value).values())):
-                found = copies[id(value)] = copy.copy(value)
-                found.__dict__.update({name: copied(entry) for name, entry in _attributes(value).items()})
-        return copies.get(id(value), value)
-
-    def entries(values: Any) -> Any:
-        return _sequence(values, [copied(value) for value in values])
-
-    def copied(value: Any) -> Any:
-        return _rebuilt(value, own, entries, other)
-
-    return copied(batch)
+                found = self._made[id(value)] = copy.copy(value)
+                found.__dict__.update({name: self.of(entry) for name, entry in _attributes(value).items()})
+        return self._made.get(id(value), value)
 
 
 def part(batch: Any, start: int, stop: int) -> Any:
