@@ -49,15 +49,15 @@ class WrittenParameters:
         Returns:
             Function that gives the parameters of the modules their values back, behind the run.
         """
-        found = {id(p): p for module in modules for p in module._parameters.values() if p is not None}
-        parameters = [p for p in found.values() if not (is_lazy(p) or p.is_meta)]
+        parameters = _parameters(modules)
         first, known = self._known is None, {} if self._known is None else self._known
-        held = [(p, p.data) for p in parameters if id(p) in known or (first and bytes_of(p) <= LARGE)]
+        chosen = parameters if first else [p for p in parameters if id(p) in known] if known else []
+        held = [(p, p.data) for p in chosen if not (first and (p.is_meta or bytes_of(p) > LARGE))]
         copies = [own(data) for _, data in held]
         if not first:
             for (parameter, _), copy in zip(held, copies, strict=True):
                 parameter.data = copy
-        versions = [version_of(parameter) for parameter in parameters]
+        versions = _versions(parameters)
 
         def restore() -> None:
             self._known = known
@@ -67,6 +67,8 @@ class WrittenParameters:
                     data.copy_(copy)
                 if parameter.data_ptr() != data.data_ptr():
                     parameter.data = data
+            if _versions(parameters) == versions:
+                return
             for parameter, version in zip(parameters, versions, strict=True):
                 if version_of(parameter) != version and id(parameter) not in known:
                     known[id(parameter)] = parameter
@@ -74,6 +76,24 @@ class WrittenParameters:
                         warn_of_write(parameter)
 
         return restore
+
+
+def _versions(parameters: Sequence[nn.Parameter]) -> list[int]:
+    """Of all of them, in the time that it takes where none is of inference mode."""
+    try:
+        return [parameter._version for parameter in parameters]
+    except RuntimeError:
+        return list(map(version_of, parameters))
+
+
+def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The modules' parameters, each once; but for those of lazy modules that have no memory yet."""
+    found: dict[int, nn.Parameter] = {}
+    for module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found[id(parameter)] = parameter
+    return [p for p in found.values() if type(p) is nn.Parameter or not is_lazy(p)]
 
 
 def _changed(parameter: Tensor, data: Tensor, copy: Tensor) -> bool:
