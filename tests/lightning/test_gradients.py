@@ -142,6 +142,24 @@ def test_reversed_gradients_are_seen_behind_a_pull_back():
     assert model.checked
 
 
+def test_gradients_that_are_not_finite_may_be_mended_behind_a_pull_back():
+    class Mending(Lit):
+        def on_after_backward(self):
+            for parameter in self.parameters():
+                parameter.grad.fill_(torch.nan)
+            assert all(not t.grad.isfinite().all() for t in self.target_space_engine.targets.values())
+            for parameter in self.parameters():
+                parameter.grad.data.nan_to_num_(0)
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.before = values(self)
+
+    model = build(Mending, **SGD)
+    fit(model, max_epochs=1)
+    assert moved(model, model.before) < 1e-5
+
+
 def test_halved_gradients_are_half_the_rate():
     class Halving(Lit):
         def on_after_backward(self):

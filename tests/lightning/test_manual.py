@@ -150,6 +150,35 @@ def test_gradients_that_an_optimizer_has_used_count_for_no_other(settings):
     assert_equal(ends[1], ends[0])
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e-9])
+@pytest.mark.parametrize("past", [False, True])
+def test_gradients_changed_between_the_steps_of_one_backward_pass_count_once(factor, past):
+    """The late layers' step comes first, and has used gradients that belong to the early ones' targets, too."""
+
+    class Joint(Two):
+        rate = 1e-5  # a step moves the weights, through which is pulled back again, by next to nothing
+
+        def training_step(self, batch, batch_idx):
+            early, late = self.optimizers()
+            early.zero_grad()
+            late.zero_grad()
+            self.manual_backward(self.loss(batch))
+            late.step()
+            if self.touched:
+                for parameter in self.parameters():
+                    (parameter.grad.data if past else parameter.grad).mul_(factor)
+            early.step()
+            self.aim = self.target_space_engine.targets["net.0"].grad.clone()
+
+    ends = []
+    for touched in (False, True):
+        model = build(Joint)
+        model.touched = touched
+        fit(model, max_steps=2, max_epochs=-1, limit_train_batches=1)
+        ends.append(model.aim)
+    torch.testing.assert_close(ends[1], factor * ends[0], rtol=1e-2, atol=1e-3 * factor * float(ends[0].abs().max()))
+
+
 def test_gradients_cleared_without_a_step_are_gone():
     """A first backward pass on another batch, thrown away by ``zero_grad``, leaves no trace."""
 

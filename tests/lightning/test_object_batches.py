@@ -1,7 +1,8 @@
 """Batches that are objects: a forward may write to them, and every pass has the reference batch as it was."""
 
-from collections import UserDict
+from collections import UserDict, defaultdict
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,7 +96,45 @@ class Wrapped(UserDict):
         return self["y"]
 
 
+@dataclass(slots=True)
+class Slots:
+    """A dataclass without a dictionary of its own."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Lookup:
+    """One that looks its attributes up elsewhere, whatever they are called."""
+
+    def __init__(self, x, y):
+        self.__dict__["inside"] = {"x": x, "y": y}
+
+    def __getattr__(self, name):
+        return self.inside[name]
+
+    def __setattr__(self, name, value):
+        self.inside[name] = value
+
+
+class Made:
+    """One with a constructor of its own, a dictionary with another, and a ``clone`` that is for something else."""
+
+    def __new__(cls, x, y):
+        return super().__new__(cls)
+
+    def __init__(self, x, y):
+        self.x, self.y, self.counts = x, y, defaultdict(list, {"a": [1]})
+
+    def clone(self, device):
+        raise AssertionError("a copy is asked for")
+
+
 FORMS = {
+    "slots": Slots,
+    "lookup": Lookup,
+    "made": Made,
+    "namespace": lambda x, y: SimpleNamespace(x=x, y=y),
     "dataclass": Record,
     "graph": Graph,
     "object": Bag,
@@ -157,6 +196,9 @@ def test_what_is_copied():
     assert fresh(words) == words
     opaque = object()
     assert fresh(opaque) is opaque
+    lists = defaultdict(list, {"a": x})
+    assert type(fresh(lists)) is defaultdict
+    assert fresh(lists)["a"] is not x
 
 
 def test_an_object_that_holds_itself_is_copied():

@@ -51,6 +51,25 @@ class Loaded(Counting):
         self.load_state_dict({**self.state_dict(), "count": self.count + 1})
 
 
+class Trained(Counting):
+    """One that is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.count.requires_grad_(True)
+
+
+class Rebound(Counting):
+    """A large one, in the form of momentum contrast."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = nn.Parameter(torch.zeros(2**22 + 8), requires_grad=False)
+
+    def write(self):
+        self.count.data = self.count.data + 1
+
+
 class OnlyStep(Counting):
     """No forward, so that training_step is the reference forward."""
 
@@ -86,7 +105,7 @@ class Named(Counting):
 
 
 @pytest.mark.parametrize("untangle", [1, 3])
-@pytest.mark.parametrize("module", [Counting, ByData, BySetting, Loaded, OnlyStep, InForward, Named])
+@pytest.mark.parametrize("module", [Counting, ByData, BySetting, Loaded, Trained, Rebound, OnlyStep, InForward, Named])
 def test_a_step_writes_once(module, untangle):
     class Target(TargetSpaceMixin, module):
         target_space = TargetSpaceConfig(untangle=untangle)
@@ -96,7 +115,7 @@ def test_a_step_writes_once(module, untangle):
     batches = DataLoader([{"x": x, "y": y} for x, y in zip(x, y, strict=True)], 16) if module is Named else loader()
     fit(model, batches)
     assert model.target_space_engine is not None
-    assert model.count.tolist() == [STEPS, STEPS]
+    assert model.count[:2].tolist() == [STEPS, STEPS]
 
 
 class Teacher(OnlyStep):
@@ -217,6 +236,43 @@ def test_gradients_are_those_of_what_the_pass_wrote():
         gradients.append((space.targets["head"].grad, model.scale.grad))
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("form", ["fill", "data", "another"])
+def test_gradients_are_those_of_what_only_the_pass_writes(form, trained):
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+            self.scale = nn.Parameter(torch.full((5,), 4.0), requires_grad=trained)
+
+        def forward(self, x):
+            if not self.training:
+                with torch.no_grad():
+                    if form == "fill":
+                        self.scale.fill_(1.0)
+                    elif form == "data":
+                        self.scale.data.fill_(1.0)
+                    else:
+                        self.scale.data = torch.ones(5)
+            return self.last(self.scale * self.first(x).tanh())
+
+    x = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for fixed in (False, True):
+        torch.manual_seed(0)
+        model = Rounding()
+        if fixed:
+            nn.init.ones_(model.scale)
+        space = TargetSpace(model, x)
+        assert float(model.scale.detach()[0]) == (1.0 if fixed else 4.0)
+        gradient = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+        model.last.weight.grad = gradient
+        space.pullback()
+        found.append([space.targets[name].grad for name in ("first", "last")])
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
 
 
 def test_a_parameter_that_is_written_for_the_first_time_later_is_named_once():

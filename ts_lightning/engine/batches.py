@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _DEEP = 4  # objects within objects that are looked into
+_MANY = 4096  # entries of a container in an object, beyond which it is no part of a batch
+_PLAIN = (list, tuple)
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -41,23 +44,48 @@ class _Copies:
     """One of each object in a batch, which may hold others and itself."""
 
     def __init__(self) -> None:
-        self._made: dict[int, Any] = {}
+        self._made: dict[int, tuple[Any, Any]] = {}  # by id: an object and its copy
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: Any, deep: int = _DEEP) -> Any:
         """A copy of what a batch is made of."""
-        return _rebuilt(value, own, self._entries, self._object)
+        return _rebuilt(value, own, lambda found: self._entries(found, deep), lambda found: self._object(found, deep))
 
-    def _entries(self, values: Any) -> Any:
-        return _sequence(values, [self.of(value) for value in values])
+    def _entries(self, values: Any, deep: int) -> Any:
+        return type(values)(self.of(value, deep) for value in values) if type(values) in _PLAIN else copy.copy(values)
 
-    def _object(self, value: Any) -> Any:
-        if id(value) not in self._made and not isinstance(value, (type, nn.Module)):
-            if callable(getattr(value, "clone", None)):
-                self._made[id(value)] = value.clone()
-            elif any(map(_holds, _attributes(value).values())):
-                found = self._made[id(value)] = copy.copy(value)
-                found.__dict__.update({name: self.of(entry) for name, entry in _attributes(value).items()})
-        return self._made.get(id(value), value)
+    def _object(self, value: Any, deep: int) -> Any:
+        if id(value) in self._made:
+            return self._made[id(value)][1]
+        if isinstance(value, (type, nn.Module)) or not _holds(value, deep):
+            return value
+        try:
+            found = self._cloned(value)
+            if found is None:
+                found = _empty(value)
+                self._made[id(value)] = value, found
+                for name, entry in _attributes(value).items():
+                    object.__setattr__(found, name, self._attribute(entry, deep - 1))
+        except Exception:  # of an object that is no plain holder of tensors, which a forward hardly writes to
+            found = value
+        self._made[id(value)] = value, found
+        return found
+
+    def _cloned(self, value: Any) -> Any:
+        """What the object's own method gives, if it has one that copies; otherwise None."""
+        clone = getattr(type(value), "clone", None)
+        if not callable(clone) or len(inspect.signature(clone).parameters) != 1:
+            return None
+        try:
+            found = clone(value)
+        except Exception:  # of a method that is for something else
+            return None
+        return found if type(found) is type(value) else None
+
+    def _attribute(self, entry: Any, deep: int) -> Any:
+        """A copy of an attribute; a container of a class of its own is left to that class."""
+        if isinstance(entry, (Mapping, list, tuple)) and (type(entry) not in (dict, *_PLAIN) or len(entry) > _MANY):
+            return copy.copy(entry)
+        return self.of(entry, deep) if deep > 0 else entry
 
 
 def part(batch: Any, start: int, stop: int) -> Any:
@@ -136,16 +164,35 @@ def _rebuilt(
     if _of_samples(batch):
         return entries(batch)
     if isinstance(batch, Mapping):
-        kind: Any = type(batch)
-        return kind({key: _rebuilt(value, tensor, entries, other) for key, value in batch.items()})
+        found: Any = {key: _rebuilt(value, tensor, entries, other) for key, value in batch.items()}
+        try:
+            return type(batch)(found)  # type: ignore[call-arg]
+        except TypeError:  # of a class with another constructor, as defaultdict
+            like: Any = copy.copy(batch)
+            like.update(found)
+            return like
     if isinstance(batch, (list, tuple)):
         return _sequence(batch, [_rebuilt(value, tensor, entries, other) for value in batch])
     return other(batch)
 
 
+def _empty(value: Any) -> Any:
+    """A new object of a class, without a call of its constructor where that is possible."""
+    try:
+        return object.__new__(type(value))
+    except TypeError:  # of a class that is not written in Python
+        return copy.copy(value)
+
+
 def _attributes(value: Any) -> dict[str, Any]:
-    """An object's attributes."""
-    return getattr(value, "__dict__", {})
+    """An object's attributes, those in slots among them."""
+    found = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
 
 
 def _holds(value: Any, deep: int = _DEEP) -> bool:
@@ -153,6 +200,8 @@ def _holds(value: Any, deep: int = _DEEP) -> bool:
     if isinstance(value, Tensor):
         return True
     if not deep or isinstance(value, (type, nn.Module)):
+        return False
+    if isinstance(value, (Mapping, list, tuple)) and len(value) > _MANY:
         return False
     if isinstance(value, Mapping):
         inner: Any = value.values()

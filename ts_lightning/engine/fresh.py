@@ -56,7 +56,7 @@ def verdict(layer: TargetLayer) -> Verdict:
     bound = 1 / math.sqrt(_fan(layer.module, matrices[0]) if matrices else 1)
     if any(p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) for p in matrices):
         return "given"
-    zero = all(abs(float(p[0])) <= _SMALL and bool((p == p[0]).all()) for p in vectors)
+    zero = all(_even(p) for p in vectors)
     unknown = layer.by_function and not isinstance(layer.module, (nn.Linear, nn.modules.conv._ConvNd))
     if unknown and all(p.numel() < _TELLING for p in layer.parameters):
         return "fresh"
@@ -75,6 +75,12 @@ def _fan(module: nn.Module, weight: Tensor) -> int:
         return module.in1_features
     # of a transposed convolution (in, out / groups, *kernel), this is the outputs' side, as PyTorch has it
     return max(1, weight.numel() // len(weight))
+
+
+def _even(bias: Tensor) -> bool:
+    """Whether a bias is zero, or the same small number for all of several outputs."""
+    first = float(bias[0])
+    return bool((bias == first).all()) and (first == 0 or (len(bias) > 1 and abs(first) <= _SMALL))
 
 
 def _within(values: Tensor, bound: float) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
@@ -39,16 +40,19 @@ class LazyModules:
                 module._forward_pre_hooks.pop(hook.id, None)
 
     def initialise(self) -> list[nn.Parameter]:
-        """Give those that were called their weights, which are returned."""
-        for module, (args, kwargs) in self._calls.items():
-            initialise: Any = module._infer_parameters
-            initialise(module, args, kwargs)
+        """Give those that were called their weights, which are returned; the order of training data stays the same."""
+        with torch.random.fork_rng():
+            for module, (args, kwargs) in self._calls.items():
+                initialise: Any = module._infer_parameters
+                initialise(module, args, kwargs)
         return [parameter for module in self._calls for parameter in module.parameters(recurse=False)]
 
     def _call(self, module: nn.Module, other: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if module not in self._calls:
             self._calls[module] = mapped(args, own), mapped(kwargs, own)
-        return other(*args, **kwargs)
+        result = other(*args, **kwargs)
+        module._parameters.update(other._parameters)  # for whoever reads them in the run
+        return result
 
 
 def _copied(module: nn.Module) -> nn.Module:

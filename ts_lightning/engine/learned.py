@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.written import WrittenParameters
-
 _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 #: types whose objects cannot be changed, or are code
@@ -25,7 +23,6 @@ class Learned:
         starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
         registries: the keys of what modules had registered (hooks, buffers, ...) before forward added to it, likewise.
         large: large tensors that a run left as they were, by id, each with its version.
-        parameters: those that runs write to.
         noted: by a module's class the names and types of the attributes that one had, and which of them to look into.
     """
 
@@ -33,7 +30,6 @@ class Learned:
         self.starts: dict[nn.Module, dict[str, Any]] = {}
         self.registries: dict[tuple[nn.Module, str], set[Any]] = {}
         self.large: dict[int, tuple[Tensor, int]] = {}
-        self.parameters = WrittenParameters()
         self.noted: dict[type, tuple[list[str], list[type], list[str]]] = {}
 
     def attributes(self, module: nn.Module, holder: dict[str, Any]) -> list[str]:

@@ -34,15 +34,17 @@ class Pulled:
 
     Attributes:
         settled: whether an optimizer is at work with the gradients as they are, so that reading one pulls nothing.
+        several: whether several optimizers step, so that behind one's step there is time to change the others'.
     """
 
     def __init__(self, layers: Sequence[TargetLayer], pull: Callable[[], object]) -> None:
-        self.settled = False
+        self.settled = self.several = False
         self._weights = [p for layer in layers for p in layer.parameters]
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
-        self._signature: Tensor | None = None  # of these, where there is time to change them before a step
+        self._signature: list[float] | None = None  # of these, where there is time to change them before a step
         self._stepped: dict[int, list[nn.Parameter]] = {}  # weights by whose targets' optimizer has made a step
+        self._spent: dict[int, list[nn.Parameter]] = {}  # those behind which there was a backward pass
         self._round = 0  # clearings of the weights' gradients
         self._said_piled = False
 
@@ -55,7 +57,7 @@ class Pulled:
         """
         if self.settled:
             return False
-        changed = stepping and self._signature is not None and not torch.equal(self._signature, self._sign())
+        changed = stepping and self._signature is not None and self._signature != self._sign()
         if not changed and not self.pending():
             return False
         self.settled = True  # while the pull-back itself reads gradients
@@ -63,31 +65,39 @@ class Pulled:
             self._pull()
         finally:
             self.settled = False
-        self._signature = None if stepping else self._sign()
+        self._signature = None if stepping and not self.several else self._sign()
         return True
 
-    def _sign(self) -> Tensor:
+    def _sign(self) -> list[float]:
         """Two numbers for each gradient on the weights, which change with it."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
         if not gradients:
-            return torch.zeros(0)
-        numbers = [*torch._foreach_norm(gradients), *(gradient.sum() for gradient in gradients)]
-        where = gradients[0].device
-        return torch.stack([number.to(where, torch.float64) for number in numbers]).nan_to_num()
+            return []
+        numbers = [*torch._foreach_norm(gradients), *(gradient.sum(dtype=torch.float32) for gradient in gradients)]
+        together = torch.stack([number.to(gradients[0].device, torch.float32) for number in numbers])
+        found: list[float] = together.nan_to_num(nan=-12345.0).tolist()  # since NaN differs from itself
+        return found
 
     def step(self, optimizer: int, weights: Sequence[nn.Parameter]) -> None:
         """Note that an optimizer has made its step for the gradients on these weights.
 
-        Until they change they count for no other's targets: in weight space it would not read them either.
+        Until they change they count for no other's targets behind another backward pass: in weight space it would not
+        read them either.
         """
+        self._spent.pop(optimizer, None)
         self._stepped[optimizer] = [p for p in weights if p.grad is not None]
         for parameter in self._stepped[optimizer]:
             setattr(parameter.grad, _STEPPED, parameter.grad._version)  # type: ignore[union-attr]
 
+    def arrive(self) -> None:
+        """Note that there was a backward pass behind all steps so far."""
+        self._spent.update(self._stepped)
+        self._stepped.clear()
+
     def spent(self) -> list[nn.Parameter]:
-        """The weights with gradients that are as they were at the step of the optimizer that trains these."""
+        """The weights with gradients as they were at their optimizer's step, behind which there was a backward pass."""
         found: list[nn.Parameter] = []
-        for weights in self._stepped.values():
+        for weights in self._spent.values():
             gradients: list[Any] = [p.grad for p in weights if p.grad is not None]
             if all(getattr(gradient, _STEPPED, None) == gradient._version for gradient in gradients):
                 found += [p for p in weights if p.grad is not None]

@@ -25,7 +25,7 @@ from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
-from ts_lightning.engine.written import LARGE, bytes_of, version_of, warn_of_write
+from ts_lightning.engine.written import LARGE, bytes_of, copy_written, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
@@ -94,7 +94,7 @@ class Undo:
 
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
-        self._restore_parameters = self._learned.parameters.copy(self.modules)
+        self._restore_parameters = copy_written(self.modules)
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)

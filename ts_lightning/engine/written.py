@@ -1,17 +1,18 @@
 """Parameters that a forward writes, as one that averages its weights for a teacher does, keep their values.
 
-The first run tells which are written: behind it, all but large ones are compared with copies. Later runs write to
-copies of those, which a graph of autograd may hold on to.
+The first run of a module tells which are written: behind it, all but large ones are compared with copies. Later runs
+write to copies of those.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 
@@ -37,64 +38,80 @@ def warn_of_write(tensor: Tensor) -> None:
     )
 
 
-class WrittenParameters:
-    """Those of one model, as far as its runs have told."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, nn.Parameter] | None = None  # by id; None before the first run
-
-    def copy(self, modules: Sequence[nn.Module]) -> Callable[[], None]:
-        """Put copies in the place of what parameters hold that runs write to.
-
-        Returns:
-            Function that gives the parameters of the modules their values back, behind the run.
-        """
-        parameters = _parameters(modules)
-        first, known = self._known is None, {} if self._known is None else self._known
-        chosen = parameters if first else [p for p in parameters if id(p) in known] if known else []
-        held = [(p, p.data) for p in chosen if not (first and (p.is_meta or bytes_of(p) > LARGE))]
-        copies = [own(data) for _, data in held]
-        if not first:
-            for (parameter, _), copy in zip(held, copies, strict=True):
-                parameter.data = copy
-        versions = _versions(parameters)
-
-        def restore() -> None:
-            self._known = known
-            for (parameter, data), copy in zip(held, copies, strict=True):
-                if first and _changed(parameter, data, copy):
-                    known[id(parameter)] = parameter
-                    data.copy_(copy)
-                if parameter.data_ptr() != data.data_ptr():
-                    parameter.data = data
-            if _versions(parameters) == versions:
-                return
-            for parameter, version in zip(parameters, versions, strict=True):
-                if version_of(parameter) != version and id(parameter) not in known:
-                    known[id(parameter)] = parameter
-                    if not first or bytes_of(parameter) > LARGE:
-                        warn_of_write(parameter)
-
-        return restore
+#: by module the names of its parameters that runs write to
+_known: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_seen: WeakSet[nn.Module] = WeakSet()  # modules that were part of a run
 
 
-def _versions(parameters: Sequence[nn.Parameter]) -> list[int]:
-    """Of all of them, in the time that it takes where none is of inference mode."""
-    try:
-        return [parameter._version for parameter in parameters]
-    except RuntimeError:
-        return list(map(version_of, parameters))
+def copy_written(modules: Sequence[nn.Module]) -> Callable[[], None]:
+    """Put copies in the place of the parameters that runs write to; the modules' records put those back.
 
+    A copy of what is trained is part of the graph that the run makes.
 
-def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """The modules' parameters, each once; but for those of lazy modules that have no memory yet."""
-    found: dict[int, nn.Parameter] = {}
+    Returns:
+        Function that gives all other parameters their values back, behind the run.
+    """
+    copies: dict[int, nn.Parameter] = {}
+    others: list[_Held] = []
     for module in modules:
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                found[id(parameter)] = parameter
-    return [p for p in found.values() if type(p) is nn.Parameter or not is_lazy(p)]
+        if not isinstance(module._parameters, dict):  # of TorchScript
+            continue
+        known, new = _known.get(module, ()), module not in _seen
+        for name, parameter in list(module._parameters.items()):
+            if type(parameter) is not nn.Parameter or parameter.is_meta:  # None, a lazy one, or one that is computed
+                continue
+            if name not in known:
+                others.append(_Held(module, name, parameter, new))
+                continue
+            if id(parameter) not in copies:
+                copies[id(parameter)] = _copied(parameter)
+            module._parameters[name] = copies[id(parameter)]
+            vars(module)["register_parameter"] = module._parameters.__setitem__  # which takes what is no leaf, too
+
+    def restore() -> None:
+        for held in others:
+            if held.restore():
+                _known.setdefault(held.module, set()).add(held.name)
+        _seen.update(modules)
+
+    return restore
 
 
-def _changed(parameter: Tensor, data: Tensor, copy: Tensor) -> bool:
-    return parameter.data_ptr() != data.data_ptr() or not torch.equal(data, copy)
+def _copied(parameter: nn.Parameter) -> nn.Parameter:
+    """A copy that modules take for a parameter; of what is trained, in the graph."""
+    if not parameter.requires_grad:
+        return nn.Parameter(own(parameter), requires_grad=False)
+    copy: Any = parameter.clone()
+    copy._is_param = True
+    return copy  # type: ignore[no-any-return]
+
+
+class _Held:
+    """A parameter that no run is known to write to, with a copy of its values in the first one."""
+
+    __slots__ = ("_data", "_parameter", "_sum", "_value", "_version", "module", "name")
+
+    def __init__(self, module: nn.Module, name: str, parameter: nn.Parameter, new: bool) -> None:
+        self.module, self.name, self._parameter = module, name, parameter
+        self._data, self._version = parameter.data, version_of(parameter)
+        large = bytes_of(parameter) > LARGE
+        self._value = own(self._data) if new and not large else None
+        self._sum = self._data.sum() if new and large else None
+
+    def restore(self) -> bool:
+        """Give it back what it held; returns whether the run has written to it."""
+        parameter, data = self._parameter, self._data
+        written = version_of(parameter) != self._version
+        if parameter.data_ptr() != data.data_ptr():
+            parameter.data = data
+            written = True
+        if self._value is not None:
+            if not torch.equal(data, self._value):
+                data.copy_(self._value)
+                written = True
+        elif version_of(parameter) != self._version or (
+            self._sum is not None and not torch.equal(data.sum(), self._sum)
+        ):
+            warn_of_write(parameter)
+            written = True
+        return written

@@ -79,6 +79,7 @@ class SolveHook:
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The strategy's own; a loss from before another optimizer's step is refused by name."""
+        self._space.cascade.pulled.arrive()
         try:
             self._backward(loss, *args, **kwargs)
         except RuntimeError as error:

@@ -186,7 +186,7 @@ class RidgeSolver:
                 return Factor(Cholesky(cholesky), measured, self.ridge, dual)
             if _held(trace, c, info, dtype):
                 return Factor(Cholesky(cholesky), measured, self.ridge, dual)
-        if not torch.as_tensor(trace).isfinite().all():
+        if not torch.as_tensor(trace, dtype=torch.float64).isfinite().all():
             raise TargetSpaceError(
                 f"{self.label}: the layer's inputs on the reference batch hold a NaN or an infinity, or values too "
                 f"large to square in {dtype}. Expected finite numbers: check the reference batch, the layers "
