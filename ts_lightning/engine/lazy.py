@@ -41,7 +41,8 @@ class LazyModules:
 
     def initialise(self) -> list[nn.Parameter]:
         """Give those that were called their weights, which are returned; the order of training data stays the same."""
-        with torch.random.fork_rng():
+        tensors = [tensor for module in self._calls for tensor in module.parameters(recurse=False)]
+        with torch.random.fork_rng({t.device.index for t in tensors if t.device.type == "cuda"}):
             for module, (args, kwargs) in self._calls.items():
                 initialise: Any = module._infer_parameters
                 initialise(module, args, kwargs)
