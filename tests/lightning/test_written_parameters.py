@@ -79,6 +79,17 @@ class OnlyStep(Counting):
         return functional.cross_entropy(self.net(batch[0] + 0.1 * torch.randn_like(batch[0])), batch[1])
 
 
+class OneHead(ByData):
+    """A head that training_step alone calls: forward is run first, and training_step is the reference forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def loss(self, batch):
+        return functional.cross_entropy(self.head(self(batch[0] + 0.1 * torch.randn_like(batch[0]))), batch[1])
+
+
 class InForward(Counting):
     """Written by forward, which validation does not call here."""
 
@@ -105,7 +116,9 @@ class Named(Counting):
 
 
 @pytest.mark.parametrize("untangle", [1, 3])
-@pytest.mark.parametrize("module", [Counting, ByData, BySetting, Loaded, Trained, Rebound, OnlyStep, InForward, Named])
+@pytest.mark.parametrize(
+    "module", [Counting, ByData, BySetting, Loaded, Trained, Rebound, OnlyStep, OneHead, InForward, Named]
+)
 def test_a_step_writes_once(module, untangle):
     class Target(TargetSpaceMixin, module):
         target_space = TargetSpaceConfig(untangle=untangle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Learned:
         starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
         registries: the keys of what modules had registered (hooks, buffers, ...) before forward added to it, likewise.
         large: large tensors that a run left as they were, by id, each with its version.
+        seen: the modules of a run that came to its end.
         noted: by a module's class the names and types of the attributes that one had, and which of them to look into.
     """
 
@@ -30,6 +32,7 @@ class Learned:
         self.starts: dict[nn.Module, dict[str, Any]] = {}
         self.registries: dict[tuple[nn.Module, str], set[Any]] = {}
         self.large: dict[int, tuple[Tensor, int]] = {}
+        self.seen: WeakSet[nn.Module] = WeakSet()
         self.noted: dict[type, tuple[list[str], list[type], list[str]]] = {}
 
     def attributes(self, module: nn.Module, holder: dict[str, Any]) -> list[str]:

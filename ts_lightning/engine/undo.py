@@ -94,7 +94,7 @@ class Undo:
 
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
-        self._restore_parameters = copy_written(self.modules)
+        self._restore_parameters = copy_written(self.modules, self._learned.seen)
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)
@@ -110,6 +110,7 @@ class Undo:
 
     def learn(self) -> None:
         """Keep for later runs what this one wrote to."""
+        self._learned.seen.update(self.modules)
         learned = False
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
             if "training" in before:  # which the mode of the pass has changed

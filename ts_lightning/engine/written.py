@@ -7,9 +7,9 @@ write to copies of those.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,16 @@ def warn_of_write(tensor: Tensor) -> None:
 
 #: by module the names of its parameters that runs write to
 _known: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-_seen: WeakSet[nn.Module] = WeakSet()  # modules that were part of a run
 
 
-def copy_written(modules: Sequence[nn.Module]) -> Callable[[], None]:
+def copy_written(modules: Sequence[nn.Module], seen: Collection[nn.Module]) -> Callable[[], None]:
     """Put copies in the place of the parameters that runs write to; the modules' records put those back.
 
     A copy of what is trained is part of the graph that the run makes.
+
+    Args:
+        modules: of the run.
+        seen: those that have been part of such a run to its end, so that their parameters are not compared any more.
 
     Returns:
         Function that gives all other parameters their values back, behind the run.
@@ -56,7 +59,7 @@ def copy_written(modules: Sequence[nn.Module]) -> Callable[[], None]:
     for module in modules:
         if not isinstance(module._parameters, dict):  # of TorchScript
             continue
-        known, new = _known.get(module, ()), module not in _seen
+        known, new = _known.get(module, ()), module not in seen
         for name, parameter in list(module._parameters.items()):
             if type(parameter) is not nn.Parameter or parameter.is_meta:  # None, a lazy one, or one that is computed
                 continue
@@ -72,7 +75,6 @@ def copy_written(modules: Sequence[nn.Module]) -> Callable[[], None]:
         for held in others:
             if held.restore():
                 _known.setdefault(held.module, set()).add(held.name)
-        _seen.update(modules)
 
     return restore
 
