@@ -260,3 +260,19 @@ def test_no_forward_and_steps_of_its_own_are_refused():
 
     with pytest.raises(TargetSpaceError, match=r"NoForward has no forward\(\).*reference_forward\(batch\)"):
         fit(NoForward(), DataLoader(TensorDataset(*data()), 8))
+
+
+def test_a_plain_model_around_the_mixin_is_said_to_train_in_weight_space():
+    class Parent(Plain):
+        def __init__(self, inner):
+            super().__init__()
+            self.net = inner
+
+    inner = build()
+    with pytest.warns(UserWarning, match=r"Lit, which has TargetSpaceMixin, is part of Parent, which has not"):
+        fit(Parent(inner))
+    assert inner.target_space_engine is None
+    quiet = build()
+    quiet.target_space = None
+    fit(Parent(quiet))
+    assert isinstance(inner, Lit)

@@ -85,9 +85,10 @@ class Pulled:
         read them either.
         """
         self._spent.pop(optimizer, None)
-        self._stepped[optimizer] = [p for p in weights if p.grad is not None]
-        for parameter in self._stepped[optimizer]:
-            setattr(parameter.grad, _STEPPED, parameter.grad._version)  # type: ignore[union-attr]
+        self._stepped[optimizer] = used = [p for p in weights if p.grad is not None]
+        for parameter in used:
+            gradient: Any = parameter.grad
+            setattr(gradient, _STEPPED, gradient._version)
 
     def arrive(self) -> None:
         """Note that there was a backward pass behind all steps so far."""

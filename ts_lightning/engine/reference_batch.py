@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import channels_last, fresh, is_plain, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.engine.batches import channels_last, is_plain, joined, mapped, own, part, plain, tensors_in
+from ts_lightning.engine.copies import fresh
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.ridge.processes import Shards
 

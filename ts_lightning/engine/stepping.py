@@ -82,13 +82,17 @@ class Stepping:
         if checked or not cascade.solution.overwritten():
             cascade.solve()
 
+    def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """The solved weights whose targets an optimizer trains."""
+        cascade = self._cascade
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        layers = [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
+        return [parameter for layer in layers for parameter in layer.parameters]
+
     def note(self, optimizer: Optimizer) -> None:
         """Note a step of one of several optimizers, which has used the gradients on the weights of its targets up."""
         if self._optimizers > 1:
-            cascade = self._cascade
-            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            layers = [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
-            cascade.pulled.step(id(optimizer), [p for layer in layers for p in layer.parameters])
+            self._cascade.pulled.step(id(optimizer), self.weights(optimizer))
 
     def clear(self, weights: Sequence[nn.Parameter]) -> None:
         """Clear gradients as an optimizer's ``zero_grad`` does, which was given targets in the place of these weights.

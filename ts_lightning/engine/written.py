@@ -85,7 +85,8 @@ def _copied(parameter: nn.Parameter) -> nn.Parameter:
         return nn.Parameter(own(parameter), requires_grad=False)
     copy: Any = parameter.clone()
     copy._is_param = True
-    return copy  # type: ignore[no-any-return]
+    found: nn.Parameter = copy
+    return found
 
 
 class _Held:
@@ -103,17 +104,15 @@ class _Held:
     def restore(self) -> bool:
         """Give it back what it held; returns whether the run has written to it."""
         parameter, data = self._parameter, self._data
-        written = version_of(parameter) != self._version
-        if parameter.data_ptr() != data.data_ptr():
+        moved, rebound = version_of(parameter) != self._version, parameter.data_ptr() != data.data_ptr()
+        if rebound:
             parameter.data = data
-            written = True
         if self._value is not None:
-            if not torch.equal(data, self._value):
+            changed = not torch.equal(data, self._value)
+            if changed:
                 data.copy_(self._value)
-                written = True
-        elif version_of(parameter) != self._version or (
-            self._sum is not None and not torch.equal(data.sum(), self._sum)
-        ):
-            warn_of_write(parameter)
-            written = True
-        return written
+        else:
+            changed = moved or (self._sum is not None and not torch.equal(data.sum(), self._sum))
+            if changed:
+                warn_of_write(parameter)
+        return moved or rebound or changed

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
@@ -133,7 +133,7 @@ class SolveHook:
             steps.pull()
         self._unscale(optimizer)
         if steps is not None:
-            self._space.cascade.pulled.multiply(1 / scaler.get_scale(), self._weights(optimizer))
+            self._space.cascade.pulled.multiply(1 / scaler.get_scale(), self._space.stepping.weights(optimizer))
 
     def _callbacks(self) -> list[Any]:
         module: Any = self.strategy.lightning_module
@@ -191,12 +191,6 @@ class SolveHook:
     def _versions(self) -> list[int]:
         """Of the solved weights, by which a solve within a training step is known."""
         return [parameter._version for layer in self._space.layers for parameter in layer.parameters]
-
-    def _weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """The solved weights whose targets the optimizer trains."""
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        layers = [layer for layer in self._space.layers if id(self._space.targets[layer.name]) in trained]
-        return [parameter for layer in layers for parameter in layer.parameters]
 
     def _epoch(self) -> int:
         module = self.strategy.lightning_module

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import fresh
+from ts_lightning.engine.copies import fresh
 from ts_lightning.engine.mode import ReferenceMode
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError, first_line

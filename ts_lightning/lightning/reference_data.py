@@ -32,7 +32,8 @@ from torch.utils.data import (
 )
 
 from ts_lightning.config import Selection, Size
-from ts_lightning.engine.batches import batch_size, fresh, joined, part, tensors_in
+from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
+from ts_lightning.engine.copies import fresh
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
 
