@@ -41,7 +41,7 @@ def test_a_target_has_the_gradient_of_its_own_layers_solve(case, untangle):
         space.solve()
     assert space.cascade.solution.kept == (untangle > 1)
     arrived, found = found_by(model, space, x)
-    assert space.cascade.overwritten() == []
+    assert space.cascade.outside.modules() == []
     for layer in space.layers:
         target = targets[layer.name]
         way = torch.randn(target.shape, generator=generator, dtype=target.dtype)

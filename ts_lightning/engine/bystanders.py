@@ -2,7 +2,7 @@
 
 Steps are looked at before they are made: of weights that are solved, and of targets without gradients.
 
-A step of weights that are solved from targets is undone by the next solve, which is a warning. One of targets whose
+A step of weights that are solved from targets leaves these as they are, which is a warning. One of targets whose
 gradients still stand on the weights does nothing, which is an error.
 Weights are solved by one space at a time, since each would write over what another one solved.
 """
@@ -99,7 +99,7 @@ def _warn_of_weights(optimizer: Optimizer, parameters: Collection[int], space: _
     if names:
         warnings.warn(
             f"{type(optimizer).__name__} steps the weights of {', '.join(names[:5])}, which are solved from targets, "
-            f"without effect. Give it space.parameters(), or call space.substitute(optimizer) before its first step; "
-            f"to go on in weight space, call space.release().",
+            f"and does not train these. Give it space.parameters(), or call space.substitute(optimizer) before its "
+            f"first step; to go on in weight space, call space.release().",
             stacklevel=5,
         )

@@ -8,7 +8,6 @@ layers are products with the maps. Source: Fairbank et al. (2022), algorithm 1.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
+from ts_lightning.engine.outside import Outside
 from ts_lightning.engine.parameter_hooks import ParameterHooks
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.period import jump
@@ -49,6 +49,7 @@ class Cascade:
         trained: what is trained beside the targets, and what is frozen.
         solution: the last solve.
         untangling: when the reference batch is gone through.
+        outside: what was written to weights from outside.
         pulled: what of the weights' gradients has been pulled back.
         checked: whether weights written from outside were looked for since the last step.
         changed_only: whether weights that hold their value already are left alone, see :meth:`Solution.write`.
@@ -69,11 +70,11 @@ class Cascade:
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
         self.untangling = Untangling(config, layers, self.trained, model)
         self.solution = Solution(self._run, self.trained.parameters, recorder, lambda: self.untangling.lasting)
+        self.outside = Outside(layers, self.solution, self.adopt)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
         self.changed_only = False
         self._hooks = ParameterHooks()
-        self._said_adopted = False
 
     def take(self, targets: dict[str, Target]) -> None:
         """Solve from these targets."""
@@ -98,12 +99,6 @@ class Cascade:
             self.solution.make_kept(self._run_kept)
         self._write(self.changed_only)
 
-    def overwritten(self) -> list[str]:
-        """The modules whose weights were given other values since the last solve, of which the targets know nothing."""
-        foreign = self.solution.overwritten()
-        found = [layer.module_name for layer in self.layers if any(id(p) in foreign for p in layer.parameters)]
-        return list(dict.fromkeys(found))
-
     def adopt(self, modules: Collection[str] | None) -> None:
         """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
         self._hold()  # of layers frozen since the last solve, too
@@ -116,6 +111,10 @@ class Cascade:
     def pullback(self, *, keep: bool) -> bool:
         """Take the gradients on the weights back to the targets; see :meth:`TargetSpace.pullback`."""
         solution = self.solution
+        if not keep and not solution.exists:
+            raise TargetSpaceError(
+                "pullback() found no solve. Call solve() after load_state_dict() or release(), before the forward."
+            )
         if not keep and not solution.differentiable:
             raise TargetSpaceError(
                 "pullback() was called twice after one solve(). Call solve() after each optimizer step."
@@ -178,11 +177,8 @@ class Cascade:
     def _pull(self, keep: bool) -> None:
         self.pulled.check()
         solution = self.solution
-        if keep:
-            self.checked = True
-            if foreign := self.overwritten():
-                self._say_adopted(foreign)
-                self.adopt(foreign)
+        self.checked = True
+        self.outside.before_pullback(own_loop=not keep)
         changed = solution.changed()
         moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
         if moved:
@@ -279,16 +275,6 @@ class Cascade:
         yield from self.targets.values()
         yield from self.model.parameters()
         yield from self.model.buffers()
-
-    def _say_adopted(self, modules: Sequence[str]) -> None:
-        if not self._said_adopted:
-            self._said_adopted = True
-            warnings.warn(
-                f"The weights of {', '.join(modules)} were changed between two optimizer steps. They are kept, and "
-                f"solved around from here on, as after any such change. Add the layers to exclude if it happens at "
-                f"every step: in weight space it costs nothing.",
-                stacklevel=6,
-            )
 
 
 def _hooked(target: Target, gradient: Tensor) -> Tensor:

@@ -135,15 +135,19 @@ class Solution:
         """
         return [p for p in self._read() if self._versions.get(id(p)) != version(p)]
 
-    def overwritten(self) -> set[int]:
-        """The ids of solved Parameters that hold other values than were written, of which the targets know nothing."""
+    def overwritten(self, *, unseen: bool = True) -> set[int]:
+        """The ids of solved Parameters that hold other values than were written, of which the targets know nothing.
+
+        Args:
+            unseen: whether writes through ``.data`` count, which takes a look at every number.
+        """
         pairs = self.pairs
         if self._accepted is not None and pairs:
             pairs = [(parameter, kept) for (parameter, _), kept in zip(pairs, self._accepted, strict=True)]
         return {
             id(parameter)
             for (parameter, value), written in zip(pairs, self._written, strict=True)
-            if (parameter.device.type == "cpu" or version(parameter) != written)
+            if ((unseen and parameter.device.type == "cpu") or version(parameter) != written)
             and not torch.equal(parameter, cast(value, parameter.dtype))
         }
 

@@ -117,6 +117,13 @@ class TargetSpace:
         self._structure = Structure(model)
         watch(self)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Neither copied nor pickled, as what it watches and solves is this one model."""
+        raise TargetSpaceError(
+            "A TargetSpace is neither copied nor pickled: it solves the weights of one model. Copy or save the model "
+            "and space.state_dict(), and make a TargetSpace of the other model with state=."
+        )
+
     @property
     def layers(self) -> list[TargetLayer]:
         """The layers that are solved, in the model's order."""
@@ -160,12 +167,12 @@ class TargetSpace:
         Over the reference batch, or within a period of ``untangle`` by the maps that its last pass left.
 
         Keeps the way from the targets to the weights, a graph or maps, for one :meth:`pullback`, until which the
-        targets stay as they are. A layer whose weights the user froze keeps them; once it thaws, its targets reproduce
-        them.
+        targets stay as they are. Weights that were written from outside are adopted. A layer whose weights the user
+        froze keeps them; once it thaws, its targets reproduce them.
 
         Raises:
-            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity, or the model has other parameters
-                than the targets were made for.
+            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity, the model has other parameters than
+                the targets were made for, or weights were written behind a change of targets.
         """
         if changed := self.follow_model():
             self.release()  # so that another can be made
@@ -175,7 +182,8 @@ class TargetSpace:
             )
         if not self.cascade.solution.exists:
             check_alone(self.model, self.layers)  # released, since which another may have been made
-        self.cascade.solve()
+        if not self.cascade.outside.before_solve():
+            self.cascade.solve()
 
     def follow_model(self) -> str | None:
         """Look whether the model was changed since the last call; where only its modules were, the next solve is new.
@@ -203,13 +211,12 @@ class TargetSpace:
 
         Other parameters that shaped the reference activations (norms, embeddings) receive their share. The gradient is
         exact for a solve over the reference batch; after one by the maps that the last such solve left, it takes the
-        way back of that solve. Without ``cascade_gradient`` it is that of each layer's own solve. The map from weights'
-        to targets' gradients is linear: gradients accumulated over several backward passes are pulled back at once.
+        way back of that solve. Without ``cascade_gradient`` it is that of each layer's own solve. It is linear, so that
+        several backward passes are pulled back at once. Weights that were written since the solve are adopted first.
 
         Args:
             keep: leave the gradients on the weights until they are cleared, for whoever looks at them, and set the
-                targets' gradients to what these give in the place of adding to them. Weights that were written since
-                the solve are adopted first.
+                targets' gradients to what these give in the place of adding to them.
 
         Returns:
             Whether there were any gradients on the weights.
@@ -259,7 +266,7 @@ class TargetSpace:
         return described(self.model, self.layers, self.config, self.cascade.reference.batch, self._started, reasons)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to the targets of an earlier :meth:`state_dict` of this space; the weights follow with a solve.
+        """Go back to the targets of an earlier :meth:`state_dict` of this space; call :meth:`solve` behind it.
 
         Raises:
             TargetSpaceError: the state is of other layers, rows or samples.
@@ -277,11 +284,7 @@ class TargetSpace:
         return self._beginning.refresh(self._batch(reference, None, self.cascade.device))
 
     def check_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Look ahead of an optimizer's step whether gradients were pulled back for it, in a loop of one's own.
-
-        Raises:
-            TargetSpaceError: they were not.
-        """
+        """Raise TargetSpaceError if gradients were not pulled back ahead of a step, in a loop of one's own."""
         if self.cascade.solution.exists:
             self.stepping.check(optimizer)
 
@@ -291,10 +294,6 @@ class TargetSpace:
         return [(layer.module_name, p) for layer in layers for p in layer.parameters]
 
     def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
-        """The reference batch, whose seed follows the user's.
-
-        It is not drawn from the global generator, so that the order of training data is the same with and without
-        target space.
-        """
+        """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
         seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
         return ReferenceBatch.of(self.model, reference, self._forward, seed)

@@ -24,7 +24,7 @@ def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
     Parameters that something else wrote since the last solve have none; nor have those that the model has no more, for
     which the layer's name stands.
     """
-    foreign = set(space.cascade.overwritten())
+    foreign = set(space.cascade.outside.modules())
     names = {id(parameter): plain_name(name) for name, parameter in space.model.named_parameters()}
     found: dict[str, dict[str, str]] = {}
     for layer in space.layers:

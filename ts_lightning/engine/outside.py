@@ -1,0 +1,80 @@
+"""Weights that somebody else writes between two solves: a clamp, a checkpoint, a vector of parameters.
+
+They are kept, and solved around from then on, as after any such change.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Sequence
+
+from ts_lightning.engine.solution import Solution
+from ts_lightning.engine.target import Target
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
+
+_WATCHED = 16  # solves: what a loop does between a step and its solve shows in the first ones
+
+
+class Outside:
+    """What was written to solved weights from outside.
+
+    Args:
+        layers: those of the target space.
+        solution: the last solve.
+        adopt: solves around the weights of modules, by name.
+    """
+
+    def __init__(
+        self, layers: Sequence[TargetLayer], solution: Solution, adopt: Callable[[Collection[str] | None], None]
+    ) -> None:
+        self._layers, self._solution, self._adopt = layers, solution, adopt
+        self._said = False
+        self._solves = 0  # in a loop of one's own
+
+    def modules(self, *, unseen: bool = True) -> list[str]:
+        """The modules whose weights were given other values since the last solve, of which the targets know nothing.
+
+        Args:
+            unseen: see :meth:`Solution.overwritten`.
+        """
+        foreign = self._solution.overwritten(unseen=unseen)
+        found = [layer.module_name for layer in self._layers if any(id(p) in foreign for p in layer.parameters)]
+        return list(dict.fromkeys(found))
+
+    def before_solve(self) -> bool:
+        """In a loop of one's own: solve around what was written, if anything was; whether it was.
+
+        Raises:
+            TargetSpaceError: targets were moved before, so that the solve would overwrite what was written.
+        """
+        self._solves += 1
+        return self._keep(self.modules(unseen=self._solves <= _WATCHED), own_loop=True)
+
+    def before_pullback(self, *, own_loop: bool) -> None:
+        """Solve around what was written, so that gradients are those of the weights that the loss had.
+
+        Raises:
+            TargetSpaceError: targets were moved before, in a loop of one's own.
+        """
+        self._keep(self.modules(), own_loop)
+
+    def _keep(self, found: list[str], own_loop: bool) -> bool:
+        if not found:
+            return False
+        if own_loop and any(isinstance(p, Target) for p in self._solution.changed()):
+            raise TargetSpaceError(
+                f"The weights of {', '.join(found[:5])} were changed behind optimizer.step() and ahead of solve(), "
+                f"which would overwrite them. Change weights behind solve(): they are then kept, and solved around."
+            )
+        if not self._said:
+            self._said = True
+            warnings.warn(
+                f"The weights of {', '.join(found)} were changed between two optimizer steps. They are kept, and "
+                f"solved around from here on, as after any such change. Add the layers to exclude if it happens at "
+                f"every step: in weight space it costs nothing.",
+                stacklevel=7,
+            )
+        self._adopt(found)
+        return True
