@@ -13,7 +13,6 @@ from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
-
 _WATCHED = 16  # solves: what a loop does between a step and its solve shows in the first ones
 
 
