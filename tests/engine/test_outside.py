@@ -169,3 +169,15 @@ def test_a_write_that_autograd_counts_is_seen_behind_a_step_however_late():
         loop.step()
     with pytest.raises(TargetSpaceError, match=r"behind optimizer.step\(\) and ahead of solve\(\)"):
         loop.step(middle=lambda: in_place(loop.model))
+
+
+def test_weights_that_were_all_frozen_and_thawed_train_on():
+    loop = Loop()
+    loop.step()
+    loop.model.requires_grad_(False)
+    loop.space.solve()
+    frozen = copy.deepcopy(loop.model.state_dict())
+    loop.model.requires_grad_(True)
+    for _ in range(2):  # the first solves around them
+        loop.step()
+    assert not any(torch.equal(p, frozen[name]) for name, p in loop.model.named_parameters())

@@ -111,13 +111,14 @@ class Cascade:
     def pullback(self, *, keep: bool) -> bool:
         """Take the gradients on the weights back to the targets; see :meth:`TargetSpace.pullback`."""
         solution = self.solution
-        if not keep and not solution.exists:
-            raise TargetSpaceError(
-                "pullback() found no solve. Call solve() after load_state_dict() or release(), before the forward."
-            )
         if not keep and not solution.differentiable:
+            if not solution.exists:
+                raise TargetSpaceError(
+                    "pullback() found no solve. Call solve() after load_state_dict() or release(), before the forward."
+                )
             raise TargetSpaceError(
-                "pullback() was called twice after one solve(). Call solve() after each optimizer step."
+                "pullback() was called twice after one solve(). Call it once ahead of each optimizer step, behind all "
+                "backward passes that the step adds up, and solve() after the step."
             )
         found = self.pulled.found()
         if found:
