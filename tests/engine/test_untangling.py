@@ -176,11 +176,41 @@ def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
     ],
 )
 def test_the_period_follows_the_jump(period, jump, then, layers):
-    controller = Period("auto", layers)
+    controller = Period("auto", lambda: layers)
     assert controller.length == 1
     controller.length = period
     controller.judge(jump)
     assert controller.length == then
+
+
+class Read(nn.Module):
+    """A recurrent module, and a dense layer on its last outputs."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.recurrent = nn.GRU(3, 5, num_layers=2, bidirectional=True, batch_first=batch_first)
+        self.out = nn.Linear(10, 2)
+
+    def forward(self, x, lengths=None):
+        if lengths is not None:
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, self.recurrent.batch_first, enforce_sorted=False)
+        return self.out(torch.cat([*self.recurrent(x)[1][-2:]], 1))
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("steps", "then"), [(2, 4), (20, 2)])
+def test_bounds_tighten_with_the_steps_of_sequences_too(steps, then, batch_first, lengths):
+    torch.manual_seed(0)
+    x = torch.randn(9, steps, 3)
+    given = (torch.tensor([steps, *[1] * 8]),) if lengths else ()
+    batch = (x if batch_first else x.transpose(0, 1), *given)
+    space = TargetSpace(Read(batch_first), batch, TargetSpaceConfig(untangle="auto"))
+    assert [layer.binding.steps for layer in space.layers] == [steps] * 4 + [1]
+    period = space.cascade.untangling.period
+    period.length = 4
+    period.judge(0.1)  # 5 layers and 2 steps are a depth of 6, and 20 steps one of 24
+    assert period.length == then
 
 
 def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(monkeypatch):

@@ -8,7 +8,7 @@ error. Source: none; docs/mathematics.md has the formulas.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from ts_lightning.layers.base import TargetLayer
 
 _LONGEST = 16  # solves from one untangling to the next
 _LONGEST_PAUSE = 8  # untanglings from one judgement to the next
-_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps in a network of up to _SHALLOW layers
-_SHALLOW = 5  # what is wrong in more layers adds up, like independent errors
+_SHORTER_ABOVE, _LONGER_BELOW = 0.15, 0.05  # jumps in a network of a depth up to _SHALLOW
+_SHALLOW = 5  # what is wrong in more layers, or steps of a sequence, adds up, like independent errors
 
 
 class Period:
@@ -28,16 +28,16 @@ class Period:
 
     Args:
         setting: a fixed period, or "auto".
-        layers: how many layers are solved.
+        depth: says through how many solved layers, and steps of a sequence, the longest way leads.
 
     Attributes:
         length: solves from one untangling to the next.
     """
 
-    def __init__(self, setting: Untangle, layers: int) -> None:
+    def __init__(self, setting: Untangle, depth: Callable[[], int]) -> None:
         self.length = 1 if setting == "auto" else setting
         self._automatic = setting == "auto"
-        self._tolerance = min(1.0, math.sqrt(_SHALLOW / layers))
+        self._depth = depth
         self._pause = self._waiting = 1  # untanglings between two judgements; to the next one
 
     def tick(self) -> bool:
@@ -55,7 +55,7 @@ class Period:
 
     def judge(self, jump: float) -> None:
         """Set the length of the period that begins."""
-        before, jump = self.length, jump / self._tolerance
+        before, jump = self.length, jump / min(1.0, math.sqrt(_SHALLOW / self._depth()))
         if jump > _SHORTER_ABOVE:
             self.length = max(1, self.length // 2)
         elif jump < _LONGER_BELOW:

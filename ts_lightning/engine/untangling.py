@@ -53,7 +53,7 @@ class Untangling:
     ) -> None:
         self._skips, self._through = config.untangle != 1, config.cascade_gradient
         self.active = self.lasting = self._skips or not self._through
-        self.period = Period(config.untangle, len(layers))
+        self.period = Period(config.untangle, self._depth)
         self.since = 0
         self._layers, self._trained, self._model = layers, trained, model
         self._stackable = {layer.name for layer in layers if KeptStack.fits(layer)} if self.active else set()
@@ -67,6 +67,10 @@ class Untangling:
         self._ended = False  # whether the period was cut short
         self._restored = False  # whether the next solve is the last one's repetition
         self._checked = False
+
+    def _depth(self) -> int:
+        """Through how many layers, and steps of a sequence, the longest way leads."""
+        return len(self._layers) + max(layer.binding.steps for layer in self._layers) - 1
 
     @property
     def scheduled(self) -> bool:

@@ -82,6 +82,7 @@ class Binding:
         shape: the targets' shape.
         ridge: the ridge constant, in the unit of ``ridge_scale``.
         unit: what a target of 1 stands for, in units of the outputs.
+        steps: how many times in a row the layer receives what it gave: the longest sequence's steps; 1 without any.
         gradient_is_replicated: whether dL/dW comes from the training loss alone, whose gradient is the same in all
             processes; otherwise processes that share the rows have to add theirs up.
         shared: how the rows are spread over processes; None where all of them are here.
@@ -92,6 +93,7 @@ class Binding:
     shape: torch.Size
     ridge: float
     unit: float
+    steps: int = 1
     gradient_is_replicated: bool = False
     shared: ShardedRows | None = None
 

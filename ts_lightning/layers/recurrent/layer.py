@@ -120,6 +120,7 @@ class RecurrentLayer(TargetLayer):
             shape=self.target_shape(places, chosen),
             ridge=self._ridge(sequence_ridge(kept.numel() / places.numel(), self.solver.scale)),
             unit=unit.times(1.0),
+            steps=len(x.layout.steps(x.data)),
             part=None if chosen is None else Part(x, chosen),
         )
 
