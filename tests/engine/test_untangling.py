@@ -213,6 +213,30 @@ def test_bounds_tighten_with_the_steps_of_sequences_too(steps, then, batch_first
     assert period.length == then
 
 
+class Stepping(nn.Module):
+    """A recurrence that is written by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.Linear(8, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), 5)
+        for now in x.unbind(1):
+            h = torch.tanh(self.cell(torch.cat([now, h], 1)))
+        return self.out(h)
+
+
+def test_bounds_tighten_with_the_uses_of_one_layer_too():
+    torch.manual_seed(0)
+    space = TargetSpace(Stepping(), torch.randn(9, 20, 3), TargetSpaceConfig(untangle="auto"))
+    assert [layer.uses for layer in space.layers] == [20, 1]
+    period = space.cascade.untangling.period
+    period.length = 4
+    period.judge(0.1)
+    assert period.length == 2
+
+
 def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(monkeypatch):
     _, space, _ = made("dense", "auto")
     generator, jumps = torch.Generator().manual_seed(1), []

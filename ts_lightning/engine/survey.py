@@ -133,7 +133,7 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             second = first
     for layer in list(found.layers):
-        layer.reused = first.uses.get(layer.name, 0) > 1
+        layer.uses = first.uses.get(layer.name, 1)
         why = _why(layer, first, second)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)

@@ -69,8 +69,8 @@ class Untangling:
         self._checked = False
 
     def _depth(self) -> int:
-        """Through how many layers, and steps of a sequence, the longest way leads."""
-        return len(self._layers) + max(layer.binding.steps for layer in self._layers) - 1
+        """Through how many layers, and steps of a sequence or uses of a layer, the longest way leads at most."""
+        return len(self._layers) + max(layer.uses * layer.binding.steps for layer in self._layers) - 1
 
     @property
     def scheduled(self) -> bool:

@@ -60,7 +60,7 @@ class TargetLayer(ABC):
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
         anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
-        reused: whether one forward uses the layer several times; it is solved from the rows of the first use.
+        uses: how many times one forward uses the layer; it is solved from the rows of the first.
     """
 
     #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md
@@ -89,7 +89,7 @@ class TargetLayer(ABC):
         self.solvers = [RidgeSolver(1.0, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)]
         self.solver = self.solvers[0]
         self.anchor: tuple[Tensor, ...] | None = None
-        self.reused = False
+        self.uses = 1
         self._binding: Binding | None = None
 
     @property
@@ -97,6 +97,11 @@ class TargetLayer(ABC):
         """What :meth:`adopt` was given last."""
         assert self._binding is not None, f"layer '{self.name}' is not bound"
         return self._binding
+
+    @property
+    def reused(self) -> bool:
+        """Whether one forward uses the layer several times."""
+        return self.uses > 1
 
     @property
     def rows(self) -> Tensor | None:

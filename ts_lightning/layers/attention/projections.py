@@ -193,7 +193,7 @@ class InProjection(TargetLayer):
         shares = self._shares(projections, [parameter.detach() for parameter in self.parameters])
         for share, solver in zip(shares, self.solvers, strict=False):
             layer = LinearTargets(self.name, self.module, self.config, *share)
-            layer.module_name, layer.solver, layer.reused = self.module_name, solver, self.reused
+            layer.module_name, layer.solver, layer.uses = self.module_name, solver, self.uses
             layers.append(layer)
         return layers
 
