@@ -96,6 +96,14 @@ def test_weight_space_can_have_optimizers_of_its_own():
     assert model.configure_optimizers == asked
 
 
+def test_no_optimizers_of_its_own_are_an_empty_list_too():
+    class Empty(Text):
+        def configure_weight_optimizers(self):
+            return []
+
+    assert_equal(everything(fit(ending(build(Empty)))), everything(fit(ending(build()))))
+
+
 @pytest.mark.parametrize("cls", [Text, Handed])
 def test_resuming_at_any_step_gives_the_same_bits(cls, tmp_path):
     whole = fit(ending(build(cls)), callbacks=[every_step(tmp_path)])

@@ -102,7 +102,7 @@ class HandingOver:
             set_up: asks the module's ``configure_optimizers``, checks what it gives, and hands it to the strategy.
         """
         given = self.module.configure_weight_optimizers()
-        if given is None:
+        if not given:  # None, or an empty list
             return
         methods = self.module.__dict__
         own = methods.get(_ASKED)  # of the command line's, which stands there

@@ -87,8 +87,8 @@ class TargetSpaceMixin(TargetSpaceModule):
         They, and schedules with them, begin there. Override to give some.
 
         Returns:
-            What ``configure_optimizers`` may return. By default None: the present optimizers and their schedules go on,
-            with the weights in the place of their targets.
+            What ``configure_optimizers`` may return. None, the default, or an empty list: the present optimizers and
+            their schedules go on, with the weights in the place of their targets.
         """
         own = getattr(super(), "configure_weight_optimizers", None)
         return None if own is None else own()
