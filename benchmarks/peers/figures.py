@@ -63,19 +63,19 @@ def _curves(panel: Any, found: dict[str, Reported], x: str) -> None:
     low = 100 * workload.levels[0]
     top = max(tops, default=100.0)
     panel.set_ylim(low - (top - low), top + 0.08 * (top - low))
-    _logarithmic(panel)
+    _logarithmic(panel, 1, 2, 5)
     panel.set_xlabel(x)
     if x == "steps":
         panel.set_ylabel("test, R² in %" if workload.regression else "test accuracy, %")
         panel.set_title(workload.title, fontsize=10)
 
 
-def _logarithmic(panel: Any) -> None:
-    """A logarithmic horizontal axis with plain numbers."""
+def _logarithmic(panel: Any, *ticks: int) -> None:
+    """A logarithmic horizontal axis with plain numbers, at these multiples of each power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_locator(LogLocator(subs=ticks))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     panel.xaxis.set_minor_locator(NullLocator())
 
@@ -131,7 +131,7 @@ def ablation(whole: Summary, stem: Path) -> None:
             panel.margins(y=0.5 / len(titles))
             panel.invert_yaxis()
         panels[0].set_xlabel("test metric at the end, %")
-        _logarithmic(panels[1])
+        _logarithmic(panels[1], 1, 3)
         panels[1].set_xlabel("steps to the middle level")
         handles, labels = panels[0].get_legend_handles_labels()
         panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)

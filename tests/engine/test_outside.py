@@ -154,7 +154,7 @@ def test_a_pullback_behind_a_loaded_state_asks_for_a_solve():
 
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_space_is_neither_copied_nor_pickled_and_its_model_is(make):
+def test_a_space_that_solves_is_neither_copied_nor_pickled_and_its_model_is(make):
     loop = Loop()
     loop.step()
     with pytest.raises(TargetSpaceError, match=r"neither copied nor pickled.*state="):

@@ -118,10 +118,12 @@ class TargetSpace:
         watch(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Neither copied nor pickled, as what it watches and solves is this one model."""
+        """What copies are made from; while the space holds a solution there are none."""
+        if not self.cascade.solution.exists:
+            return super().__reduce_ex__(protocol)
         raise TargetSpaceError(
-            "A TargetSpace is neither copied nor pickled: it solves the weights of one model. Copy or save the model "
-            "and space.state_dict(), and make a TargetSpace of the other model with state=."
+            "A TargetSpace is neither copied nor pickled before its release. Copy or save the model and "
+            "space.state_dict(), and make a TargetSpace of the other model with state=."
         )
 
     @property
@@ -171,8 +173,8 @@ class TargetSpace:
         froze keeps them; once it thaws, its targets reproduce them.
 
         Raises:
-            TargetSpaceError: a layer's inputs or targets hold a NaN or an infinity, the model has other parameters than
-                the targets were made for, or weights were written behind a change of targets.
+            TargetSpaceError: inputs or targets hold a NaN or an infinity, the model has other parameters than targets
+                were made for, or weights were written behind a change of targets.
         """
         if changed := self.follow_model():
             self.release()  # so that another can be made
