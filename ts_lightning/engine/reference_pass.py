@@ -200,7 +200,7 @@ def _constant(layer: TargetLayer, x: Any) -> Any:
 
 
 def _check_reused(layer: TargetLayer) -> None:
-    if not layer.reused:
+    if layer.uses == 1:
         raise TargetSpaceError(
             f"layer '{layer.module_name}' is used twice in one forward; it was used once when training started, and "
             f"gradients would be wrong in part. Add '{layer.module_name}' to exclude."

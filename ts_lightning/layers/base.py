@@ -99,11 +99,6 @@ class TargetLayer(ABC):
         return self._binding
 
     @property
-    def reused(self) -> bool:
-        """Whether one forward uses the layer several times."""
-        return self.uses > 1
-
-    @property
     def rows(self) -> Tensor | None:
         """Indices of the sampled rows, (rows,); None where all rows are solved from."""
         return self.binding.rows
@@ -161,7 +156,7 @@ class TargetLayer(ABC):
         self._binding = binding
         self.solver.ridge, self.solver.shared, self.solver.repeated = binding.ridge, binding.shared, Repeated()
         # at the other uses each process has rows of its own
-        self.solver.gradient_is_replicated = binding.gradient_is_replicated and not self.reused
+        self.solver.gradient_is_replicated = binding.gradient_is_replicated and self.uses == 1
 
     def anchor_at(self, values: Sequence[Tensor]) -> None:
         """Solve around given weights W0 from here on: W = W0 + (A'A + R)^-1 A'(T - A W0).
