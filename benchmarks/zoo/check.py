@@ -65,7 +65,7 @@ def check(make: Callable[[], Example]) -> Found:
     }
     return Found(
         layers=len(space.layers),
-        reused=sum(layer.reused for layer in space.layers),
+        reused=sum(layer.uses > 1 for layer in space.layers),
         share=sum(p.numel() for layer in space.layers for p in layer.parameters) / count,
         tables=sum(p.numel() for p in trainable if id(p) in tables) / count,
         left=list(dict.fromkeys((left.kind, left.reason) for left in space.left)),
