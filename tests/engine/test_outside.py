@@ -20,14 +20,16 @@ def network(seed=1):
 
 
 class Loop:
-    """Training of one's own; ``middle`` is called between an optimizer's step and the solve."""
+    """Training of one's own, which has made some steps; ``middle`` is called between a step and its solve."""
 
-    def __init__(self, config=None, state=None, model=None):
+    def __init__(self, steps=0, config=None, state=None, model=None):
         x = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
         self.x, self.y = x, (x[:, 0] * x[:, 1] > 0).long()
         self.model = network() if model is None else model
         self.space = TargetSpace(self.model, x[:30], config, state=state)
         self.optimizer = torch.optim.Adam(self.space.parameters(), lr=0.01)
+        for _ in range(steps):
+            self.step()
 
     def backward(self):
         self.optimizer.zero_grad()
@@ -79,9 +81,7 @@ CONFIGS = [{}, {"untangle": 3}, {"cascade_gradient": False}, {"cascade_gradient"
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("write", WRITES)
 def test_weights_written_behind_a_solve_are_kept_by_the_next_solve(write, config):
-    loop = Loop(TargetSpaceConfig(**config))
-    for _ in range(2):
-        loop.step()
+    loop = Loop(2, TargetSpaceConfig(**config))
     written = loop.written_by(write)
     with pytest.warns(UserWarning, match="were changed between two optimizer steps. They are kept"):
         loop.space.solve()
@@ -96,9 +96,7 @@ def test_weights_written_behind_a_solve_are_kept_by_the_next_solve(write, config
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("write", WRITES)
 def test_weights_written_behind_a_solve_are_kept_by_the_next_step(write, config):
-    loop = Loop(TargetSpaceConfig(**config))
-    for _ in range(2):
-        loop.step()
+    loop = Loop(2, TargetSpaceConfig(**config))
     written = loop.written_by(write)
     for group in loop.optimizer.param_groups:
         group["lr"] = 0.0
@@ -109,8 +107,7 @@ def test_weights_written_behind_a_solve_are_kept_by_the_next_step(write, config)
 
 @pytest.mark.parametrize("write", WRITES)
 def test_weights_written_behind_a_step_and_ahead_of_its_solve_are_refused(write):
-    loop = Loop()
-    loop.step()
+    loop = Loop(1)
     with pytest.raises(TargetSpaceError, match=r"behind optimizer.step\(\) and ahead of solve\(\)"):
         loop.step(middle=lambda: write(loop.model))
 
@@ -128,9 +125,7 @@ def test_weights_that_are_put_back_are_none_that_were_written(recwarn):
 
 
 def test_a_loop_goes_on_bit_for_bit_from_three_states():
-    loop = Loop()
-    for _ in range(3):
-        loop.step()
+    loop = Loop(3)
     saved = io.BytesIO()
     torch.save((loop.model.state_dict(), loop.space.state_dict(), loop.optimizer.state_dict()), saved)
     expected = [loop.step() for _ in range(3)]
@@ -155,8 +150,7 @@ def test_a_pullback_behind_a_loaded_state_asks_for_a_solve():
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_space_that_solves_is_neither_copied_nor_pickled_and_its_model_is(make):
-    loop = Loop()
-    loop.step()
+    loop = Loop(1)
     with pytest.raises(TargetSpaceError, match=r"neither copied nor pickled.*state="):
         make(loop.space)
     model = pickle.loads(pickle.dumps(copy.deepcopy(loop.model)))
@@ -164,16 +158,13 @@ def test_a_space_that_solves_is_neither_copied_nor_pickled_and_its_model_is(make
 
 
 def test_a_write_that_autograd_counts_is_seen_behind_a_step_however_late():
-    loop = Loop()
-    for _ in range(20):
-        loop.step()
+    loop = Loop(20)
     with pytest.raises(TargetSpaceError, match=r"behind optimizer.step\(\) and ahead of solve\(\)"):
         loop.step(middle=lambda: in_place(loop.model))
 
 
 def test_weights_that_were_all_frozen_and_thawed_train_on():
-    loop = Loop()
-    loop.step()
+    loop = Loop(1)
     loop.model.requires_grad_(False)
     loop.space.solve()
     frozen = copy.deepcopy(loop.model.state_dict())

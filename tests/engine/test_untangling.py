@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,6 @@ from torch.nn import functional
 from tests.support.nets import Dense
 from tests.support.untangling import CASES, CONFIG, inputs_of, made, move, pulled_back, solved, step, weights
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.period import Period
 
 
 def test_one_is_the_full_solve_at_every_step_to_the_last_bit():
@@ -165,76 +163,6 @@ def test_what_a_forward_changes_in_place_is_no_silent_error(untangle):
     space = TargetSpace(model, x, replace(CONFIG, untangle=untangle))
     with pytest.raises(TargetSpaceError, match="writes in place"):
         pulled_back(space, [torch.ones_like(p) for p in solved(space)])
-
-
-@pytest.mark.parametrize(
-    ("period", "jump", "then", "layers"),
-    [
-        *((*case, 3) for case in ((1, 0.2, 1), (8, 0.16, 4), (8, 0.15, 8), (8, 0.05, 8), (8, 0.04, 16), (16, 0.0, 16))),
-        (4, math.nan, 4, 3),
-        *((*case, 20) for case in ((8, 0.08, 4), (8, 0.07, 8), (8, 0.03, 8), (8, 0.02, 16))),  # half the tolerance
-    ],
-)
-def test_the_period_follows_the_jump(period, jump, then, layers):
-    controller = Period("auto", lambda: layers)
-    assert controller.length == 1
-    controller.length = period
-    controller.judge(jump)
-    assert controller.length == then
-
-
-class Read(nn.Module):
-    """A recurrent module, and a dense layer on its last outputs."""
-
-    def __init__(self, batch_first):
-        super().__init__()
-        self.recurrent = nn.GRU(3, 5, num_layers=2, bidirectional=True, batch_first=batch_first)
-        self.out = nn.Linear(10, 2)
-
-    def forward(self, x, lengths=None):
-        if lengths is not None:
-            x = nn.utils.rnn.pack_padded_sequence(x, lengths, self.recurrent.batch_first, enforce_sorted=False)
-        return self.out(torch.cat([*self.recurrent(x)[1][-2:]], 1))
-
-
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize(("steps", "then"), [(2, 4), (20, 2)])
-def test_bounds_tighten_with_the_steps_of_sequences_too(steps, then, batch_first, lengths):
-    torch.manual_seed(0)
-    x = torch.randn(9, steps, 3)
-    given = (torch.tensor([steps, *[1] * 8]),) if lengths else ()
-    batch = (x if batch_first else x.transpose(0, 1), *given)
-    space = TargetSpace(Read(batch_first), batch, TargetSpaceConfig(untangle="auto"))
-    assert [layer.binding.steps for layer in space.layers] == [steps] * 4 + [1]
-    period = space.cascade.untangling.period
-    period.length = 4
-    period.judge(0.1)  # 5 layers and 2 steps are a depth of 6, and 20 steps one of 24
-    assert period.length == then
-
-
-class Stepping(nn.Module):
-    """A recurrence that is written by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell, self.out = nn.Linear(8, 5), nn.Linear(5, 2)
-
-    def forward(self, x):
-        h = x.new_zeros(len(x), 5)
-        for now in x.unbind(1):
-            h = torch.tanh(self.cell(torch.cat([now, h], 1)))
-        return self.out(h)
-
-
-def test_bounds_tighten_with_the_uses_of_one_layer_too():
-    torch.manual_seed(0)
-    space = TargetSpace(Stepping(), torch.randn(9, 20, 3), TargetSpaceConfig(untangle="auto"))
-    assert [layer.uses for layer in space.layers] == [20, 1]
-    period = space.cascade.untangling.period
-    period.length = 4
-    period.judge(0.1)
-    assert period.length == 2
 
 
 def test_the_jump_is_the_median_change_of_the_weights_at_a_scheduled_untangling(monkeypatch):

@@ -50,7 +50,7 @@ class _Copies:
                 self._made[id(value)] = value, found
                 for name, entry in _attributes(value).items():
                     object.__setattr__(found, name, self._attribute(entry, deep - 1))
-        except Exception:  # of an object that is no plain holder of tensors, which a forward hardly writes to
+        except Exception:  # whatever code of its class raises; it stays shared, as an object without tensors does
             found = value
         self._made[id(value)] = value, found
         return found
@@ -60,7 +60,7 @@ class _Copies:
         clone = getattr(type(value), "clone", None)
         try:
             found = clone(value) if callable(clone) and len(inspect.signature(clone).parameters) == 1 else None
-        except Exception:  # of a method that is for something else
+        except Exception:  # whatever a method raises that is for something else; the attributes are copied
             return None
         return found if type(found) is type(value) else None
 
