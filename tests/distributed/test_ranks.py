@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.multiprocessing import ProcessExitedException
 
 from tests.support.fits import CONFIG, Lit, build, data, fit
@@ -206,6 +208,9 @@ def refusals():
         refused(name, lambda lengths=lengths: TargetSpace(Packing(), (torch.randn(20, 20, 3), lengths), group=group))
     space = TargetSpace(model.net, x, CONFIG, group=group)
     refused("lbfgs", lambda: space.substitute(torch.optim.LBFGS(model.parameters())))
+    averager = PeriodicModelAverager(period=4)
+    averaged = PostLocalSGDOptimizer(torch.optim.Adam(model.parameters()), averager)
+    refused("averaged", lambda: space.substitute(averaged))
     space.release()
     replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
     space = TargetSpace(model.net, lambda: model.net(x), replicated, group=group)
@@ -222,4 +227,5 @@ def test_what_cannot_be_shared_is_refused_in_all_processes():
     assert "'rnn.l0' receives a PackedSequence, whose rows go by steps" in one["packed"]
     assert one["packed alike"] == one["packed"]
     assert "LBFGS looks at all targets at once, and each of 2 processes has its own" in one["lbfgs"]
+    assert "PostLocalSGDOptimizer averages what the processes train" in one.pop("averaged")
     assert all("reference.shard=False" in sentence for sentence in one.values())

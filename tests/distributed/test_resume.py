@@ -13,20 +13,23 @@ from torch.multiprocessing import ProcessExitedException
 from tests.support.fits import assert_equal
 from tests.support.kills import newest, train
 from tests.support.processes import end, run
-from tests.support.resuming import CONFIG, Resumable, build, every_step, fit, flat
+from tests.support.resuming import CONFIG, Changed, Resumable, build, every_step, fit, flat
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 
 
-def training(folder, shard=True, ckpt_path=None, optimizer="adam"):
+def training(folder, shard=True, ckpt_path=None, optimizer="adam", change=None):
     """Train in float64 with every step kept, in any number of processes the same; the last checkpoint's contents."""
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # at 0.02 a training of twelve steps magnifies rounding a thousandfold, at 0.005 it hardly does
-    model = build(seed=3 if ckpt_path else 0, batch_norm=False, dtype=torch.float64, lr=0.005, optimizer=optimizer)
+    options = {"batch_norm": False, "dtype": torch.float64, "lr": 0.005, "optimizer": optimizer}
+    model = build(Changed, seed=3 if ckpt_path else 0, **options)
+    vars(model).update(change or {})
     # 25 samples: no number of ranks divides them
     model.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=25, rows=CONFIG.reference.rows, shard=shard))
-    several = {"strategy": "ddp", "devices": ranks, "use_distributed_sampler": False} if ranks > 1 else {}
+    strategy = "ddp_find_unused_parameters_true" if change else "ddp"
+    several = {"strategy": strategy, "devices": ranks, "use_distributed_sampler": False} if ranks > 1 else {}
     batches = Resumable(rank=rank, ranks=ranks)
     fit(model, batches, callbacks=[every_step(folder)], ckpt_path=ckpt_path, **several)
     state = torch.load(folder / "step=12.ckpt", weights_only=True)
@@ -68,6 +71,18 @@ def test_a_checkpoint_goes_on_in_any_number_of_ranks(step, before, after, whole,
     if after == before:
         assert_equal(found[0], expected)
     assert_close(found[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:The weights of .* were changed between two optimizer steps")
+def test_a_checkpoint_goes_on_behind_frozen_and_written_layers(tmp_path):
+    change = {"frozen": ("mix",), "within": range(3, 8), "written": ("head.1",), "behind": (4, 5)}
+    expected = run(training, tmp_path / "before", ranks=2, change=change)[0]
+    for step, after in ((5, 2), (6, 2), (6, 1), (8, 2)):
+        file = tmp_path / "before" / f"step={step}.ckpt"
+        found = run(training, tmp_path / f"{step} {after}", ckpt_path=file, ranks=after, change=change)
+        if after == 2:
+            assert_equal(found[0], expected)
+        assert_close(found[0], expected)
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, False), (False, True)])

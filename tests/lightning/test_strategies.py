@@ -6,7 +6,16 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    StrategyRegistry,
+)
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 
 import ts_lightning.lightning.strategy
 from tests.support.fits import Plain, assert_solved, build, fit
@@ -57,6 +66,23 @@ def test_several_devices_are_for_the_other_one():
 def test_a_module_without_the_mixin_is_refused():
     with pytest.raises(TargetSpaceError, match=r"needs a module with the mixin; found Plain"):
         fit(build(Plain), strategy="target_space")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ddp_comm_state": PostLocalSGDState(None, None, 4), "model_averaging_period": 4},
+        {"ddp_comm_hook": post_localSGD_hook},
+        {"ddp_comm_hook": noop_hook},
+    ],
+)
+def test_processes_that_step_apart_are_refused(options):
+    with pytest.raises(TargetSpaceError, match=r"leaves each process with gradients of its own.*Leave out"):
+        process_group(DDPStrategy(**options))
+
+
+def test_gradients_may_be_compressed_on_their_way():
+    assert process_group(DDPStrategy(ddp_comm_hook=fp16_compress_hook)) is torch.distributed.group.WORLD
 
 
 @pytest.mark.parametrize("cls", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])

@@ -65,6 +65,26 @@ class Text(TargetSpaceMixin, PlainText):
     target_space = CONFIG
 
 
+class Changed(Text):
+    """Freezes parameters within some steps, and writes to weights behind each of some steps."""
+
+    frozen, within = (), ()
+    written, behind = (), ()
+
+    def on_train_batch_start(self, batch, batch_idx):
+        for name, parameter in self.named_parameters():
+            if name.startswith(self.frozen):
+                parameter.requires_grad_(self.global_step not in self.within)
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        if self.global_step in self.behind:
+            with torch.no_grad():
+                for name, parameter in self.named_parameters():
+                    if name.startswith(self.written):
+                        parameter.clamp_(-0.1, 0.1)
+
+
 def texts(rows=48):
     x = torch.randint(0, 9, (rows, 6), generator=torch.Generator().manual_seed(0))
     return x, (x[:, 0] + x[:, 3] > 8).long()

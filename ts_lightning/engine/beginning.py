@@ -68,13 +68,18 @@ class Beginning:
         constant = not self._config.cascade_gradient
         run = ReferencePass(batch, cascade.layers, constant=constant).with_fastest_layout()
         cascade.reference = run
+        held: Collection[str] = cascade.trained.held
+        if state is not None:
+            held = state.get("held", {})
+            cascade.trained.load_state_dict(state)
+            cascade.outside.write(state.get("held", {}))
         before = run.outputs() if init == "refresh" else []
-        started = start(run, cascade.layers, self._config, init, state, generator, self._given)
+        started = start(run, cascade.layers, self._config, init, state, generator, self._given, held)
         self._rows = {layer.name: layer.rows.cpu() for layer in cascade.layers if layer.rows is not None}
         self._places = started.places
         cascade.take(started.targets)
         cascade.partition.same(list(cascade.targets.values()))
-        cascade.solve()
+        self._solve(state)
         change = _change(run.outputs(), before) if before else 0.0
         if started.deficient:
             layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
@@ -88,10 +93,18 @@ class Beginning:
         cascade.take(targets)
         if cascade.partition.shards is not None:
             cascade.untangling.forget()
-            cascade.solve()
+            self._solve(state)
         if state is not None and self._restore_period(state):
-            cascade.solve()
+            self._solve(state)
+        if state is not None and "written" in state:
+            cascade.outside.load_state_dict(state["written"])
         return change
+
+    def _solve(self, state: Mapping[str, Any] | None) -> None:
+        """Solve, with the layers held that a state says; the user's hooks may be yet to freeze them."""
+        if state is not None:
+            self._cascade.trained.hold(state.get("held", {}))
+        self._cascade.solve()
 
     def refresh(self, batch: ReferenceBatch) -> float:
         """Take another reference batch; the targets keep their Parameters. Returns the largest change of an output."""
@@ -118,6 +131,8 @@ class Beginning:
             "places": {name: list(places) for name, places in self._places.items()},
             "units": {layer.name: layer.unit for layer in layers},
             "anchors": {layer.name: list(layer.anchor) for layer in layers if layer.anchor is not None},
+            "written": cascade.outside.state_dict(),
+            **cascade.trained.state_dict(),
             **cascade.reference.batch.state_dict(),
             **({"untangling": untangling.state_dict(partition.whole)} if untangling.active else {}),
         }
@@ -134,12 +149,14 @@ class Beginning:
             for name, target in cascade.targets.items():
                 target.copy_(cascade.partition.share(name, state["targets"][name]))
         for layer in cascade.layers:
-            layer.anchor = None
-            if layer.name in state.get("anchors", {}):
-                layer.anchor_at([w0.to(cascade.device) for w0 in state["anchors"][layer.name]])
+            anchor = state.get("anchors", {}).get(layer.name)
+            layer.anchor_at(None if anchor is None else [w0.to(cascade.device) for w0 in anchor])
         cascade.untangling.forget()
         self._restore_period(state)
         cascade.solution.drop()
+        cascade.outside.write(state.get("held", {}))
+        cascade.trained.hold(state.get("held", {}))
+        cascade.outside.pending = state.get("written")
 
     def _restore_period(self, state: Mapping[str, Any]) -> bool:
         """Go on within the period of a state; whether its next solve is one by kept maps."""

@@ -69,7 +69,7 @@ class Cascade:
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
         self.untangling = Untangling(config, layers, self.trained, model)
-        self.solution = Solution(self._run, self.trained.parameters, recorder, lambda: self.untangling.lasting)
+        self.solution = Solution(self._run, self.trained.read, recorder, lambda: self.untangling.lasting)
         self.outside = Outside(layers, self.solution, self.adopt)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
         self.checked = False
@@ -98,6 +98,9 @@ class Cascade:
             untangling.advance()
             self.solution.make_kept(self._run_kept)
         self._write(self.changed_only)
+        if self.outside.pending is not None:
+            pending, self.outside.pending = self.outside.pending, None
+            self.outside.load_state_dict(pending)
 
     def adopt(self, modules: Collection[str] | None) -> None:
         """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
@@ -166,20 +169,25 @@ class Cascade:
         if self.partition.replicated:
             self.solution.accept(copied=True)
 
-    def _hold(self) -> None:
-        """Keep the weights of layers that the user froze; those that thawed are solved around theirs."""
+    def _hold(self) -> bool:
+        """Keep the weights of layers that the user froze; those that thawed are solved around theirs.
+
+        Returns:
+            Whether there were any since the last call, so that the last solve is of no use.
+        """
         frozen, thawed = self.trained.newly_held()
         if frozen or thawed:
             self.solution.release()
             self.untangling.forget()
         if thawed:
             self._anchor(thawed)
+        return bool(frozen or thawed)
 
     def _pull(self, keep: bool) -> None:
         self.pulled.check()
         solution = self.solution
         self.checked = True
-        self.outside.before_pullback(own_loop=not keep)
+        self.outside.keep(own_loop=not keep)
         changed = solution.changed()
         moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
         if moved:
@@ -187,7 +195,7 @@ class Cascade:
                 f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
                 f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
             )
-        if changed or self.untangling.outdated or not solution.lasts:
+        if self._hold() or changed or self.untangling.outdated or not solution.lasts:
             self.untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment
         elif solution.used_up:
@@ -233,7 +241,7 @@ class Cascade:
 
         PyTorch may compute a product in another way where gradients are wanted.
         """
-        with torch.inference_mode(False), torch.enable_grad(), self.trained.unfrozen():
+        with torch.inference_mode(False), torch.enable_grad(), self.trained.alone():
             self.reference.walk(visit, around, self.trained.held)
 
     def _anchor(self, chosen: Collection[str]) -> None:

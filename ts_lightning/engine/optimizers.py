@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
 
 from ts_lightning.errors import TargetSpaceError
@@ -43,8 +44,8 @@ def substitute(
         prepare: makes the weights those of the targets, which may have been moved without a step.
 
     Raises:
-        TargetSpaceError: the optimizer has made a step, needs all targets in one process, or keeps weights beside its
-            parameter groups.
+        TargetSpaceError: the optimizer has made a step, needs all targets in one process, averages what processes
+            train, or keeps weights beside its parameter groups.
     """
     weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
     everyone = [optimizer, *inner_optimizers(optimizer)]
@@ -54,6 +55,11 @@ def substitute(
             raise TargetSpaceError(
                 f"{kind} already holds state for weights that targets should replace. Make the substitution before the "
                 f"first step."
+            )
+        if ranks > 1 and any(isinstance(value, ModelAverager) for _, value in _held(each)):
+            raise TargetSpaceError(
+                f"{kind} averages what the processes train, and each of {ranks} has targets of its own samples, which "
+                f"nothing can average. Use the optimizer that it wraps: gradients are averaged in every step."
             )
         if kind in _NOT_ELEMENTWISE:
             if ranks > 1:

@@ -6,10 +6,15 @@ They are kept, and solved around from then on, as after any such change.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.target import Target
+from ts_lightning.engine.trained import copies_of
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -23,12 +28,16 @@ class Outside:
         layers: those of the target space.
         solution: the last solve.
         adopt: solves around the weights of modules, by name.
+
+    Attributes:
+        pending: what a state says of :meth:`state_dict`, for behind the next solve.
     """
 
     def __init__(
         self, layers: Sequence[TargetLayer], solution: Solution, adopt: Callable[[Collection[str] | None], None]
     ) -> None:
         self._layers, self._solution, self._adopt = layers, solution, adopt
+        self.pending: Mapping[str, Any] | None = None
         self._said = False
         self._solves = 0  # in a loop of one's own
 
@@ -42,6 +51,27 @@ class Outside:
         found = [layer.module_name for layer in self._layers if any(id(p) in foreign for p in layer.parameters)]
         return list(dict.fromkeys(found))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was written since the last solve: weights that were solved, by layer name, and whether it was others."""
+        modules = set(self.modules())
+        return {
+            "weights": copies_of(layer for layer in self._layers if layer.module_name in modules),
+            "others": self._solution.exists and not all(isinstance(p, Target) for p in self._solution.changed()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let what :meth:`state_dict` gave be written, behind a solve as it was."""
+        self.write(state["weights"])
+        if state["others"]:
+            self._solution.outdate()
+
+    @torch.no_grad()
+    def write(self, weights: Mapping[str, Sequence[Tensor]]) -> None:
+        """Write these weights to the layers of these names, as somebody else would."""
+        for layer in self._layers:
+            for parameter, value in zip(layer.parameters, weights.get(layer.name, ()), strict=False):
+                parameter.copy_(value)
+
     def before_solve(self) -> bool:
         """In a loop of one's own: solve around what was written, if anything was; whether it was.
 
@@ -51,13 +81,16 @@ class Outside:
         self._solves += 1
         return self._keep(self.modules(unseen=self._solves <= _WATCHED), own_loop=True)
 
-    def before_pullback(self, *, own_loop: bool) -> None:
+    def keep(self, *, own_loop: bool) -> bool:
         """Solve around what was written, so that gradients are those of the weights that the loss had.
+
+        Returns:
+            Whether anything was.
 
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
-        self._keep(self.modules(), own_loop)
+        return self._keep(self.modules(), own_loop)
 
     def _keep(self, found: list[str], own_loop: bool) -> bool:
         if not found:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
-from ts_lightning.engine.target import version
+from ts_lightning.engine.target import Target, version
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.precision import cast
 
@@ -28,7 +28,7 @@ class Solution:
 
     Args:
         run: makes a solve.
-        read: all trained parameters, targets among them, that a solve depends on.
+        read: all parameters that a solve depends on, targets among them.
         graphs: replays solves on a GPU; None where they are run.
         lasting: says whether the graph of the last pass over the reference batch serves until the next one.
 
@@ -129,11 +129,15 @@ class Solution:
         self._accepted = [parameter.detach().clone() for parameter, _ in self.pairs] if copied else None
 
     def changed(self) -> list[nn.Parameter]:
-        """The trained parameters that have changed or joined since the solve, as far as their versions tell.
+        """The parameters of which it was made that have changed since, and those that joined, as versions tell.
 
         A fused optimizer and a write through ``.data`` of a parameter that is no target move no version.
         """
         return [p for p in self._read() if self._versions.get(id(p)) != version(p)]
+
+    def outdate(self) -> None:
+        """Take all but targets for changed since the solve."""
+        self._versions = {id(p): version(p) for p in self._read() if isinstance(p, Target)}
 
     def overwritten(self, *, unseen: bool = True) -> set[int]:
         """The ids of solved Parameters that hold other values than were written, of which the targets know nothing.

@@ -74,7 +74,8 @@ def start(
     init: Init | Literal["refresh"],
     state: Mapping[str, Any] | None,
     generator: torch.Generator,
-    given: Collection[str] = (),
+    given: Collection[str],
+    held: Collection[str],
 ) -> Start:
     """Fix each layer's rows and unit, and make its targets, in one walk.
 
@@ -86,6 +87,7 @@ def start(
         state: what :meth:`TargetSpace.state_dict` gave, to start from in the place of ``init``.
         generator: for sampled rows and random targets.
         given: the names of the layers that start from the weights where ``init`` is "auto".
+        held: the names of layers that run with the weights that they have.
 
     Raises:
         TargetSpaceError: the reference batch is empty, or the state is of other layers, shapes or rows.
@@ -108,7 +110,7 @@ def start(
             _check_rows(layer, layer.places(x), state)
         chosen = rows if state is None else state["rows"].get(layer.name, "all")
         anchored, layer.anchor = layer.anchor is not None, None
-        keeps = init == "weights" or layer.name in given or (init == "refresh" and anchored)
+        keeps = init == "weights" or layer.name in given or layer.name in held or (init == "refresh" and anchored)
         before = state["units"][layer.name] if state is not None else layer.unit if init == "refresh" else None
         exact = keeps if before is None else math.frexp(before)[0] == 0.5  # which 0.5 times a power of two is
         binding = layer.bind(x, chosen, replace(step, exact=exact), generator)
@@ -116,7 +118,7 @@ def start(
         shape = binding.shape
         found.places[layer.name] = binding.places
         unit = layer.unit  # of what ``values`` is in units of the outputs
-        if state is not None:
+        if state is not None and layer.name not in held:
             values = _restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
             if layer.name in state.get("anchors", {}):
@@ -139,6 +141,9 @@ def start(
 
     def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
         begin(layer, x)
+        if layer.name in held:
+            values = [parameter.detach() for parameter in layer.parameters]
+            return values, layer.produce(x, values)
         if state is None and init == "projected" and layer.anchor is None:
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])

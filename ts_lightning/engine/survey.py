@@ -24,6 +24,7 @@ from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
 from ts_lightning.engine.rest import name_the_rest
 from ts_lightning.engine.selection import Left, Selection, select_layers
 from ts_lightning.engine.start import empty
+from ts_lightning.engine.trained import as_when_made
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
@@ -89,18 +90,19 @@ class Survey:
 def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str, Any] | None) -> Selection:
     """Find what is solved of the batch's model, and what is left in weight space.
 
-    An earlier state says itself which layers could not be solved when its training started.
+    An earlier state says itself which layers were frozen or could not be solved when its training started.
 
     Raises:
         TargetSpaceError: what the user asked for cannot be solved, or nothing can.
     """
     model = batch.model
-    found = select_layers(model, config)
-    known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
-    found.left.update(known)
-    found.layers = [layer for layer in found.layers if layer.module_name not in known]
-    name_the_rest(model, found, config, survey(batch, found, config, probe=state is None))
-    found.check(model)
+    with as_when_made(model, state):
+        found = select_layers(model, config)
+        known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
+        found.left.update(known)
+        found.layers = [layer for layer in found.layers if layer.module_name not in known]
+        name_the_rest(model, found, config, survey(batch, found, config, probe=state is None))
+        found.check(model)
     return found
 
 

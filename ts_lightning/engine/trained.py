@@ -8,11 +8,13 @@ their weights, and their layers are solved as before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
+from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.target import Target
 from ts_lightning.layers.base import TargetLayer
 
@@ -39,6 +41,8 @@ class Trained:
         others = [p for p in model.parameters() if id(p) not in solved]
         self.others = [p for p in others if p.requires_grad]
         self._frozen = [p for p in others if not p.requires_grad]
+        self._thawed: list[nn.Parameter] = []  # of the frozen ones, trained since
+        self._given = False  # whether ``held`` is what a state says
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every target, then every parameter of the model that is not solved, but for those that were always frozen."""
@@ -50,6 +54,14 @@ class Trained:
     def count(self) -> int:
         """How many :meth:`parameters` there are."""
         return sum(1 for _ in self.parameters())
+
+    def read(self) -> Iterator[nn.Parameter]:
+        """All that a solve depends on: what is trained, and the weights of held layers."""
+        yield from self.parameters()
+        if self.held:
+            for layer in self._layers:
+                if layer.name in self.held:
+                    yield from layer.parameters
 
     def changing(self) -> Iterator[Tensor]:
         """All that optimizers, solves and forwards in training mode may write to."""
@@ -66,6 +78,7 @@ class Trained:
         """Train what was frozen when the targets were made, in weight space."""
         thawed = [p for p in self._frozen if p.requires_grad]
         self.others += thawed
+        self._thawed += thawed
         self._frozen = [p for p in self._frozen if not p.requires_grad]
         ids = {id(p) for p in thawed if p.dim() > 1}  # norms and biases are no news
         if ids:
@@ -77,19 +90,32 @@ class Trained:
             )
 
     @contextmanager
-    def unfrozen(self) -> Iterator[None]:
-        """Let a graph be built from all that is trained, also from what a toggled-off optimizer has frozen."""
+    def alone(self) -> Iterator[None]:
+        """Let a graph be built from all that is trained, also from what a toggled-off optimizer has frozen; and alone.
+
+        Held layers are frozen in it, also where a state says so and the user's hooks are yet to freeze them: PyTorch
+        may compute a product in another way where gradients are wanted.
+        """
         frozen = [p for p in self.parameters() if not p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        held = [layer for layer in self._layers if layer.name in self.held]
+        going = [p for layer in held for p in layer.parameters if p.requires_grad]
+        _set_trained(frozen, True)
+        _set_trained(going, False)
         try:
             yield
         finally:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
+            _set_trained(frozen, False)
+            _set_trained(going, True)
+
+    def hold(self, names: Collection[str]) -> None:
+        """Hold these layers in the next solve, whatever is frozen by then."""
+        self.held, self._given = set(names), True
 
     def newly_held(self) -> tuple[set[str], set[str]]:
         """The layers frozen by the user since the last call, all of a module together; and those that thawed."""
+        if self._given:
+            self._given = False
+            return set(), set()
         frozen = {
             layer.module_name
             for layer in self._layers
@@ -109,3 +135,51 @@ class Trained:
                     parameter.requires_grad_(trained)
                 if trained:
                     self._toggled.discard(layer.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of held layers, and the names of parameters that were frozen when the targets were made.
+
+        Some of these have thawed since, into weight space.
+        """
+        names = {id(p): plain_name(name) for name, p in self._model.named_parameters()}
+        return {
+            "held": copies_of(layer for layer in self._layers if layer.name in self.held),
+            "frozen": [names[id(p)] for p in self._frozen if id(p) in names],
+            "thawed": [names[id(p)] for p in self._thawed if id(p) in names],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Train in weight space what was trained there when :meth:`state_dict` was called, frozen or not."""
+        names = {id(p): plain_name(name) for name, p in self._model.named_parameters()}
+        frozen, thawed = set(state.get("frozen", ())), set(state.get("thawed", ()))
+        everything = [*self.others, *self._frozen]
+        self.others = [p for p in everything if names[id(p)] not in frozen]
+        self._frozen = [p for p in everything if names[id(p)] in frozen]
+        self._thawed = [p for p in self.others if names[id(p)] in thawed]
+
+
+def _set_trained(parameters: Iterable[nn.Parameter], trained: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(trained)
+
+
+def copies_of(layers: Iterable[TargetLayer]) -> dict[str, list[Tensor]]:
+    """Copies of the layers' parameters, by layer name."""
+    return {layer.name: [parameter.detach().clone() for parameter in layer.parameters] for layer in layers}
+
+
+@contextmanager
+def as_when_made(model: nn.Module, state: Mapping[str, Any] | None) -> Iterator[None]:
+    """Freeze what was frozen when the targets of a state were made, and nothing else, so that its layers are chosen."""
+    if state is None or "frozen" not in state:
+        yield
+        return
+    frozen = {*state["frozen"], *state["thawed"]}
+    present = [(p, p.requires_grad) for p in model.parameters()]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(plain_name(name) not in frozen)
+    try:
+        yield
+    finally:
+        for parameter, trained in present:
+            parameter.requires_grad_(trained)

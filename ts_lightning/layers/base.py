@@ -158,16 +158,16 @@ class TargetLayer(ABC):
         # at the other uses each process has rows of its own
         self.solver.gradient_is_replicated = binding.gradient_is_replicated and self.uses == 1
 
-    def anchor_at(self, values: Sequence[Tensor]) -> None:
+    def anchor_at(self, values: Sequence[Tensor] | None) -> None:
         """Solve around given weights W0 from here on: W = W0 + (A'A + R)^-1 A'(T - A W0).
 
         The ridge then pulls to W0 in the place of zero. T = A W0 gives W0 back exactly, whatever the rank of A, and a
         direction of which the reference batch says nothing keeps its weights.
 
         Args:
-            values: of the parameters; copied.
+            values: of the parameters; copied. None for zero.
         """
-        self.anchor = tuple(value.detach().clone() for value in values)
+        self.anchor = None if values is None else tuple(value.detach().clone() for value in values)
 
     def anchored_targets(self, x: Any) -> Tensor:
         """Anchor the layer at the weights that it has; returns the targets A W0 that give them back, in the unit."""

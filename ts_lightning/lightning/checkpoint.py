@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
+from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.lightning.fingerprint import fingerprints
 from ts_lightning.lightning.substitution import KEY, Substitution
@@ -47,6 +48,14 @@ class Restored:
     optimizer_states: Sequence[dict[str, Any]] = ()
     resuming: bool = False
     same_module: bool = False
+
+    def chosen_anew(self, module: nn.Module) -> dict[str, Any] | None:
+        """The entry for another fit, which solves all that is trained by now, also what the last one left frozen."""
+        if self.entry is None or "frozen" not in self.entry:
+            return self.entry
+        frozen = {*self.entry["frozen"], *self.entry["thawed"]}
+        still = [plain_name(name) for name, p in module.named_parameters() if not p.requires_grad]
+        return {**self.entry, "frozen": [name for name in still if name in frozen], "thawed": []}
 
     def mismatch(self, settings: TargetSpaceConfig) -> str | None:
         """What of the settings differs from those that the entry was written with, in words."""

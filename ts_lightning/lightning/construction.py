@@ -62,7 +62,7 @@ class Construction:
             return self._made(self.drawn(), settings), False
         keeps_all = settings.init != "auto" or restored.resuming or restored.same_module
         from_weights = replace(settings, init="weights") if keeps_all else settings
-        entry = restored.entry
+        entry = restored.entry if restored.resuming else restored.chosen_anew(self._module)
         if entry is None:
             return self._made(self.drawn(), from_weights), False
         why = restored.mismatch(settings)

@@ -21,10 +21,8 @@ _DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.
 def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
     """Fingerprints of each solved parameter by its name and precision: its own, and float32 below float64.
 
-    Parameters that something else wrote since the last solve have none; nor have those that the model has no more, for
-    which the layer's name stands.
+    Parameters that the model has no more have none, and the layer's name stands for them.
     """
-    foreign = set(space.cascade.outside.modules())
     names = {id(parameter): plain_name(name) for name, parameter in space.model.named_parameters()}
     found: dict[str, dict[str, str]] = {}
     for layer in space.layers:
@@ -33,8 +31,7 @@ def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
                 found[layer.module_name] = {}
                 continue
             dtypes = {parameter.dtype, min(parameter.dtype, torch.float32, key=lambda dtype: dtype.itemsize)}
-            kept = layer.module_name not in foreign
-            found[names[id(parameter)]] = {str(d): fingerprint(parameter.to(d)) for d in dtypes if kept}
+            found[names[id(parameter)]] = {str(d): fingerprint(parameter.to(d)) for d in dtypes}
     return found
 
 

@@ -52,7 +52,7 @@ def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer
     """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them."""
     solved = {id(p) for layer in space.layers for p in layer.parameters}
     loose = solved - _trained(optimizers)
-    names = [name for name, parameter in space.model.named_parameters() if id(parameter) in loose]
+    names = [name for name, p in space.model.named_parameters() if id(p) in loose and p.requires_grad]
     if names:
         rank_zero_warn(
             f"Trained by no optimizer, and solved with their layers all the same: {', '.join(names)}. A layer in "

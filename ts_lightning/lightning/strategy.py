@@ -22,6 +22,8 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from torch.distributed import ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 
 from ts_lightning.errors import TargetSpaceError
 
@@ -107,6 +109,13 @@ def process_group(strategy: Strategy) -> ProcessGroup | None:
             f"'target_space_ddp', which share the reference batch between the processes."
         )
     if isinstance(strategy, DDPStrategy):
+        hook = strategy._ddp_comm_hook
+        if isinstance(strategy._ddp_comm_state, PostLocalSGDState) or hook in (post_localSGD_hook, noop_hook):
+            raise TargetSpaceError(
+                "DDPStrategy was given a hook that leaves each process with gradients of its own, as local SGD does "
+                "between two averages of the models. The processes have targets of different samples, which nothing "
+                "can average. Leave out ddp_comm_state, ddp_comm_hook and model_averaging_period."
+            )
         return dist.group.WORLD
     if strategy.is_global_zero and getattr(strategy, "world_size", 1) == 1:
         return None

@@ -146,12 +146,13 @@ class InProjection(TargetLayer):
         if self.anchor is not None:
             self.anchor_at(self.anchor)
 
-    def anchor_at(self, values: Sequence[Tensor]) -> None:
+    def anchor_at(self, values: Sequence[Tensor] | None) -> None:
         """Solve every input around its share of given weights."""
         super().anchor_at(values)
         assert isinstance(self.binding, AttentionBinding)
-        for layer, share in zip(self._parts, self._shares(self.binding.projections, values), strict=True):
-            layer.anchor_at(share)
+        shares = None if values is None else self._shares(self.binding.projections, values)
+        for index, layer in enumerate(self._parts):
+            layer.anchor_at(None if shares is None else shares[index])
 
     def around(self, x: Sources) -> Tensor:
         """A W0 of every part."""

@@ -1,0 +1,133 @@
+"""Training goes on bit for bit behind what was changed in it: layers frozen and thawed, and weights written."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+
+from tests.support.fits import assert_equal
+from tests.support.resuming import CONFIG, Changed, Text, build, every_step, everything, fit
+
+CHANGES = {
+    "table and norms written": {"written": ("embedding", "conv.1", "head.2"), "behind": range(99)},
+    "frozen": {"frozen": ("mix",), "within": range(4, 99)},
+    "frozen for a while": {"frozen": ("conv.0",), "within": range(4, 8)},
+    "frozen in part": {"frozen": ("head.1.bias",), "within": range(4, 8)},
+    "frozen for one step": {"frozen": ("mix", "head.1"), "within": (5,)},
+    "all frozen": {"frozen": ("mix", "conv.0", "head.1", "head.4"), "within": (5, 6)},
+    "table and norms frozen": {"frozen": ("embedding", "conv.1", "head.2"), "within": range(4, 8)},
+    "frozen from the start": {"frozen": ("mix",), "within": range(5)},
+    "frozen twice": {"frozen": ("conv.0",), "within": (0, 1, 2, 3, 7, 8)},
+    "written": {"written": ("mix.weight",), "behind": range(99)},
+    "written once": {"written": ("head.1", "mix"), "behind": (5,)},
+    "written and frozen": {"written": ("mix",), "behind": (5,), "frozen": ("mix", "head.1"), "within": range(5, 8)},
+    "frozen and written": {"frozen": ("mix",), "within": range(4, 99), "written": ("mix", "head.1"), "behind": (5, 6)},
+}
+
+
+def changed(name, untangle, seed=0):
+    model = build(Changed, seed=seed, lr=0.005)
+    model.target_space = replace(CONFIG, untangle=untangle)
+    for key, value in CHANGES[name].items():
+        setattr(model, key, value)
+    if 0 in model.within:
+        model.on_train_batch_start(None, 0)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*(frozen|weight space|between two optimizer steps)")
+@pytest.mark.parametrize("untangle", [1, 3])
+@pytest.mark.parametrize("name", CHANGES)
+def test_training_goes_on_behind_a_change(name, untangle, tmp_path):
+    whole = fit(changed(name, untangle), callbacks=[every_step(tmp_path)])
+    losses = whole.lightning_module.losses
+    for step in (2, 4, 5, 6, 8, 9):
+        model = changed(name, untangle, seed=7)
+        run = fit(model, ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert model.losses == losses[step:]
+        # the targets of a held layer are of no matter: it is solved around its weights once it thaws
+        kept = [{k: v for k, v in everything(each).items() if not k.startswith("targets")} for each in (run, whole)]
+        assert_equal(*kept)
+
+
+class InMidFit(LearningRateFinder):
+    """Tries learning rates ahead of epoch 2, and goes back to where it began."""
+
+    def on_fit_start(self, trainer, pl_module):
+        pass
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            self.lr_find(trainer, pl_module)
+
+
+def test_a_fit_goes_back_within_itself_behind_a_frozen_layer():
+    found = []
+    for callbacks in ([], [InMidFit(num_training_steps=3, update_attr=False)]):
+        model = changed("frozen", 1)
+        model.hparams.lr = model.lr = 0.005
+        fit(model, callbacks=callbacks)
+        found.append(model.state_dict())
+    assert_equal(*found)
+
+
+def checkpoint(model, folder):
+    run = fit(model, max_steps=5, max_epochs=-1)
+    run.save_checkpoint(folder / "kept.ckpt")
+    return folder / "kept.ckpt"
+
+
+@pytest.mark.parametrize("part", ["mix", "mix.bias", "conv.0", "head"])
+def test_a_layer_that_is_frozen_where_a_fit_resumes_stays(part, tmp_path):
+    first = build(Text)
+    file = checkpoint(first, tmp_path)
+    model = build(Text, seed=7)
+    frozen = [name for name, _ in model.named_parameters() if name.startswith(part)]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    fit(model, ckpt_path=file)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, first.get_parameter(n))}
+    assert moved.isdisjoint(frozen)
+    assert "embedding.weight" in moved
+
+
+def test_a_layer_that_was_frozen_from_the_start_trains_in_weight_space_where_a_fit_resumes(tmp_path):
+    first = build(Text)
+    first.mix.requires_grad_(False)
+    file = checkpoint(first, tmp_path)
+    model = build(Text, seed=7)
+    with pytest.warns(UserWarning, match=r"Trained from here on, in weight space: mix\.weight"):
+        fit(model, ckpt_path=file)
+    assert "mix" not in model.target_space_engine.targets
+    assert not torch.equal(model.mix.weight, first.mix.weight)
+
+
+def test_another_fit_goes_on_around_a_layer_that_was_frozen_since(recwarn):
+    model = build(Text)
+    fit(model)
+    model.conv[0].requires_grad_(False)
+    before = model.conv[0].weight.clone()
+    fit(model)
+    assert torch.equal(model.conv[0].weight, before)
+    assert not [str(one.message) for one in recwarn if "Target space" in str(one.message)]
+
+
+def test_another_fit_solves_what_thawed_in_the_last_one():
+    model = changed("frozen from the start", 1)
+    with pytest.warns(UserWarning, match="in weight space: mix"):
+        fit(model)
+    model.frozen = ()
+    with pytest.warns(UserWarning, match=r"without targets: mix.* Target space starts from the weights"):
+        fit(model)
+    assert "mix" in model.target_space_engine.targets
+
+
+def test_another_fit_keeps_what_was_written_at_the_end_of_the_last_one():
+    model = changed("written", 1)
+    with pytest.warns(UserWarning, match="between two optimizer steps"):
+        fit(model)
+    before, begun = model.mix.weight.clone(), []
+    model.on_train_start = lambda: begun.append(model.mix.weight.clone())
+    fit(model, max_epochs=1)
+    assert torch.equal(*begun, before)
