@@ -52,18 +52,26 @@ class Outside:
         return list(dict.fromkeys(found))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was written since the last solve: weights that were solved, by layer name, and whether it was others."""
+        """What was written since the last solve: weights that were solved, by layer name.
+
+        Where it was also something else that the solve was made from, the other layers' weights stand beside them,
+        since another solve would not give these.
+        """
         modules = set(self.modules())
+        others = self._solution.exists and not all(isinstance(p, Target) for p in self._solution.changed())
         return {
             "weights": copies_of(layer for layer in self._layers if layer.module_name in modules),
-            "others": self._solution.exists and not all(isinstance(p, Target) for p in self._solution.changed()),
+            "solved": copies_of(layer for layer in self._layers if others and layer.module_name not in modules),
+            "others": others,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let what :meth:`state_dict` gave be written, behind a solve as it was."""
-        self.write(state["weights"])
         if state["others"]:
+            self.write(state["solved"])
+            self._solution.accept(copied=True)
             self._solution.outdate()
+        self.write(state["weights"])
 
     @torch.no_grad()
     def write(self, weights: Mapping[str, Sequence[Tensor]]) -> None:
@@ -81,16 +89,13 @@ class Outside:
         self._solves += 1
         return self._keep(self.modules(unseen=self._solves <= _WATCHED), own_loop=True)
 
-    def keep(self, *, own_loop: bool) -> bool:
+    def before_pullback(self, *, own_loop: bool) -> None:
         """Solve around what was written, so that gradients are those of the weights that the loss had.
-
-        Returns:
-            Whether anything was.
 
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
-        return self._keep(self.modules(), own_loop)
+        self._keep(self.modules(), own_loop)
 
     def _keep(self, found: list[str], own_loop: bool) -> bool:
         if not found:

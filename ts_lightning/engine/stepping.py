@@ -63,17 +63,11 @@ class Stepping:
         pulled.use([target for target in self._cascade.targets.values() if id(target) in stepped])
 
     def prepare(self) -> None:
-        """Make the weights ready for a forward: solve where something changed, around weights written from outside."""
+        """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
         cascade = self._cascade
         if not cascade.solution.exists:
             cascade.solve()
-            return
-        changed = cascade.solution.changed()
-        if not changed:
-            return
-        moved = any(isinstance(p, Target) for p in changed)
-        written = bool(cascade.outside.modules()) if moved else cascade.outside.keep(own_loop=False)
-        if not written:
+        elif cascade.solution.changed() and not cascade.solution.overwritten():
             self._reevaluated = True
             cascade.untangling.end_period()  # so that a search along a line is along one function
             cascade.solve()
