@@ -21,10 +21,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
+from benchmarks.peers.once import ends, train_once
 from benchmarks.peers.results import Results
 from benchmarks.peers.tables import percent
 from benchmarks.peers.target import target_space
-from benchmarks.peers.training import train
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpaceConfig
@@ -51,32 +51,13 @@ def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: S
     return Learner([optimizer], workload.steps, space.pullback, space.solve)
 
 
-def run(name: str, form: str, rate: float, seed: int, folder: Path) -> None:
-    """Train, and write a line, unless there is one."""
-    wanted = {"workload": name, "form": form, "embeddings": rate, "seed": seed}
-    if RESULTS.find(wanted) is not None:
-        return
-    workload = WORKLOADS[name]
-    contender = Contender(form, form, partial(make, form), (rate,), rate)
-    found = train(workload, contender, workload.data(folder), {"lr": rate}, seed, tested=True)
-    RESULTS.add({**wanted, **found, "torch": torch.__version__})
-    print(f"{name}, {form}, embeddings {rate:g}, seed {seed}: {(found['test'] or ['failed'])[-1]}", flush=True)
-
-
 def page() -> None:
     """The table: the test metric at the end, in per cent."""
     rows = []
     for name, form in itertools.product(CHOSEN, FORMS):
-        ends = [
-            [
-                line["test"][-1]
-                for line in RESULTS.lines
-                if (line["workload"], line["form"]) == (name, form) and line["embeddings"] == rate and line["test"]
-            ]
-            for rate in RATES
-        ]
-        if all(len(values) == len(SEEDS) for values in ends):
-            rows.append([WORKLOADS[name].title, form, *map(percent, ends)])
+        found = [ends(RESULTS, workload=name, form=form, embeddings=rate) for rate in RATES]
+        if all(len(values) == len(SEEDS) for values in found):
+            rows.append([WORKLOADS[name].title, form, *map(percent, found)])
     head = ["workload", "targets", *(f"embeddings {rate:g}" for rate in RATES)]
     fill(ROOT / "docs" / "evidence.md", {"embeddings": markdown(head, rows)})
 
@@ -87,7 +68,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if not given.draw:
         for name, seed, form, rate in itertools.product(CHOSEN, SEEDS, FORMS, RATES):
-            run(name, form, rate, seed, given.data)
+            contender = Contender(form, form, partial(make, form), (rate,), rate)
+            line = {"workload": name, "form": form, "embeddings": rate, "seed": seed}
+            train_once(RESULTS, line, contender, {"lr": rate}, given.data)
     page()
 
 

@@ -34,9 +34,9 @@ from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.handed_over import HandedOver
+from benchmarks.peers.once import train_once
 from benchmarks.peers.results import Results
 from benchmarks.peers.target import target_space
-from benchmarks.peers.training import train
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpace, TargetSpaceConfig
@@ -183,18 +183,6 @@ def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: S
     return Learner([optimizer], workload.steps, space.pullback, solve)
 
 
-def run(name: str, variation: str, seed: int, folder: Path) -> None:
-    """Train, and write a line, unless there is one."""
-    wanted = {"workload": name, "variation": variation, "seed": seed}
-    if RESULTS.find(wanted) is not None:
-        return
-    workload = WORKLOADS[name]
-    contender = Contender(variation, variation, partial(make, variation), (SETTING["lr"],), SETTING["lr"])
-    found = train(workload, contender, workload.data(folder), SETTING, seed, tested=True)
-    RESULTS.add({**wanted, **found, "torch": torch.__version__})
-    print(f"{name}, {variation}, seed {seed}: {(found['test'] or ['failed'])[-1]} {found['failed'] or ''}", flush=True)
-
-
 def page() -> None:
     """The table: the default's test metric in per cent, and by how many points each variation ends above it."""
     ends: dict[tuple[str, str], list[float]] = {}
@@ -216,8 +204,10 @@ def main() -> None:
     if not given.draw:
         for name in CHOSEN:
             for variation in VARIATIONS:
+                contender = Contender(variation, variation, partial(make, variation), (SETTING["lr"],), SETTING["lr"])
                 for seed in SEEDS:
-                    run(name, variation, seed, given.data)
+                    line = {"workload": name, "variation": variation, "seed": seed}
+                    train_once(RESULTS, line, contender, SETTING, given.data)
     page()
 
 

@@ -68,7 +68,8 @@ def substitute(
                     f"reference.shard=False, or an optimizer that treats every number for itself, as Adam."
                 )
             for target in targets.values():
-                target.data = target.data.contiguous()  # LBFGS views gradients as vectors
+                if not target.is_contiguous():  # LBFGS views gradients as vectors
+                    target.data = target.data.contiguous()
     check_own(optimizer, weights.values())
     replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
     solved: list[nn.Parameter] = []
