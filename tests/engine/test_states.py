@@ -19,12 +19,13 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(12)
         self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
         self.weight = nn.Parameter(0.3 * torch.randn(8, 12))
+        self.last = nn.LayerNorm(8)
         self.head = nn.Linear(8, 2)
 
     def forward(self, x):
         x = self.norm(self.rnn(x)[0])
         x = self.attention(x, x, x, need_weights=False)[0]
-        return self.head(torch.tanh(functional.linear(x[:, -1], self.weight)))
+        return self.head(self.last(torch.tanh(functional.linear(x[:, -1], self.weight))))
 
 
 class Change:

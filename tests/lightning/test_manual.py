@@ -1,5 +1,7 @@
 """Manual optimisation: one optimizer or two, toggled or not, and gradients that are cleared without a step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -67,6 +69,27 @@ def test_toggling_freezes_the_weights_with_their_targets():
     assert all(p.requires_grad for p in [*model.parameters(), *model.target_space_engine.targets.values()])
     assert model.losses[-1] < 0.7 * model.losses[0]
     assert_solved(model)
+
+
+class Frozen(Two):
+    """The second optimizer's first layer is frozen by the user from the third step on."""
+
+    toggled = True
+
+    def training_step(self, batch, batch_idx):
+        self.net[2].requires_grad_(self.trainer.global_step < 6)
+        super().training_step(batch, batch_idx)
+        self.kept = [*getattr(self, "kept", []), self.net[2].weight.detach().clone()]
+
+
+@pytest.mark.parametrize("untangle", [1, 3])
+def test_a_layer_that_is_frozen_stays_whichever_optimizer_is_toggled(untangle):
+    model = build(Frozen)
+    model.target_space = replace(CONFIG, untangle=untangle)
+    fit(model)
+    assert len(model.kept) == 8
+    assert all(torch.equal(weight, model.kept[2]) for weight in model.kept[3:])
+    assert not torch.equal(model.kept[1], model.kept[2])
 
 
 def test_targets_frozen_during_a_solve_learn_afterwards():

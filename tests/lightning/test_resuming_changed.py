@@ -131,3 +131,19 @@ def test_another_fit_keeps_what_was_written_at_the_end_of_the_last_one():
     model.on_train_start = lambda: begun.append(model.mix.weight.clone())
     fit(model, max_epochs=1)
     assert torch.equal(*begun, before)
+
+
+def test_what_was_written_is_kept_by_a_checkpoint_from_behind_the_fit(tmp_path):
+    whole = fit(changed("written", 3))
+    run = fit(changed("written", 3), max_epochs=1)
+    run.save_checkpoint(tmp_path / "kept.ckpt")
+    with torch.no_grad():
+        run.lightning_module.head[1].bias.add_(1.0)
+    run.save_checkpoint(tmp_path / "other.ckpt")
+    model = changed("written", 3, seed=7)
+    fit(model, ckpt_path=tmp_path / "kept.ckpt")
+    assert model.losses == whole.lightning_module.losses[4:]
+    begun = []
+    model.on_train_start = lambda: begun.append(model.head[1].bias.clone())
+    fit(model, max_steps=5, ckpt_path=tmp_path / "other.ckpt")
+    assert torch.equal(*begun, torch.load(tmp_path / "other.ckpt", weights_only=True)["state_dict"]["head.1.bias"])

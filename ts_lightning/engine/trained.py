@@ -121,7 +121,7 @@ class Trained:
         frozen = {
             layer.module_name
             for layer in self._layers
-            if self.targets[layer.name].requires_grad and not all(p.requires_grad for p in layer.parameters)
+            if layer.name not in self._toggled and not all(p.requires_grad for p in layer.parameters)
         }
         before, self.held = self.held, {layer.name for layer in self._layers if layer.module_name in frozen}
         return self.held - before, before - self.held
@@ -152,12 +152,14 @@ class Trained:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Train in weight space what was trained there when :meth:`state_dict` was called, frozen or not."""
-        names = {id(p): plain_name(name) for name, p in self._model.named_parameters()}
-        frozen, thawed = set(state.get("frozen", ())), set(state.get("thawed", ()))
-        everything = [*self.others, *self._frozen]
-        self.others = [p for p in everything if names[id(p)] not in frozen]
-        self._frozen = [p for p in everything if names[id(p)] in frozen]
-        self._thawed = [p for p in self.others if names[id(p)] in thawed]
+        if "frozen" not in state:  # written by an earlier version
+            return
+        solved = set(map(id, self._solved))
+        rest = {plain_name(name): p for name, p in self._model.named_parameters() if id(p) not in solved}
+        frozen, thawed = ([name for name in state[key] if name in rest] for key in ("frozen", "thawed"))
+        self._frozen, self._thawed = [rest[name] for name in frozen], [rest[name] for name in thawed]
+        # in the order in which optimizers had them
+        self.others = [p for name, p in rest.items() if name not in {*frozen, *thawed}] + self._thawed
 
 
 def _set_trained(parameters: Iterable[nn.Parameter], trained: bool) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.trained import copies_of
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -39,6 +41,20 @@ def differing(model: nn.Module, written: Mapping[str, Mapping[str, str]]) -> lis
     """The names of parameters that are not, to the last bit, those that the fingerprints were taken of."""
     found = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     return [name for name, numbers in written.items() if name not in found or not _same(found[name], numbers)]
+
+
+def written_since(space: TargetSpace, end: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written to solved weights behind the last solve of a fit that has ended, as a state says it.
+
+    Args:
+        space: the fit's, which was released.
+        end: the "weights", their fingerprints, and what was "written" by then.
+    """
+    parameters = {plain_name(name): parameter for name, parameter in space.model.named_parameters()}
+    changed = {id(parameters[name]) for name in differing(space.model, end["weights"]) if name in parameters}
+    written = {layer.name for layer in space.layers if any(id(p) in changed for p in layer.parameters)}
+    written.update(end["written"]["weights"])
+    return {**end["written"], "weights": copies_of(layer for layer in space.layers if layer.name in written)}
 
 
 def fingerprint(tensor: Tensor) -> str:

@@ -24,7 +24,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
-from ts_lightning.lightning.fingerprint import fingerprints
+from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
@@ -93,9 +93,10 @@ class Session:
             if "optimizer_states" in checkpoint and restored.optimizer_states:
                 checkpoint["optimizer_states"] = list(restored.optimizer_states)
         elif space is not None:
-            present = [substitution.optimizer for substitution in self._substitutions]
-            same = list(map(id, present)) == list(map(id, self.trainer.strategy.optimizers))
-            save(checkpoint, space, self._substitutions if same else [], epoch=self.construction.epoch)
+            present = [id(substitution.optimizer) for substitution in self._substitutions]
+            same = present == list(map(id, self.trainer.strategy.optimizers))
+            ended = {} if self._hook is not None else {"written": written_since(space, self._left)}
+            save(checkpoint, space, self._substitutions if same else [], epoch=self.construction.epoch, **ended)
 
     def loaded(self, checkpoint: dict[str, Any]) -> None:
         """Keep what of a checkpoint the next fit starts from, or the present one goes back to.
@@ -169,8 +170,8 @@ class Session:
             return
         if restored is None and last is not None:
             same = replace(last.config, cuda_graphs=settings.cuda_graphs, until=settings.until) == settings
-            epoch = self.construction.epoch
-            entry = {**last.state_dict(), **self._left, "drawn": {}, "epoch": epoch} if same else None
+            more = {**self._left, "drawn": {}, "epoch": self.construction.epoch}
+            entry = {**last.state_dict(), **more} if same else None
             own = [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
             restored = Restored(entry, own, same_module=True)
         with isolate_rng(include_cuda=module.device.type == "cuda"):
