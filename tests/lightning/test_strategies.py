@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -68,6 +69,12 @@ def test_a_module_without_the_mixin_is_refused():
         fit(build(Plain), strategy="target_space")
 
 
+def of_processes(count, **options):
+    environment = LightningEnvironment()
+    environment.set_world_size(count)
+    return DDPStrategy(cluster_environment=environment, **options)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,11 +85,12 @@ def test_a_module_without_the_mixin_is_refused():
 )
 def test_processes_that_step_apart_are_refused(options):
     with pytest.raises(TargetSpaceError, match=r"leaves each process with gradients of its own.*Leave out"):
-        process_group(DDPStrategy(**options))
+        process_group(of_processes(2, **options))
+    assert process_group(of_processes(1, **options)) is torch.distributed.group.WORLD
 
 
 def test_gradients_may_be_compressed_on_their_way():
-    assert process_group(DDPStrategy(ddp_comm_hook=fp16_compress_hook)) is torch.distributed.group.WORLD
+    assert process_group(of_processes(2, ddp_comm_hook=fp16_compress_hook)) is torch.distributed.group.WORLD
 
 
 @pytest.mark.parametrize("cls", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])

@@ -64,6 +64,7 @@ class Beginning:
         cascade.partition.reset(cascade.layers)
         cascade.solution.release()
         cascade.untangling.forget()
+        cascade.outside.pending = None
         generator = torch.Generator().manual_seed(batch.seed)
         constant = not self._config.cascade_gradient
         run = ReferencePass(batch, cascade.layers, constant=constant).with_fastest_layout()
@@ -154,6 +155,7 @@ class Beginning:
         cascade.untangling.forget()
         self._restore_period(state)
         cascade.solution.drop()
+        cascade.trained.load_state_dict(state)
         cascade.outside.write(state.get("held", {}))
         cascade.trained.hold(state.get("held", {}))
         cascade.outside.pending = state.get("written")

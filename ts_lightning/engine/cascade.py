@@ -185,6 +185,7 @@ class Cascade:
 
     def _pull(self, keep: bool) -> None:
         self.pulled.check()
+        self.trained.settle()
         solution = self.solution
         self.checked = True
         self.outside.before_pullback(own_loop=not keep)

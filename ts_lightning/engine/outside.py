@@ -57,6 +57,8 @@ class Outside:
         Where it was also something else that the solve was made from, the other layers' weights stand beside them,
         since another solve would not give these.
         """
+        if self.pending is not None:
+            return dict(self.pending)
         modules = set(self.modules())
         others = self._solution.exists and not all(isinstance(p, Target) for p in self._solution.changed())
         return {
@@ -64,6 +66,12 @@ class Outside:
             "solved": copies_of(layer for layer in self._layers if others and layer.module_name not in modules),
             "others": others,
         }
+
+    def release(self) -> None:
+        """Keep what was written for behind the next solve."""
+        if self._solution.exists:
+            state = self.state_dict()
+            self.pending = state if state["weights"] or state["others"] else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let what :meth:`state_dict` gave be written, behind a solve as it was."""

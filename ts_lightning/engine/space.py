@@ -229,6 +229,7 @@ class TargetSpace:
 
     def release(self) -> None:
         """Free the graph of the last solve, and let go of the weights until the next :meth:`solve`."""
+        self.cascade.outside.release()
         self.cascade.solution.release()
 
     def project(self) -> None:

@@ -65,6 +65,7 @@ class Stepping:
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
         cascade = self._cascade
+        cascade.trained.settle()
         if not cascade.solution.exists:
             cascade.solve()
         elif cascade.solution.changed() and not cascade.solution.overwritten():

@@ -43,12 +43,13 @@ class Trained:
         self.others = [p for p in others if p.requires_grad]
         self._frozen = [p for p in others if not p.requires_grad]
         self._thawed: list[nn.Parameter] = []  # of the frozen ones, trained since
-        self._given = False  # whether ``held`` is what a state says
+        self._given = False  # whether ``held`` is what a state says for the next solve
+        self._waiting = False  # whether what is frozen is what a state says, and the user's hooks are yet to run
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every target, then every parameter of the model that is not solved, but for those that were always frozen."""
         yield from self.targets.values()
-        if any(p.requires_grad for p in self._frozen):
+        if not self._waiting and any(p.requires_grad for p in self._frozen):
             self._thaw()
         yield from self.others
 
@@ -93,12 +94,12 @@ class Trained:
     def alone(self) -> Iterator[None]:
         """Let a graph be built from all that is trained, also from what a toggled-off optimizer has frozen; and alone.
 
-        Held layers are frozen in it, also where a state says so and the user's hooks are yet to freeze them: PyTorch
+        What is frozen is frozen in it, also where a state says so and the user's hooks are yet to freeze it: PyTorch
         may compute a product in another way where gradients are wanted.
         """
         frozen = [p for p in self.parameters() if not p.requires_grad]
-        held = [layer for layer in self._layers if layer.name in self.held]
-        going = [p for layer in held for p in layer.parameters if p.requires_grad]
+        held = [p for layer in self._layers if layer.name in self.held for p in layer.parameters]
+        going = [p for p in (*held, *self._frozen) if p.requires_grad]
         _set_trained(frozen, True)
         _set_trained(going, False)
         try:
@@ -109,13 +110,18 @@ class Trained:
 
     def hold(self, names: Collection[str]) -> None:
         """Hold these layers in the next solve, whatever is frozen by then."""
-        self.held, self._given = set(names), True
+        self.held, self._given, self._waiting = set(names), True, True
+
+    def settle(self) -> None:
+        """Go by what is frozen from here on, since the user's hooks have run."""
+        self._waiting = False
 
     def newly_held(self) -> tuple[set[str], set[str]]:
         """The layers frozen by the user since the last call, all of a module together; and those that thawed."""
         if self._given:
             self._given = False
             return set(), set()
+        self.settle()
         if not self.held and all(p.requires_grad for p in self._solved):
             return set(), set()  # in microseconds, since every step asks twice
         frozen = {

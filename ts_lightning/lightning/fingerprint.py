@@ -43,18 +43,19 @@ def differing(model: nn.Module, written: Mapping[str, Mapping[str, str]]) -> lis
     return [name for name, numbers in written.items() if name not in found or not _same(found[name], numbers)]
 
 
-def written_since(space: TargetSpace, end: Mapping[str, Any]) -> dict[str, Any]:
+def written_since(space: TargetSpace, end: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """What was written to solved weights behind the last solve of a fit that has ended, as a state says it.
 
     Args:
         space: the fit's, which was released.
-        end: the "weights", their fingerprints, and what was "written" by then.
+        end: the fingerprints of the weights by then.
     """
+    written = space.cascade.outside.state_dict()
     parameters = {plain_name(name): parameter for name, parameter in space.model.named_parameters()}
-    changed = {id(parameters[name]) for name in differing(space.model, end["weights"]) if name in parameters}
-    written = {layer.name for layer in space.layers if any(id(p) in changed for p in layer.parameters)}
-    written.update(end["written"]["weights"])
-    return {**end["written"], "weights": copies_of(layer for layer in space.layers if layer.name in written)}
+    changed = {id(parameters[name]) for name in differing(space.model, end) if name in parameters}
+    names = {layer.name for layer in space.layers if any(id(p) in changed for p in layer.parameters)}
+    names.update(written["weights"])
+    return {**written, "weights": copies_of(layer for layer in space.layers if layer.name in names)}
 
 
 def fingerprint(tensor: Tensor) -> str:

@@ -59,7 +59,7 @@ class Session:
         self._hook: SolveHook | None = None
         self._covered: list[tuple[Any, str]] = []
         self._begun = False  # for as long as a fit goes on
-        self._left: dict[str, Any] = {}  # what a state says of the weights at the end of the last fit
+        self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
 
     @property
     def trainer(self) -> Trainer:
@@ -170,7 +170,7 @@ class Session:
             return
         if restored is None and last is not None:
             same = replace(last.config, cuda_graphs=settings.cuda_graphs, until=settings.until) == settings
-            more = {**self._left, "drawn": {}, "epoch": self.construction.epoch}
+            more = {"weights": self._left, "drawn": {}, "epoch": self.construction.epoch}
             entry = {**last.state_dict(), **more} if same else None
             own = [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
             restored = Restored(entry, own, same_module=True)
@@ -273,8 +273,7 @@ class Session:
         """Leave the fit, also one that failed; the weights hold the solved values."""
         teardown = self._own(self.trainer.strategy, "teardown")
         if self._hook is not None and self.module.target_space_engine is not None:
-            space = self.module.target_space_engine
-            self._left = {"weights": fingerprints(space), "written": space.cascade.outside.state_dict()}
+            self._left = fingerprints(self.module.target_space_engine)
             self.construction.forget()
             self._hook.detach()
         failure = None if self._hook is None else self._hook.unseen_failure()

@@ -109,8 +109,9 @@ def process_group(strategy: Strategy) -> ProcessGroup | None:
             f"'target_space_ddp', which share the reference batch between the processes."
         )
     if isinstance(strategy, DDPStrategy):
-        hook = strategy._ddp_comm_hook
-        if isinstance(strategy._ddp_comm_state, PostLocalSGDState) or hook in (post_localSGD_hook, noop_hook):
+        state, hook = strategy._ddp_comm_state, strategy._ddp_comm_hook
+        apart = isinstance(state, PostLocalSGDState) or hook in (post_localSGD_hook, noop_hook)
+        if apart and strategy.world_size > 1:
             raise TargetSpaceError(
                 "DDPStrategy was given a hook that leaves each process with gradients of its own, as local SGD does "
                 "between two averages of the models. The processes have targets of different samples, which nothing "
