@@ -68,10 +68,10 @@ class Outside:
         }
 
     def release(self) -> None:
-        """Keep what was written for behind the next solve."""
+        """Keep the weights that were written for behind the next solve, which takes everything else as it is."""
         if self._solution.exists:
-            state = self.state_dict()
-            self.pending = state if state["weights"] or state["others"] else None
+            weights = self.state_dict()["weights"]
+            self.pending = {"weights": weights, "solved": {}, "others": False} if weights else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let what :meth:`state_dict` gave be written, behind a solve as it was."""

@@ -278,9 +278,7 @@ class TargetSpace:
         """Take another reference batch, and targets that reproduce the present weights on it as far as they can.
 
         The targets keep their Parameters, so that optimizers go on with them; moments of theirs should start anew.
-
-        Returns:
-            The largest change of any of the model's outputs on the new reference batch.
+        Returns the largest change of any of the model's outputs on the new reference batch.
         """
         return self._beginning.refresh(self._batch(reference, None, self.cascade.device))
 
