@@ -153,6 +153,18 @@ def test_what_thaws_into_weight_space_is_said():
         fit(model, max_epochs=3, callbacks=[BackboneFinetuning(1)])
 
 
+def test_what_thaws_is_said_by_its_name_ahead_of_compiling():
+    class Thawing(Lit):
+        def on_train_epoch_start(self):
+            self.net[2].requires_grad_(self.current_epoch == 1)
+
+    model = build(Thawing)
+    model.net[2] = torch.compile(model.net[2], backend="eager")
+    model.net[2].requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"Trained from here on, in weight space: net\.2\.weight\."):
+        fit(model)
+
+
 WRITES = {
     "in place": lambda p: p.clamp_(-0.3, 0.3),
     "data": lambda p: p.data.clamp_(-0.3, 0.3),

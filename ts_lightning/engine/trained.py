@@ -83,7 +83,7 @@ class Trained:
         self._frozen = [p for p in self._frozen if not p.requires_grad]
         ids = {id(p) for p in thawed if p.dim() > 1}  # norms and biases are no news
         if ids:
-            names = [name for name, p in self._model.named_parameters() if id(p) in ids]
+            names = [plain_name(name) for name, p in self._model.named_parameters() if id(p) in ids]
             warnings.warn(
                 f"Trained from here on, in weight space: {', '.join(names)}. They were frozen when the targets were "
                 f"made, at the start of the fit. To solve these layers, start another fit with them thawed.",
