@@ -1,8 +1,9 @@
 """What of a model is trained beside its targets, and what the user has frozen for a while or for good.
 
-Freezing is read off ``requires_grad`` at every solve. A layer whose weights the user froze is *held*: it keeps them and
-runs with them in the reference pass. Where an optimizer is toggled off, as Lightning does, its targets are frozen with
-their weights, and their layers are solved as before.
+Freezing is read off ``requires_grad`` at every solve and pull-back. A layer whose weights the user froze is *held*: it
+keeps them and runs with them in the reference pass. Where an optimizer is toggled off, as Lightning does, its targets
+are frozen with their weights, and their layers are solved as before. Where training goes on from a state, what it says
+holds until the user's hooks have run.
 """
 
 from __future__ import annotations

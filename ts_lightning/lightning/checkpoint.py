@@ -1,10 +1,11 @@
 """What a Lightning checkpoint holds of target space, and what a fit goes on from.
 
 The ``state_dict`` of a checkpoint is the ordinary one of weights. Under the key ``target_space`` stand the targets, the
-sampled rows, the reference batch and fingerprints of the solved weights, all of them whole, however many processes
-wrote them, in tensors and built-in types. ``optimizer_states`` have the numbering of weight space and the options of
-the parameter groups, as learning rates that a scheduler has changed: a class without the mixin resumes from them, with
-fresh moments. The moments of what target space trains stand in each of these states under the same key, by name.
+sampled rows, the reference batch, fingerprints of the solved weights, and the weights of layers that are held or were
+written from outside, all of them whole, however many processes wrote them, in tensors and built-in types.
+``optimizer_states`` have the numbering of weight space and the options of the parameter groups, as learning rates that
+a scheduler has changed: a class without the mixin resumes from them, with fresh moments. The moments of what target
+space trains stand in each of these states under the same key, by name.
 """
 
 from __future__ import annotations

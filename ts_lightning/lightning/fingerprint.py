@@ -1,4 +1,4 @@
-"""Fingerprints of solved weights: whether a checkpoint's weights are still those that its targets were solved to.
+"""Fingerprints of solved weights: whether a checkpoint's weights are still those that it was written with.
 
 Solved again from the targets, weights may differ by rounding on another device or with another number of processes. So
 the weights that are found are compared with what was written and not with a solution, and to the last bit.
