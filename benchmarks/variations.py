@@ -34,7 +34,7 @@ from benchmarks.pages import fill, markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.handed_over import HandedOver
-from benchmarks.peers.once import train_once
+from benchmarks.peers.once import ends, train_once
 from benchmarks.peers.results import Results
 from benchmarks.peers.target import target_space
 from benchmarks.peers.workload import Data, Workload
@@ -185,15 +185,13 @@ def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: S
 
 def page() -> None:
     """The table: the default's test metric in per cent, and by how many points each variation ends above it."""
-    ends: dict[tuple[str, str], list[float]] = {}
-    for line in RESULTS.lines:
-        ends.setdefault((line["workload"], line["variation"]), []).append(100 * line["test"][-1])
-    means = {key: statistics.fmean(values) for key, values in ends.items() if len(values) == len(SEEDS)}
     rows = []
     for name in CHOSEN:
-        others = [means[name, other] - means[name, "default"] for other in VARIATIONS if other != "default"]
+        found = {one: ends(RESULTS, workload=name, variation=one) for one in VARIATIONS}
+        means = {one: statistics.fmean(100 * end for end in values) for one, values in found.items()}
+        others = [mean - means["default"] for one, mean in means.items() if one != "default"]
         gains = [f"{round(gain, 1) + 0.0:+.1f}" for gain in others]  # no -0.0
-        rows.append([WORKLOADS[name].title, f"{means[name, 'default']:.1f}", *gains])
+        rows.append([WORKLOADS[name].title, f"{means['default']:.1f}", *gains])
     fill(ROOT / "docs" / "evidence.md", {"variations": markdown(["workload", *VARIATIONS], rows)})
 
 

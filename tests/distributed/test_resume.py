@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing import ProcessExitedException
 
+from tests.support.changes import Change
 from tests.support.fits import assert_equal
 from tests.support.kills import newest, train
 from tests.support.processes import end, run
@@ -25,7 +26,7 @@ def training(folder, shard=True, ckpt_path=None, optimizer="adam", change=None):
     # at 0.02 a training of twelve steps magnifies rounding a thousandfold, at 0.005 it hardly does
     options = {"batch_norm": False, "dtype": torch.float64, "lr": 0.005, "optimizer": optimizer}
     model = build(Changed, seed=3 if ckpt_path else 0, **options)
-    vars(model).update(change or {})
+    model.change = change or Change()
     # 25 samples: no number of ranks divides them
     model.target_space = TargetSpaceConfig(reference=ReferenceConfig(size=25, rows=CONFIG.reference.rows, shard=shard))
     strategy = "ddp_find_unused_parameters_true" if change else "ddp"
@@ -75,7 +76,7 @@ def test_a_checkpoint_goes_on_in_any_number_of_ranks(step, before, after, whole,
 
 @pytest.mark.filterwarnings("ignore:The weights of .* were changed between two optimizer steps")
 def test_a_checkpoint_goes_on_behind_frozen_and_written_layers(tmp_path):
-    change = {"frozen": ("mix",), "within": range(3, 8), "written": ("head.1",), "behind": (4, 5)}
+    change = Change(("mix",), range(3, 8), ("head.1",), (4, 5))
     expected = run(training, tmp_path / "before", ranks=2, change=change)[0]
     for step, after in ((5, 2), (6, 2), (6, 1), (8, 2)):
         file = tmp_path / "before" / f"step={step}.ckpt"

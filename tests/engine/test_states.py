@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.support.changes import Change
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
 
 STEPS = 8
@@ -28,30 +29,13 @@ class Encoder(nn.Module):
         return self.head(self.last(torch.tanh(functional.linear(x[:, -1], self.weight))))
 
 
-class Change:
-    """Parameters that are frozen within some steps, and weights that are written behind some."""
-
-    def __init__(self, frozen=(), within=(), written=(), behind=()):
-        self.frozen, self.within, self.written, self.behind = frozen, within, written, behind
-
-    def before(self, model, step):
-        for name, parameter in model.named_parameters():
-            if name.startswith(self.frozen):
-                parameter.requires_grad_(step not in self.within)
-
-    @torch.no_grad()
-    def after(self, model, step):
-        for name, parameter in model.named_parameters():
-            if step in self.behind and name.startswith(self.written):
-                parameter.clamp_(-0.1, 0.1)
-
-
 CHANGES = {
     "recurrent": Change(("rnn",), range(2, 5)),
     "a part of the recurrent": Change(("rnn.weight_hh_l0",), range(2, 5)),
     "a projection": Change(("attention.in_proj",), range(2, 5)),
     "a function's weight": Change(("weight",), range(2, 5)),
     "the last": Change(("head",), range(2, STEPS)),
+    "all that is solved": Change(("rnn", "attention", "weight", "head"), range(2, 5)),
     "a norm": Change(("norm",), range(2, 5)),
     "written": Change(written=("rnn", "weight"), behind=(2, 3)),
     "a norm written": Change(written=("norm",), behind=(2, 3)),

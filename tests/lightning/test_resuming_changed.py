@@ -6,35 +6,34 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 
+from tests.support.changes import Change
 from tests.support.fits import assert_equal
 from tests.support.resuming import CONFIG, Changed, Text, build, every_step, everything, fit
 
 CHANGES = {
-    "table and norms written": {"written": ("embedding", "conv.1", "head.2"), "behind": range(99)},
-    "frozen": {"frozen": ("mix",), "within": range(4, 99)},
-    "frozen for a while": {"frozen": ("conv.0",), "within": range(4, 8)},
-    "frozen in part": {"frozen": ("head.1.bias",), "within": range(4, 8)},
-    "frozen for one step": {"frozen": ("mix", "head.1"), "within": (5,)},
-    "all frozen": {"frozen": ("mix", "conv.0", "head.1", "head.4"), "within": (5, 6)},
-    "table and norms frozen": {"frozen": ("embedding", "conv.1", "head.2"), "within": range(4, 8)},
-    "frozen from the start": {"frozen": ("mix",), "within": range(5)},
-    "table and norms frozen from the start": {"frozen": ("embedding", "conv.1", "head.2"), "within": range(5)},
-    "frozen for good": {"frozen": ("mix",), "within": range(99)},
-    "frozen twice": {"frozen": ("conv.0",), "within": (0, 1, 2, 3, 7, 8)},
-    "written": {"written": ("mix.weight",), "behind": range(99)},
-    "written once": {"written": ("head.1", "mix"), "behind": (5,)},
-    "written and frozen": {"written": ("mix",), "behind": (5,), "frozen": ("mix", "head.1"), "within": range(5, 8)},
-    "frozen and written": {"frozen": ("mix",), "within": range(4, 99), "written": ("mix", "head.1"), "behind": (5, 6)},
+    "table and norms written": Change(written=("embedding", "conv.1", "head.2"), behind=range(99)),
+    "frozen": Change(frozen=("mix",), within=range(4, 99)),
+    "frozen for a while": Change(frozen=("conv.0",), within=range(4, 8)),
+    "frozen in part": Change(frozen=("head.1.bias",), within=range(4, 8)),
+    "frozen for one step": Change(frozen=("mix", "head.1"), within=(5,)),
+    "all frozen": Change(frozen=("mix", "conv.0", "head.1", "head.4"), within=(5, 6)),
+    "table and norms frozen": Change(frozen=("embedding", "conv.1", "head.2"), within=range(4, 8)),
+    "frozen from the start": Change(frozen=("mix",), within=range(5)),
+    "table and norms frozen from the start": Change(frozen=("embedding", "conv.1", "head.2"), within=range(5)),
+    "frozen for good": Change(frozen=("mix",), within=range(99)),
+    "frozen twice": Change(frozen=("conv.0",), within=(0, 1, 2, 3, 7, 8)),
+    "written": Change(written=("mix.weight",), behind=range(99)),
+    "written once": Change(written=("head.1", "mix"), behind=(5,)),
+    "written and frozen": Change(written=("mix",), behind=(5,), frozen=("mix", "head.1"), within=range(5, 8)),
+    "frozen and written": Change(frozen=("mix",), within=range(4, 99), written=("mix", "head.1"), behind=(5, 6)),
 }
 
 
 def changed(name, untangle, seed=0):
     model = build(Changed, seed=seed, lr=0.005)
     model.target_space = replace(CONFIG, untangle=untangle)
-    for key, value in CHANGES[name].items():
-        setattr(model, key, value)
-    if 0 in model.within:
-        model.on_train_batch_start(None, 0)
+    model.change = CHANGES[name]
+    model.change.before(model, 0)
     return model
 
 
@@ -121,7 +120,7 @@ def test_another_fit_solves_what_thawed_in_the_last_one():
     model = changed("frozen from the start", 1)
     with pytest.warns(UserWarning, match="in weight space: mix"):
         fit(model)
-    model.frozen = ()
+    model.change = Change()
     with pytest.warns(UserWarning, match=r"without targets: mix.* Target space starts from the weights"):
         fit(model)
     assert "mix" in model.target_space_engine.targets

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.support.changes import Change
 from tests.support.fits import trainer
 from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetSpaceMixin
 
@@ -66,23 +67,16 @@ class Text(TargetSpaceMixin, PlainText):
 
 
 class Changed(Text):
-    """Freezes parameters within some steps, and writes to weights behind each of some steps."""
+    """Is changed by its user."""
 
-    frozen, within = (), ()
-    written, behind = (), ()
+    change = Change()
 
     def on_train_batch_start(self, batch, batch_idx):
-        for name, parameter in self.named_parameters():
-            if name.startswith(self.frozen):
-                parameter.requires_grad_(self.global_step not in self.within)
+        self.change.before(self, self.global_step)
 
     def optimizer_step(self, *args, **kwargs):
         super().optimizer_step(*args, **kwargs)
-        if self.global_step in self.behind:
-            with torch.no_grad():
-                for name, parameter in self.named_parameters():
-                    if name.startswith(self.written):
-                        parameter.clamp_(-0.1, 0.1)
+        self.change.after(self, self.global_step)
 
 
 def texts(rows=48):

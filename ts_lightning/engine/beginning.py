@@ -69,18 +69,15 @@ class Beginning:
         constant = not self._config.cascade_gradient
         run = ReferencePass(batch, cascade.layers, constant=constant).with_fastest_layout()
         cascade.reference = run
-        held: Collection[str] = cascade.trained.held
         if state is not None:
-            held = state.get("held", {})
             cascade.trained.load_state_dict(state)
-            cascade.outside.write(state.get("held", {}))
         before = run.outputs() if init == "refresh" else []
-        started = start(run, cascade.layers, self._config, init, state, generator, self._given, held)
+        started = start(run, cascade.layers, self._config, init, state, generator, self._given, cascade.trained.held)
         self._rows = {layer.name: layer.rows.cpu() for layer in cascade.layers if layer.rows is not None}
         self._places = started.places
         cascade.take(started.targets)
         cascade.partition.same(list(cascade.targets.values()))
-        self._solve(state)
+        cascade.solve()
         change = _change(run.outputs(), before) if before else 0.0
         if started.deficient:
             layers = ", ".join(f"'{name}' ({rank} of {columns})" for name, rank, columns in started.deficient)
@@ -94,22 +91,17 @@ class Beginning:
         cascade.take(targets)
         if cascade.partition.shards is not None:
             cascade.untangling.forget()
-            self._solve(state)
+            cascade.solve()
         if state is not None and self._restore_period(state):
-            self._solve(state)
+            cascade.solve()
         if state is not None and "written" in state:
             cascade.outside.load_state_dict(state["written"])
         return change
 
-    def _solve(self, state: Mapping[str, Any] | None) -> None:
-        """Solve, with the layers held that a state says; the user's hooks may be yet to freeze them."""
-        if state is not None:
-            self._cascade.trained.hold(state.get("held", {}))
-        self._cascade.solve()
-
     def refresh(self, batch: ReferenceBatch) -> float:
         """Take another reference batch; the targets keep their Parameters. Returns the largest change of an output."""
         cascade = self._cascade
+        cascade.trained.settle()
         kept = cascade.targets
         change = self.begin(batch, "refresh")
         cascade.solution.drop()
@@ -156,8 +148,6 @@ class Beginning:
         self._restore_period(state)
         cascade.solution.drop()
         cascade.trained.load_state_dict(state)
-        cascade.outside.write(state.get("held", {}))
-        cascade.trained.hold(state.get("held", {}))
         cascade.outside.pending = state.get("written")
 
     def _restore_period(self, state: Mapping[str, Any]) -> bool:

@@ -98,12 +98,11 @@ class Cascade:
             untangling.advance()
             self.solution.make_kept(self._run_kept)
         self._write(self.changed_only)
-        if self.outside.pending is not None:
-            pending, self.outside.pending = self.outside.pending, None
-            self.outside.load_state_dict(pending)
+        self.outside.write_pending()
 
     def adopt(self, modules: Collection[str] | None) -> None:
         """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
+        self.trained.settle()
         self._hold()  # of layers frozen since the last solve, too
         held = self.trained.held
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}

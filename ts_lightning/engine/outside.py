@@ -9,12 +9,9 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.target import Target
-from ts_lightning.engine.trained import copies_of
+from ts_lightning.engine.trained import copies_of, write_copies
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -76,17 +73,16 @@ class Outside:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let what :meth:`state_dict` gave be written, behind a solve as it was."""
         if state["others"]:
-            self.write(state["solved"])
+            write_copies(self._layers, state["solved"])
             self._solution.accept(copied=True)
             self._solution.outdate()
-        self.write(state["weights"])
+        write_copies(self._layers, state["weights"])
 
-    @torch.no_grad()
-    def write(self, weights: Mapping[str, Sequence[Tensor]]) -> None:
-        """Write these weights to the layers of these names, as somebody else would."""
-        for layer in self._layers:
-            for parameter, value in zip(layer.parameters, weights.get(layer.name, ()), strict=False):
-                parameter.copy_(value)
+    def write_pending(self) -> None:
+        """Write, behind a solve, what is pending."""
+        if self.pending is not None:
+            state, self.pending = self.pending, None
+            self.load_state_dict(state)
 
     def before_solve(self) -> bool:
         """In a loop of one's own: solve around what was written, if anything was; whether it was.

@@ -180,7 +180,9 @@ class TargetSpace:
                 f"The model has other parameters than its targets were made for ({changed}). Make another TargetSpace "
                 f"of it, with init='weights' to go on from its weights, and another optimizer."
             )
-        if not self.cascade.solution.exists:
+        if self.cascade.solution.exists:
+            self.cascade.trained.settle()
+        else:
             check_alone(self.model, self.layers)  # released, since which another may have been made
         if not self.cascade.outside.before_solve():
             self.cascade.solve()

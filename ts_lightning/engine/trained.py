@@ -9,10 +9,11 @@ holds until the user's hooks have run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.names import plain_name
@@ -44,7 +45,6 @@ class Trained:
         self.others = [p for p in others if p.requires_grad]
         self._frozen = [p for p in others if not p.requires_grad]
         self._thawed: list[nn.Parameter] = []  # of the frozen ones, trained since
-        self._given = False  # whether ``held`` is what a state says for the next solve
         self._waiting = False  # whether what is frozen is what a state says, and the user's hooks are yet to run
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -61,10 +61,8 @@ class Trained:
     def read(self) -> Iterator[nn.Parameter]:
         """All that a solve depends on: what is trained, and the weights of held layers."""
         yield from self.parameters()
-        if self.held:
-            for layer in self._layers:
-                if layer.name in self.held:
-                    yield from layer.parameters
+        for layer in self._holding():
+            yield from layer.parameters
 
     def changing(self) -> Iterator[Tensor]:
         """All that optimizers, solves and forwards in training mode may write to."""
@@ -98,20 +96,10 @@ class Trained:
         What is frozen is frozen in it, also where a state says so and the user's hooks are yet to freeze it: PyTorch
         may compute a product in another way where gradients are wanted.
         """
-        frozen = [p for p in self.parameters() if not p.requires_grad]
-        held = [p for layer in self._layers if layer.name in self.held for p in layer.parameters]
-        going = [p for p in (*held, *self._frozen) if p.requires_grad]
-        _set_trained(frozen, True)
-        _set_trained(going, False)
-        try:
+        trained = [(p, True) for p in self.parameters()]
+        held = [p for layer in self._holding() for p in layer.parameters]
+        with _flagged(trained + [(p, False) for p in (*held, *self._frozen)]):
             yield
-        finally:
-            _set_trained(frozen, False)
-            _set_trained(going, True)
-
-    def hold(self, names: Collection[str]) -> None:
-        """Hold these layers in the next solve, whatever is frozen by then."""
-        self.held, self._given, self._waiting = set(names), True, True
 
     def settle(self) -> None:
         """Go by what is frozen from here on, since the user's hooks have run."""
@@ -119,10 +107,8 @@ class Trained:
 
     def newly_held(self) -> tuple[set[str], set[str]]:
         """The layers frozen by the user since the last call, all of a module together; and those that thawed."""
-        if self._given:
-            self._given = False
+        if self._waiting:
             return set(), set()
-        self.settle()
         if not self.held and all(p.requires_grad for p in self._solved):
             return set(), set()  # in microseconds, since every step asks twice
         frozen = {
@@ -152,13 +138,19 @@ class Trained:
         """
         names = {id(p): plain_name(name) for name, p in self._model.named_parameters()}
         return {
-            "held": copies_of(layer for layer in self._layers if layer.name in self.held),
+            "held": copies_of(self._holding()),
             "frozen": [names[id(p)] for p in self._frozen if id(p) in names],
             "thawed": [names[id(p)] for p in self._thawed if id(p) in names],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Train in weight space what was trained there when :meth:`state_dict` was called, frozen or not."""
+        """Hold the layers, and train in weight space the parameters, that :meth:`state_dict` says, frozen or not.
+
+        That is so until :meth:`settle` is called.
+        """
+        held = state.get("held", {})
+        self.held, self._waiting = set(held), True
+        write_copies(self._layers, held)
         if "frozen" not in state:  # written by an earlier version
             return
         solved = set(map(id, self._solved))
@@ -168,15 +160,22 @@ class Trained:
         # in the order in which optimizers had them
         self.others = [p for name, p in rest.items() if name not in {*frozen, *thawed}] + self._thawed
 
-
-def _set_trained(parameters: Iterable[nn.Parameter], trained: bool) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(trained)
+    def _holding(self) -> list[TargetLayer]:
+        """The layers that are held."""
+        return [layer for layer in self._layers if layer.name in self.held] if self.held else []
 
 
 def copies_of(layers: Iterable[TargetLayer]) -> dict[str, list[Tensor]]:
     """Copies of the layers' parameters, by layer name."""
     return {layer.name: [parameter.detach().clone() for parameter in layer.parameters] for layer in layers}
+
+
+@torch.no_grad()
+def write_copies(layers: Iterable[TargetLayer], copies: Mapping[str, Sequence[Tensor]]) -> None:
+    """Write what :func:`copies_of` gave to the layers that it names."""
+    for layer in layers:
+        for parameter, value in zip(layer.parameters, copies.get(layer.name, ()), strict=False):
+            parameter.copy_(value)
 
 
 @contextmanager
@@ -186,11 +185,18 @@ def as_when_made(model: nn.Module, state: Mapping[str, Any] | None) -> Iterator[
         yield
         return
     frozen = {*state["frozen"], *state["thawed"]}
-    present = [(p, p.requires_grad) for p in model.parameters()]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(plain_name(name) not in frozen)
+    with _flagged([(p, plain_name(name) not in frozen) for name, p in model.named_parameters()]):
+        yield
+
+
+@contextmanager
+def _flagged(flags: Sequence[tuple[nn.Parameter, bool]]) -> Iterator[None]:
+    """Train parameters, or freeze them, while it is entered."""
+    changed = [(parameter, trained) for parameter, trained in flags if parameter.requires_grad != trained]
+    for parameter, trained in changed:
+        parameter.requires_grad_(trained)
     try:
         yield
     finally:
-        for parameter, trained in present:
-            parameter.requires_grad_(trained)
+        for parameter, trained in changed:
+            parameter.requires_grad_(not trained)
