@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ts_lightning.ridge.cholesky import Cholesky
+from ts_lightning.ridge.cholesky import Cholesky, stack
 from ts_lightning.ridge.factor import unscaled
 from ts_lightning.ridge.precision import cast
 
@@ -168,7 +168,7 @@ class PrimalMap(FactoredMap):
     @classmethod
     def stacked(cls, maps: Sequence[FactoredMap]) -> PrimalMap:
         """One map."""
-        return cls(Matrix(_stack([one.matrix for one in maps])), _factor(maps))
+        return cls(Matrix(stack([one.matrix for one in maps])), Cholesky.stacked([one.cholesky for one in maps]))
 
     def explicit(self) -> ExplicitMap:
         """By the factor."""
@@ -221,8 +221,9 @@ class DualMap(FactoredMap):
     def stacked(cls, maps: Sequence[FactoredMap]) -> DualMap:
         """One map."""
         duals = [one for one in maps if isinstance(one, DualMap)]
-        s2 = None if duals[0]._s2 is None else _stack([one._s2 for one in duals])
-        return cls(_stack([one.matrix for one in duals]), _factor(maps), s2, duals[0]._own)
+        s2 = None if duals[0]._s2 is None else stack([one._s2 for one in duals])
+        factor = Cholesky.stacked([one.cholesky for one in duals])
+        return cls(stack([one.matrix for one in duals]), factor, s2, duals[0]._own)
 
     def settled(self, outputs: int, times: int) -> KeptMap:
         """P', too, where it would be made again and again."""
@@ -250,13 +251,3 @@ class DualMap(FactoredMap):
 def _into(out: Tensor | None, w: Tensor) -> Tensor:
     """W, in the memory that there is for W'."""
     return w if out is None else out.copy_(w.mT).mT
-
-
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
-    """One batch; of a single one a view."""
-    every = [tensor for tensor in tensors if tensor is not None]
-    return every[0].unsqueeze(0) if len(every) == 1 else torch.stack(every)
-
-
-def _factor(maps: Sequence[FactoredMap]) -> Cholesky:
-    return Cholesky(_stack([one.cholesky.lower for one in maps]))
