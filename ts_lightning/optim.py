@@ -24,7 +24,7 @@ from ts_lightning.engine.target import Target
 from ts_lightning.errors import SettingError, TargetSpaceError, expect
 
 #: options of Adam that a parameter group may ask for, and that would be without effect here
-_WITHOUT = ("amsgrad", "maximize", "differentiable")
+_WITHOUT = ("amsgrad", "maximize", "differentiable", "fused", "capturable")
 
 
 class TargetAdam(Optimizer):

@@ -208,7 +208,7 @@ def test_settings_out_of_range_are_refused(options, what):
         TargetAdam([{"params": [Target(torch.zeros(2))], **options}])
 
 
-@pytest.mark.parametrize("option", ["amsgrad", "maximize", "differentiable"])
+@pytest.mark.parametrize("option", ["amsgrad", "maximize", "differentiable", "fused", "capturable"])
 def test_options_that_only_adam_has_are_refused(option):
     with pytest.raises(SettingError, match=f"TargetAdam has no {option}: found True in a parameter group"):
         TargetAdam([{"params": [Target(torch.zeros(2))], option: True, "name": "head"}])

@@ -25,6 +25,7 @@ from ts_lightning.engine.rest import name_the_rest
 from ts_lightning.engine.selection import Left, Selection, select_layers
 from ts_lightning.engine.start import empty
 from ts_lightning.engine.trained import as_when_made
+from ts_lightning.engine.uses import Uses
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
@@ -37,6 +38,7 @@ class Survey:
         layers: to look at.
         config: the settings.
         generator: for random weights; None for the layers' own.
+        uses: sees all uses of layers.
 
     Attributes:
         places: of each layer's first use, by its name.
@@ -45,12 +47,16 @@ class Survey:
     """
 
     def __init__(
-        self, layers: Sequence[TargetLayer], config: TargetSpaceConfig, generator: torch.Generator | None = None
+        self,
+        layers: Sequence[TargetLayer],
+        config: TargetSpaceConfig,
+        generator: torch.Generator | None = None,
+        uses: Uses | None = None,
     ) -> None:
         self.places: dict[str, torch.Size] = {}
         self.uses: dict[str, int] = {}
         self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
-        self._layers, self._config, self._generator = layers, config, generator
+        self._layers, self._config, self._generator, self._seen = layers, config, generator, uses
 
     @torch.enable_grad()  # as in a solve, so that it shows where forward switches gradients off
     def make(self, batch: ReferenceBatch, watch: Watch) -> Survey:
@@ -67,6 +73,8 @@ class Survey:
         values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
         if first and why is None:
             self._bind(layer, x)
+        if self._seen is not None and layer.name not in self.refusals:
+            self._seen.see(layer, x)
         passed = layer.produce(x, values)
         if calls.differentiated and any(bool(t.isnan().any()) for t in tensors_in(passed)):
             self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
@@ -128,15 +136,15 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
         found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
         first = Survey(found.layers, config).make(batch, Watch(()))
-    second = first
+    second, uses = first, Uses([name for name, count in first.uses.items() if count > 1])
     if probe:
         try:
-            second = Survey(found.layers, config, torch.Generator().manual_seed(0)).make(batch, Watch(()))
+            second = Survey(found.layers, config, torch.Generator().manual_seed(0), uses).make(batch, Watch(()))
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             second = first
     for layer in list(found.layers):
         layer.uses = first.uses.get(layer.name, 1)
-        why = _why(layer, first, second)
+        why = _why(layer, first, second) or uses.why(layer)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)
     return watch

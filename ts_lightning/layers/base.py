@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, Size, StepUnit
-from ts_lightning.layers.rows import sample_dimension, share_rows
+from ts_lightning.layers.rows import feature_varies, sample_dimension, share_rows
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.repeated import Repeated
 from ts_lightning.ridge.system import RidgeSolver
@@ -184,9 +184,13 @@ class TargetLayer(ABC):
         assert self.anchor is not None, f"layer '{self.name}' has no anchor"
         return self.achieved(x, self.anchor)
 
+    def features(self, x: Any) -> list[Tensor]:
+        """What the weights multiply, each (..., features), as far as the input tells; empty where unknown."""
+        return []
+
     def varies(self, x: Any) -> bool:
-        """Whether an input has a feature that is not the same everywhere, so that weights can be solved from it."""
-        return True
+        """Whether every input has a feature that is not the same everywhere, so that weights can be solved from it."""
+        return all(map(feature_varies, self.features(x)))
 
     def shard(self, x: Any, shards: Shards) -> tuple[Binding, Cut]:
         """The binding to this process's share of the rows that the layer is bound to; changes nothing about the layer.

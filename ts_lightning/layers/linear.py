@@ -15,7 +15,7 @@ from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.base import has_methods
 from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.reproduce import reproduce_matrix
-from ts_lightning.layers.rows import feature_varies, sample_rows, sequence_ridge, sequence_rows
+from ts_lightning.layers.rows import sample_rows, sequence_ridge, sequence_rows
 from ts_lightning.ridge.dense import solve_dense
 from ts_lightning.ridge.solve import solve, solve_apply
 
@@ -115,9 +115,9 @@ class LinearTargets(AffineLayer):
         z0 = a @ self.unpack(self.anchor).to(a.dtype)
         return z0.view(self.binding.shape)
 
-    def varies(self, x: Tensor) -> bool:
-        """Whether an input has a feature that is not the same in all rows."""
-        return feature_varies(x)
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The input."""
+        return [x]
 
     def kept_targets(self, targets: Tensor) -> list[Tensor]:
         """T (N, out)."""

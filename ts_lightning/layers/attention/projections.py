@@ -162,9 +162,9 @@ class InProjection(TargetLayer):
         """One system for each input."""
         return [size for part in self._parts for size in part.sizes()]
 
-    def varies(self, x: Sources) -> bool:
-        """Whether every input has a feature that is not the same in all rows."""
-        return all(layer.varies(tensor) for layer, tensor in zip(self._parts, x.tensors, strict=True))
+    def features(self, x: Sources) -> list[Tensor]:
+        """The inputs, those that are one once."""
+        return list(x.tensors)
 
     def shard(self, x: Sources, shards: Shards) -> tuple[AttentionBinding, Cut]:
         """The binding to this process's share of every input's rows."""

@@ -22,7 +22,7 @@ from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.conv.operator import ConvSolve
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
-from ts_lightning.layers.rows import feature_varies, sample_rows
+from ts_lightning.layers.rows import sample_rows
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
 
@@ -168,9 +168,9 @@ class ConvTargets(AffineLayer):
         (size,), groups = super().sizes(), self.geometry.groups
         return [size._replace(groups=groups, outputs=self.width // groups)]
 
-    def varies(self, x: Tensor) -> bool:
-        """Whether an input has a channel that is not the same everywhere."""
-        return feature_varies(x.movedim(1, -1))
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The channels at every position."""
+        return [x.movedim(1, -1)]
 
     def kept_targets(self, targets: Tensor) -> list[Tensor]:
         """(groups, rows, out / groups), or as they are where A is an operator."""

@@ -226,6 +226,11 @@ class RecurrentLayer(TargetLayer):
         columns, gates = range(self.columns), range(self.gates * self.hidden)
         return [Size(1, places, rows, len(columns[inputs]), len(gates[outputs])) for inputs, outputs in self.blocks]
 
+    def features(self, x: Sequences) -> list[Tensor]:
+        """The sequences; the states, too, where there is one step, whose only states are the initial ones."""
+        alone = len(x.layout.steps(x.data)) == 1
+        return [x.data, x.initial[0]] if alone else [x.data]
+
     def varies(self, x: Sequences) -> bool:
         """Whether a feature of the sequences is not the same at all steps; the states are left aside."""
         return feature_varies(x.data)
