@@ -73,6 +73,7 @@ def substitute(
     check_own(optimizer, weights.values())
     replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
     solved: list[nn.Parameter] = []
+    _say_other_rates(optimizer, layers)
     for each in everyone:
         for group in each.param_groups:
             solved += [p for p in group["params"] if id(p) in weights]
@@ -82,6 +83,20 @@ def substitute(
     optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
     names = {id(parameter): layer.module_name for layer in layers for parameter in layer.parameters}
     optimizer.__dict__["add_param_group"] = partial(_add_param_group, optimizer.add_param_group, names)
+
+
+def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> None:
+    """Name the layers of whose parameters some have another learning rate than the one that gives its place away."""
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups if "lr" in group for p in group["params"]}
+    given = {layer.name: [rates[id(p)] for p in layer.parameters if id(p) in rates] for layer in layers}
+    odd = [name for name, found in given.items() if len(set(found)) > 1]
+    if odd:
+        warnings.warn(
+            f"Parameters of {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''} have several learning rates. "
+            f"Targets set all parameters of a layer together, at the rate of its first one; the other rates are "
+            f"without effect.",
+            stacklevel=4,
+        )
 
 
 def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.engine.given import GivenGradients, stored
+from ts_lightning.engine.signature import Signature
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -35,18 +37,22 @@ class Pulled:
     Attributes:
         settled: whether an optimizer is at work with the gradients as they are, so that reading one pulls nothing.
         several: whether several optimizers step, so that behind one's step there is time to change the others'.
+        hears: whether every backward pass is announced by :meth:`arrive`.
+        weights_of: the weights that are solved from a target, by its id.
     """
 
     def __init__(self, layers: Sequence[TargetLayer], pull: Callable[[], object]) -> None:
-        self.settled = self.several = False
+        self.settled = self.several = self.hears = False
+        self.weights_of: dict[int, Sequence[nn.Parameter]] = {}
+        self._given = GivenGradients()
         self._weights = [p for layer in layers for p in layer.parameters]
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
-        self._signature: list[float] | None = None  # of these, where there is time to change them before a step
+        self._signature = Signature(self._weights)  # where there is time to change them before a step
         self._stepped: dict[int, list[nn.Parameter]] = {}  # weights by whose targets' optimizer has made a step
         self._spent: dict[int, list[nn.Parameter]] = {}  # those behind which there was a backward pass
         self._round = 0  # clearings of the weights' gradients
-        self._said_piled = False
+        self._said_piled = self._said_changed = False
 
     def pull_pending(self, *, stepping: bool = False) -> bool:
         """Pull back if a gradient arrived, changed or went; whether it did.
@@ -57,26 +63,19 @@ class Pulled:
         """
         if self.settled:
             return False
-        changed = stepping and self._signature is not None and self._signature != self._sign()
-        if not changed and not self.pending():
+        if not (stepping and self._signature.changed()) and not self.pending():
             return False
         self.settled = True  # while the pull-back itself reads gradients
         try:
             self._pull()
         finally:
             self.settled = False
-        self._signature = None if stepping and not self.several else self._sign()
+        if stepping and not self.several:
+            self._signature.drop()
+        else:
+            self._signature.take()
+            self._given.measure()
         return True
-
-    def _sign(self) -> list[float]:
-        """Two numbers for each gradient on the weights, which change with it."""
-        gradients = [p.grad for p in self._weights if p.grad is not None]
-        if not gradients:
-            return []
-        numbers = [*torch._foreach_norm(gradients), *(gradient.sum(dtype=torch.float32) for gradient in gradients)]
-        together = torch.stack([number.to(gradients[0].device, torch.float32) for number in numbers])
-        found: list[float] = together.nan_to_num(nan=-12345.0).tolist()  # since NaN differs from itself
-        return found
 
     def step(self, optimizer: int, weights: Sequence[nn.Parameter]) -> None:
         """Note that an optimizer has made its step for the gradients on these weights.
@@ -91,7 +90,20 @@ class Pulled:
             setattr(gradient, _STEPPED, gradient._version)
 
     def arrive(self) -> None:
-        """Note that there was a backward pass behind all steps so far."""
+        """Note that a backward pass is at hand behind all steps so far.
+
+        What others have made of the targets' gradients, as a loop that clears them one by one, holds for those of
+        their weights from here on, to which the pass adds.
+        """
+        for parameter, share, factor in list(self._given.multiplied()):
+            weights = self.weights_of.get(id(parameter))
+            if weights is None:
+                share.mul_(factor)
+            elif factor == 0:
+                self.clear(weights)
+            else:
+                self.multiply(factor, weights)
+        self._given.clear()
         self._spent.update(self._stepped)
         self._stepped.clear()
 
@@ -168,30 +180,54 @@ class Pulled:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
                 setattr(parameter.grad, _PULLED, parameter.grad._version)
-        if self._signature is not None:
-            self._signature = self._sign()
+        if self._signature.taken:
+            self._signature.take()
+            self._given.measure()
 
     def clear(self, weights: Sequence[nn.Parameter] | None = None) -> None:
         """Clear the gradients on these weights, or on all; what was pulled back of them stays where it is."""
         for parameter in self._weights if weights is None else weights:
             parameter.grad = None
         if weights is None:
-            self._count, self._signature = 0, None
+            self._count = 0
+            self._signature.drop()
+            self._given.clear()
             self._round += 1
 
     @torch.no_grad()
-    def withdraw(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Take back what was pulled back since the last clearing, of gradients that have changed or gone since."""
+    def withdraw(self, parameters: Iterable[nn.Parameter]) -> dict[int, float | None]:
+        """Take back what was pulled back since the last clearing, of gradients that have changed or gone since.
+
+        Returns:
+            By the parameters' ids what their gradients were multiplied with since, so that what is pulled back anew
+            has to be; None for one that was changed in another way, and stays as it is.
+        """
+        factors: dict[int, float | None] = {}
         for parameter in parameters:
-            gradient: Any = _stored(parameter)
-            share = getattr(gradient, _SHARE, None)
-            if share is None or getattr(gradient, _OF, None) != self._round:
+            gradient: Any = stored(parameter)
+            share, factor = getattr(gradient, _SHARE, None), 1.0
+            if self.hears:
+                made = self._given.factor(parameter)
+                factors[id(parameter)] = None if gradient is None and made == 0 else made
+                if made is None:
+                    self._say_changed()
+                    continue
+                factor = made
+                if factor != 1.0 and not isinstance(parameter, Target):
+                    # what arrives anew is a multiple by itself where the weights' gradients were multiplied, too
+                    factors[id(parameter)] = factor / (self._signature.factor() or factor or 1.0)
+                share = self._given.share(parameter) if share is None and gradient is not None else share
+            if share is None or getattr(gradient, _OF, self._round) != self._round:
                 continue
-            if share is gradient:
+            if share is gradient or self._given.whole(parameter):
                 parameter.grad = None
             else:
-                delattr(gradient, _SHARE)
-                parameter.grad = gradient.sub_(share) if gradient.layout == torch.strided else gradient - share
+                if hasattr(gradient, _SHARE):
+                    delattr(gradient, _SHARE)
+                dense = gradient.layout == torch.strided
+                parameter.grad = gradient.sub_(share, alpha=factor) if dense else gradient - factor * share
+            self._given.forget(parameter)
+        return factors
 
     @torch.no_grad()
     def give(self, trained: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], keep: bool) -> None:
@@ -202,19 +238,20 @@ class Pulled:
             gradients: theirs.
             keep: the weights' gradients stay on them; in the place of what was pulled back of these before.
         """
-        if keep:
-            self.withdraw(trained)
+        factors = self.withdraw(trained) if keep else {}
         taken: set[int] = set()
         for parameter, gradient in zip(trained, gradients, strict=True):
-            if gradient is None:
+            factor = factors.get(id(parameter), 1.0)
+            if gradient is None or factor is None:
                 continue
+            gradient = gradient if factor == 1.0 else gradient * factor
             dense = gradient.layout == torch.strided
             # as autograd lays it out; a copy too of one that it gives to two parameters
             if dense and (gradient.stride() != parameter.stride() or gradient.data_ptr() in taken):
                 gradient = torch.empty_like(parameter).copy_(gradient)
             if dense:
                 taken.add(gradient.data_ptr())
-            present = _stored(parameter)
+            present = stored(parameter)
             marks = (getattr(present, _USED, None), getattr(present, _PILED, None))
             used = not keep and present is not None and present._version in marks
             if present is None:
@@ -228,6 +265,7 @@ class Pulled:
             if keep:
                 setattr(found, _SHARE, gradient)
                 setattr(found, _OF, self._round)
+                self._given.note(parameter, found, gradient)
         if keep:
             self.settle()
 
@@ -240,7 +278,11 @@ class Pulled:
                 stacklevel=6,
             )
 
-
-def _stored(parameter: nn.Parameter) -> Tensor | None:
-    """The gradient as it stands; that of a target without pulling back."""
-    return parameter.stored_grad if isinstance(parameter, Target) else parameter.grad
+    def _say_changed(self) -> None:
+        if not self._said_changed:
+            self._said_changed = True
+            warnings.warn(
+                "Gradients on solved weights were changed after those of what is trained, which are left as they are. "
+                "Change the weights' first, or only one of the two.",
+                stacklevel=6,
+            )

@@ -37,6 +37,7 @@ class Stepping:
         self._optimizers += optimizers
         cascade = self._cascade
         cascade.changed_only = cascade.pulled.several = self._optimizers > 1
+        cascade.pulled.weights_of = {id(cascade.targets[layer.name]): layer.parameters for layer in cascade.layers}
         alone = cascade.partition.group is None
         before = cascade.pulled.pull_pending if self._optimizers and alone else None
         for target in cascade.targets.values():

@@ -9,7 +9,7 @@ holds until the user's hooks have run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,7 +117,22 @@ class Trained:
             if layer.name not in self._toggled and not all(p.requires_grad for p in layer.parameters)
         }
         before, self.held = self.held, {layer.name for layer in self._layers if layer.module_name in frozen}
+        self._say_partly(self.held - before)
         return self.held - before, before - self.held
+
+    def _say_partly(self, held: Collection[str]) -> None:
+        """Name the layers of which the user froze a part, which are held as a whole."""
+        modules = {layer.module_name: layer.module for layer in self._layers if layer.name in held}
+        solved = set(map(id, self._solved))
+        flags = {name: [p.requires_grad for p in m.parameters() if id(p) in solved] for name, m in modules.items()}
+        partly = [name for name, trained in flags.items() if any(trained)]
+        if partly:
+            warnings.warn(
+                f"Held as they are from here on: {', '.join(partly)}, of which a part was frozen. Targets set all "
+                f"parameters of a layer together, so that none of them moves until all have thawed. Another fit, that "
+                f"starts with the part frozen, trains the rest in weight space.",
+                stacklevel=3,
+            )
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, and thaw those that were frozen so once their targets thaw."""

@@ -13,16 +13,21 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps import OptimizerSteps
 from ts_lightning.errors import TargetSpaceError, first_line
+
+#: hooks in which gradients are complete; the first two are those of callbacks, too
+_LOOKING = ("on_after_backward", "on_before_optimizer_step", "configure_gradient_clipping", "optimizer_step")
 
 
 class SolveHook:
@@ -50,6 +55,7 @@ class SolveHook:
         precision = self.strategy.precision_plugin
         self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
         self._training_step = self._cover(self.strategy, "training_step", self.training_step)
+        self._validation_step = self._cover(self.strategy, "validation_step", self.validation_step)
         self._backward = self._cover(self.strategy, "backward", self.backward)
         self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
         self._post_backward = self._cover(precision, "post_backward", self.post_backward)
@@ -61,8 +67,13 @@ class SolveHook:
             if isinstance(callback, BaseFinetuning):
                 own = callback._apply_mapping_to_param_groups
                 self._cover(callback, "_apply_mapping_to_param_groups", partial(self._named_groups, own))
+        for wrapper in self.strategy._lightning_optimizers:  # which have copies of the methods of before
+            for name in ("zero_grad", "add_param_group"):
+                self._cover(wrapper, name, getattr(wrapper.optimizer, name))
         for steps in self._steps.values():
             steps.attach()
+        module = self.strategy.lightning_module
+        self._space.cascade.pulled.hears = module is not None and module.automatic_optimization
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The strategy's own, with weights that are solved from what is trained now.
@@ -76,6 +87,12 @@ class SolveHook:
         if module is not None and not module.automatic_optimization:
             self._prepare()
         return result
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The strategy's own, with the weights of the targets that an optimizer or a callback has put there for it."""
+        if self._failure is None:
+            self._space.stepping.cleared()
+        return self._validation_step(*args, **kwargs)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The strategy's own; a loss from before another optimizer's step is refused by name."""
@@ -95,10 +112,12 @@ class SolveHook:
         """The precision plugin's own, which calls the hooks behind a backward pass, with gradients pulled back.
 
         Only where several processes train, and have averaged the gradients: one that reads a gradient later could not
-        have it pulled back without the others.
+        have it pulled back without the others. And where the user's hooks may look at gradients of norms and
+        embeddings, or change them, to which the pull-back adds.
         """
         averaged = getattr(self.strategy.model, "require_backward_grad_sync", True)
-        if self._space.partition.group is not None and averaged and self._steps:
+        due = averaged if self._space.partition.group is not None else self._looked_at()
+        if due and self._steps:
             next(iter(self._steps.values())).pull()
         return self._post_backward(*args, **kwargs)
 
@@ -134,6 +153,19 @@ class SolveHook:
         self._unscale(optimizer)
         if steps is not None:
             self._space.cascade.pulled.multiply(1 / scaler.get_scale(), self._space.stepping.weights(optimizer))
+
+    def _looked_at(self) -> bool:
+        """Whether the user may look at gradients in weight space between this backward pass and a step."""
+        module: Any = self.strategy.lightning_module
+        if module is None or not (self._space.config.cascade_gradient and self._space.cascade.trained.others):
+            return False
+        if not module.automatic_optimization:
+            return True
+        if module.trainer.fit_loop._should_accumulate():
+            return False
+        if any(is_overridden(name, module, LightningModule) for name in _LOOKING):
+            return True
+        return any(is_overridden(name, one, Callback) for one in self._callbacks() for name in _LOOKING[:2])
 
     def _callbacks(self) -> list[Any]:
         module: Any = self.strategy.lightning_module

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
@@ -92,14 +91,6 @@ class TargetSpaceMixin(TargetSpaceModule):
         """
         own = getattr(super(), "configure_weight_optimizers", None)
         return None if own is None else own()
-
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """The optimizers, for manual optimisation; their ``zero_grad`` clears the solved weights' gradients, too."""
-        found = super().optimizers(use_pl_optimizer)
-        for optimizer in found if isinstance(found, list) else [found]:
-            if isinstance(optimizer, LightningOptimizer):
-                optimizer.__dict__["zero_grad"] = optimizer.optimizer.zero_grad
-        return found
 
     def toggle_optimizer(self, optimizer: Any) -> None:
         """As in Lightning; the weights freeze with their targets."""
