@@ -24,7 +24,7 @@ class Twice(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight, self.dense, self.readout = nn.Parameter(torch.randn(5, 7)), nn.Linear(7, 7), nn.Linear(7, 2)
+        self.weight, self.dense, self.readout = nn.Parameter(torch.randn(5, 5)), nn.Linear(5, 5), nn.Linear(5, 2)
 
     def forward(self, x):
         return self.readout(self.dense(torch.tanh(self.dense(x @ self.weight))))

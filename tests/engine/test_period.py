@@ -64,7 +64,7 @@ class Stepping(nn.Module):
         self.cell, self.out = nn.Linear(8, 5), nn.Linear(5, 2)
 
     def forward(self, x):
-        h = x.new_zeros(len(x), 5)
+        h = x[:, -2:].flatten(1)[:, :5]
         for now in x.unbind(1):
             h = torch.tanh(self.cell(torch.cat([now, h], 1)))
         return self.out(h)

@@ -163,3 +163,30 @@ def test_what_thaws_is_said_by_its_name_ahead_of_compiling():
     model.net[2].requires_grad_(False)
     with pytest.warns(UserWarning, match=r"Trained from here on, in weight space: net\.2\.weight\."):
         fit(model)
+
+
+@pytest.mark.parametrize("names", [["net.2.bias"], ["net.2.weight"], ["net.0.bias", "net.2.bias"]])
+def test_a_layer_that_is_frozen_in_part_is_held_as_a_whole_and_named(names):
+    class Partly(Lit):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                for name in names:
+                    self.get_parameter(name).requires_grad_(False)
+                self.before = {key: p.detach().clone() for key, p in self.named_parameters()}
+
+    model = build(Partly)
+    with pytest.warns(UserWarning, match="Held as they are from here on: " + ", ".join(n[:5] for n in names)) as said:
+        fit(model)
+    assert len([one for one in said if "Held as they are" in str(one.message)]) == 1
+    moved = {key: not torch.equal(p, model.before[key]) for key, p in model.named_parameters()}
+    held = {name[:5] for name in names}
+    assert all(moved[key] == (key[:5] not in held) for key in moved)
+
+
+def test_a_layer_that_is_frozen_as_a_whole_is_not_named(recwarn):
+    class Whole(Lit):
+        def on_train_epoch_start(self):
+            self.net[2].requires_grad_(self.current_epoch == 0)
+
+    fit(build(Whole))
+    assert not any("Held as they are" in str(one.message) for one in recwarn)

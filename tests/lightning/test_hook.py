@@ -57,7 +57,8 @@ def test_equals_the_plain_loop_bit_for_bit(optimizer, norm):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_trains(optimizer):
     model = build(optimizer=OPTIMIZERS[optimizer])
-    fit(model, loader(64), max_epochs=150 if optimizer != "lbfgs" else 30)
+    # LBFGS without a search along lines leaves a loss of 1e-6 by rounding alone
+    fit(model, loader(64), max_epochs=150 if optimizer != "lbfgs" else 20)
     with torch.no_grad():
         assert float(model.loss(data())) < 0.85 * model.losses[0]
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, data, fit
+from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, data, fit, loader
 from tests.support.sam import SAM, ByHand
 from ts_lightning import TargetSpaceError
 
@@ -174,3 +175,72 @@ def test_named_parameters_resume(tmp_path):
     fit(models[1], max_epochs=3)
     assert_equal(*models)
     assert float(models[0].loss(data()).detach()) < models[1].losses[0]
+
+
+class Beside(Lit):
+    """Two parameters of one shape that are not the module's, as weights of losses."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.beside = [[nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))]]
+
+    def loss(self, batch):
+        first, second = self.beside[0]
+        return super().loss(batch) * first + 3 * second
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.parameters(), *self.beside[0]], lr=0.01)
+
+
+def test_parameters_beside_the_module_get_their_own_moments_back(tmp_path):
+    found = []
+
+    class Looking(Beside):
+        def on_train_epoch_start(self):
+            state = self.optimizers().optimizer.state
+            found.append([state[p]["exp_avg"].clone() for p in self.beside[0] if state[p]])
+
+    model = build(Looking)
+    fit(model, max_epochs=2, callbacks=[ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)], enable_checkpointing=True)
+    before = found[1]
+    assert not torch.equal(*before)
+    found.clear()
+    fit(build(Looking), max_epochs=2, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert all(torch.equal(*pair) for pair in zip(found[0], before, strict=True))
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.0), (0.1, 0.2)])
+def test_several_learning_rates_in_a_layer_are_named(rates, recwarn):
+    def groups(model):
+        biases = [p for p in model.parameters() if p.dim() == 1]
+        weights = [p for p in model.parameters() if p.dim() > 1]
+        return [{"params": weights, "lr": rates[0]}, {"params": biases, "lr": rates[1], "weight_decay": 0.0}]
+
+    class Groups(Lit):
+        def configure_optimizers(self):
+            return torch.optim.SGD(groups(self), lr=0.1)
+
+    fit(build(Groups), max_epochs=1)
+    said = [str(one.message) for one in recwarn if "several learning rates" in str(one.message)]
+    assert [one.split(" have")[0] for one in said] == ["Parameters of net.0, net.2, net.4"] * (rates[0] != rates[1])
+
+
+def test_validation_runs_with_the_weights_of_moved_targets():
+    class Evaluated(Lit):
+        """Evaluates zeros in the place of what is trained, as schedule-free optimizers evaluate an average."""
+
+        def on_validation_start(self):
+            self.kept = [p.detach().clone() for p in self.optimizers().param_groups[0]["params"]]
+            for target in self.optimizers().param_groups[0]["params"]:
+                target.data.zero_()
+
+        def on_validation_end(self):
+            for target, value in zip(self.optimizers().param_groups[0]["params"], self.kept, strict=True):
+                target.data.copy_(value)
+
+    models = [build(cls, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)) for cls in (Evaluated, Lit)]
+    for model in models:
+        fit(model, val=loader())
+    assert all((out == 0).all() for out in models[0].validated)
+    assert not all((out == 0).all() for out in models[1].validated)
+    assert_equal(models[0], models[1])

@@ -9,6 +9,7 @@ that is not finite is seen by callbacks before it ends the fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -185,6 +186,9 @@ class SolveHook:
         for owner, name in self._covered:
             owner.__dict__.pop(name, None)
         self._covered = []
+        if self._failure is None:
+            with suppress(TargetSpaceError):  # where an error has ended the fit, that one counts
+                self._space.stepping.cleared()  # of targets that were put back behind the last validation
         self._detach()
         self._space.release()
 

@@ -10,6 +10,7 @@ and the moments of what is trained in both spaces.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -82,10 +83,11 @@ class Substitution:
         restore(self.optimizer)
 
     def names(self) -> list[str]:
-        """The names of what the optimizer trains, in its order."""
+        """The names of what the optimizer trains, in its order; of what is not the model's "?", "? 2", and so on."""
         names = {id(parameter): name for name, parameter in self._space.model.named_parameters()}
         names.update({id(target): f"targets of {name}" for name, target in self._space.targets.items()})
-        return [names.get(id(p), "?") for p in self._trained()]
+        numbers = count(1)
+        return [names.get(id(p)) or _unknown(next(numbers)) for p in self._trained()]
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as a checkpoint holds it; called in all processes."""
@@ -152,6 +154,10 @@ class Substitution:
                     for key, value in changed[number].items()
                 }
         return changed
+
+
+def _unknown(number: int) -> str:
+    return "?" if number == 1 else f"? {number}"
 
 
 def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: str) -> dict[int, Any]:
