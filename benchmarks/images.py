@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import fill, markdown, options
 from benchmarks.peers import contenders
 from benchmarks.peers.contender import Contender, Learner, Setting
-from benchmarks.peers.figures import png
+from benchmarks.peers.figures import BLUES, png
 from benchmarks.peers.handed_over import HandedOver
 from benchmarks.peers.peers import muon
 from benchmarks.peers.results import Line, Results
@@ -36,6 +37,7 @@ from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpaceConfig
+from ts_lightning.callbacks.pictures.style import ORANGE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "images.jsonl")
@@ -130,18 +132,30 @@ def label(run: Run) -> str:
     return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{own}{auto}, {steps} steps"
 
 
+def style(run: Run, place: int) -> dict[str, Any]:
+    """Target space in shades of blue; whole schedules with a line, shorter ones dashed; handed over with squares."""
+    contender, setting, steps = run
+    colour = BLUES[place] if contender.startswith("target") else {"muon": ORANGE}.get(contender, "#777777")
+    return {
+        "color": colour,
+        "marker": "s" if "until" in setting else "^" if setting.get("cascade_gradient") is False else "o",
+        "linestyle": "-" if steps == 800 else "--",
+        "markersize": 4,
+    }
+
+
 def page() -> None:
     """The figure over steps and seconds, and the table."""
     measured = [(run, [line for seed in SEEDS if (line := found(run, seed))]) for run in runs()]
     measured = [(run, own) for run, own in measured if own]
     rows = []
     with png(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", 2, 5.4, columns=1) as panels:
-        for run, own in measured:
+        for place, (run, own) in enumerate(measured):
             at = own[0]["at"]
             test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
             seconds = [statistics.fmean(values) for values in zip(*(line["seconds"] for line in own), strict=True)]
             for panel, x in zip(panels, (at, seconds), strict=True):
-                panel.plot(x, test, "o-", markersize=3, label=label(run))
+                panel.plot(x, test, label=label(run), **style(run, place))
             end = percent([line["test"][-1] for line in own])
             half = f"{test[at.index(run[2] // 2)]:.1f}" if run[2] // 2 in at else ""
             rows.append([label(run), str(len(own)), half, end, f"{seconds[-1]:.0f}"])

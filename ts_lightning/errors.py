@@ -2,7 +2,11 @@
 
 
 class TargetSpaceError(RuntimeError):
-    """Raised, before any work is lost, where target space cannot do what was asked."""
+    """Raised, before any work is lost, where target space cannot do what was asked.
+
+    Beside it there are ``SettingError``, for a setting, file or folder that cannot be used, and ``DataError``, for data
+    that is missing or unusable. Both are of ``ts_lightning.errors``, and each is a ``ValueError``.
+    """
 
 
 class NothingToSolve(TargetSpaceError):

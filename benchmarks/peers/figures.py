@@ -12,30 +12,42 @@ from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.summary import Reported, Summary
 from benchmarks.peers.tables import PEER_NAMES, middle
 from benchmarks.peers.target import ABLATIONS, ADAM, DEFAULTS, DESCENT, FAST, TUNED
-from ts_lightning.callbacks.pictures.style import COLOURS
+from ts_lightning.callbacks.pictures.style import BLUE, COLOURS
 from ts_lightning.report.drawing import figure
 
+#: shades of target space, from dark to light
+BLUES = ("#08306b", "#3399e6", BLUE, "#5b6fc4", "#85bfe5", "#0f7f9e", "#45c4d8")
 # "auto" alone, which goes along with the defaults, is in the tables
-_OWN = {DEFAULTS.name: "-", FAST.name: ":", TUNED.name: "--", ADAM.name: "-.", DESCENT.name: (0, (1, 3))}
+_OWN: dict[str, dict[str, Any]] = {
+    DEFAULTS.name: {"color": BLUES[0], "marker": "o", "linestyle": "-"},
+    FAST.name: {"color": BLUES[1], "marker": "^", "linestyle": "-"},
+    TUNED.name: {"color": BLUES[2], "marker": "s", "linestyle": "--"},
+    ADAM.name: {"color": BLUES[3], "marker": "D", "linestyle": "-"},
+    DESCENT.name: {"color": BLUES[4], "marker": "v", "linestyle": ":"},
+}
 _COMPARED = [*_OWN, *PEER_NAMES]
 _LARGEST = 32.0  # factor of the profile
 
 
 def _style(name: str) -> dict[str, Any]:
-    """Target space in blue and wide, with lines of its own kind; everyone else with a colour of their own."""
+    """Target space in shades of blue, wide and with markers; everyone else with a colour of their own."""
     if name in _OWN:
-        return {"color": COLOURS[0], "linewidth": 2.4, "linestyle": _OWN[name], "zorder": 3}
+        apart = (0.03 * list(_OWN).index(name), 0.15)  # of the picture, so that markers do not cover each other
+        return {**_OWN[name], "linewidth": 2.0, "markersize": 5, "markevery": apart, "zorder": 3}
     place = [*PEER_NAMES, *(one.name for one in ABLATIONS)].index(name)
     return {"color": COLOURS[1 + place], "linewidth": 1.4}
 
 
 @contextmanager
-def png(stem: Path, title: str, panels: int, height: float, columns: int = 4) -> Iterator[list[Any]]:
-    """Panels two in a row, and the contenders' names in so many columns below them."""
-    with figure(stem, title, [4.7] * panels, height) as drawn:
+def png(
+    stem: Path, title: str, panels: int, height: float, columns: int = 4, widths: Sequence[float] = ()
+) -> Iterator[list[Any]]:
+    """Panels two in a row, and the contenders' names in so many columns above them."""
+    with figure(stem, "", widths or [4.7] * panels, height) as drawn:
         yield drawn
         handles, labels = drawn[0].get_legend_handles_labels()
-        drawn[0].figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
+        legend = {"title": title, "title_fontsize": 12, "alignment": "left", "ncols": columns, "fontsize": 9}
+        drawn[0].figure.legend(handles, labels, loc="outside upper left", **legend)
     stem.with_name(f"{stem.name}.svg").unlink()
 
 
@@ -116,23 +128,31 @@ def ablation(whole: Summary, stem: Path) -> None:
     """The test metric at the end and steps to the middle level, with parts of target space taken away."""
     names = [ADAM.name, *(one.name for one in ABLATIONS), "foof", "adamw"]
     titles = [next(iter(found.values())).workload.title for found in whole.values()]
-    with figure(stem, "What each part of target space gives", [6.0, 3.4], 0.42 * len(titles) + 1.6) as panels:
-        for name in names:
-            style = {"color": _style(name)["color"], "label": CONTENDERS[name].label, "s": 36}
-            places = range(len(titles))
-            reported = [found[name] for found in whole.values()]
-            panels[0].scatter([100 * one.mean for one in reported], places, **style)
-            steps = [middle(one, seconds=False) for one in reported]
-            reached = [(s, p) for s, p in zip(steps, places, strict=True) if math.isfinite(s)]
-            panels[1].scatter([s for s, _ in reached], [p for _, p in reached], **style)
+    with png(stem, "What each part of target space gives", 2, 0.56 * len(titles) + 1.6, 3, [5.8, 3.6]) as panels:
+        for line, name in enumerate(names):
+            colour = BLUE if name == ADAM.name else _style(name)["color"]
+            for row, found in enumerate(whole.values()):
+                place, steps = row + 0.17 * (line - (len(names) - 1) / 2), middle(found[name], seconds=False)
+                style = {"color": colour, "s": 26, "label": "_" if row else CONTENDERS[name].label}
+                panels[0].scatter([100 * found[name].mean], [place], **style)
+                if math.isfinite(steps):
+                    panels[1].scatter([steps], [place], **style)
+                else:
+                    _never(panels[1], place, colour)
         panels[0].set_yticks(range(len(titles)), titles, fontsize=8)
         panels[1].set_yticks(range(len(titles)), [""] * len(titles))
         for panel in panels:
-            panel.margins(y=0.5 / len(titles))
-            panel.invert_yaxis()
+            panel.set_ylim(len(titles) - 0.5, -0.5)
+            panel.grid(visible=False, axis="y")
+            for row in range(0, len(titles), 2):
+                panel.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)
         panels[0].set_xlabel("test metric at the end, %")
-        _logarithmic(panels[1], 1, 3)
+        _logarithmic(panels[1], 1)
+        panels[1].set_xlim(right=6 * panels[1].get_xlim()[1])
         panels[1].set_xlabel("steps to the middle level")
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    stem.with_name(f"{stem.name}.svg").unlink()
+
+
+def _never(panel: Any, place: float, colour: str) -> None:
+    """At the right edge, for a level that was not reached."""
+    style = {"color": colour, "ha": "right", "va": "center_baseline", "fontsize": 7}
+    panel.annotate("never", (0.99, place), xycoords=("axes fraction", "data"), **style)

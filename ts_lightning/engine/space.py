@@ -147,12 +147,12 @@ class TargetSpace:
 
     @property
     def shards(self) -> Shards | None:
-        """Which samples of the reference batch each process has; None where each has all."""
+        """Which samples of the reference batch each process has, by ``bounds(rank)``; None where each has all."""
         return self.partition.shards
 
     @property
     def units(self) -> dict[str, float]:
-        """What a target of 1 stands for in the units of the outputs, by layer name; see ``step_scale``."""
+        """What a target of 1 stands for in the units of the outputs, above 0, by layer name; see ``step_scale``."""
         return {layer.name: layer.unit for layer in self.layers}
 
     @property
@@ -239,7 +239,7 @@ class TargetSpace:
         self.cascade.project()
 
     def residuals(self) -> dict[str, float]:
-        """The relative residual ||A W - T|| / ||T|| of each layer, in a solve over the reference batch."""
+        """The relative residuals ||A W - T|| / ||T|| >= 0, by layer name, in a solve over the reference batch."""
         return self.cascade.residuals()
 
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:

@@ -32,8 +32,9 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
 
     Args:
         module: the module, before its fit; one that has the mixin only gets the settings.
-        config: the settings; ``None`` trains in weight space, which needs no conversion. Without it, those that the
-            module or its class has, and else the defaults.
+        config: the settings; ``None`` trains in weight space, which needs no conversion. Left out, they are those that
+            the module or its class has as ``target_space``, and else ``TargetSpaceConfig()``, whose fields ``help``
+            lists in the place of these words.
 
     Returns:
         The same module.

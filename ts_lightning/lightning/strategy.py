@@ -50,6 +50,9 @@ class TargetSpaceStrategy(_ForMixin, SingleDeviceStrategy):
         device: the device; ``None`` takes the one that the Trainer chose.
         options: of :class:`lightning.pytorch.strategies.SingleDeviceStrategy`.
 
+    Raises:
+        TargetSpaceError: the Trainer has several devices; or, when a fit begins, its module is without the mixin.
+
     Examples:
         >>> from lightning.pytorch import Trainer
         >>> import ts_lightning
@@ -85,6 +88,10 @@ class TargetSpaceDDPStrategy(_ForMixin, DDPStrategy):
     """Target space with DistributedDataParallel: the reference batch is shared between the processes.
 
     Takes the options of :class:`lightning.pytorch.strategies.DDPStrategy`.
+
+    Raises:
+        TargetSpaceError: when a fit begins, its module is without the mixin, or the options have a communication hook
+            that leaves each process with gradients of its own.
 
     Examples:
         >>> from lightning.pytorch import Trainer

@@ -38,6 +38,10 @@ class RidgeScale(ABC):
 
     A scale has no state, so that one object serves all layers; see :func:`register_ridge_scale`.
 
+    Attributes:
+        grows_with_rows: whether u is in proportion to the number of rows, so that a sample of them has a smaller ridge
+            by itself. ``False`` unless a subclass says otherwise.
+
     Examples:
         The inputs' total mean square, whose gradient is the same for all of them:
 
@@ -52,7 +56,6 @@ class RidgeScale(ABC):
         tensor([2.])
     """
 
-    #: whether u is in proportion to the number of rows, so that a sample of them has a smaller ridge by itself
     grows_with_rows: ClassVar[bool] = False
 
     @abstractmethod
