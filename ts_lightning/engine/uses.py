@@ -19,6 +19,7 @@ _SAME = 1e-5  # of the largest number of a column, up to which it is the same in
 _SMALL = 1e-3  # the same, up to which a number or a row is that of the first use
 _ALL_BUT = 1e-10  # of the largest eigenvalue, below which the first use has nothing in a direction
 _WIDEST = 2048  # features, up to which eigenvalues are computed
+_MANY = 0.1  # of all features, from which on combinations that are missing keep a layer from being solved
 
 
 class Uses:
@@ -87,7 +88,7 @@ def _dependent(first: Tensor, later: Tensor) -> int:
     values, vectors = torch.linalg.eigh(a.T @ a)
     empty = values <= _ALL_BUT * values[-1]
     count = int(empty.sum())
-    if count == 0 or d - count >= len(a):  # no fewer than there are rows
+    if count < _MANY * d or d - count >= len(a):  # the latter are no fewer than there are rows
         return 0
     outside = (b @ vectors[:, empty]).square().sum(1)
     return count if (outside > _SMALL**2 * b.square().sum(1)).double().mean() >= 0.5 else 0
