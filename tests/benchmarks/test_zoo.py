@@ -29,6 +29,7 @@ LEFT = {
     "Swin": {"used by add"},
     "cells in a loop": {"called step by step"},
     "experts": {"used by bmm"},
+    "ALBERT": {"its first use lacks inputs of later ones"},
     "routed experts": {"its rows depend on weights"},
     "standardised weights": {"used by mean, sub, std"},
     "weight norm": {"parametrized weight"},
