@@ -17,9 +17,10 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import Restored
 from ts_lightning.lightning.fingerprint import differing
 from ts_lightning.lightning.module import TargetSpaceModule, gives
-from ts_lightning.lightning.reference_call import by_position, by_signature, needs, quiet, reference_call
+from ts_lightning.lightning.reference_call import by_position, by_signature, needs, reference_call
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.strategy import process_group
+from ts_lightning.lightning.trial import quiet
 
 _TOLERANCE = 1e-3  # of a weight's norm, up to which a batch that is taken anew is that of the targets
 

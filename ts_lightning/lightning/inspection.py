@@ -10,7 +10,8 @@ from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.inspection import Inspection, inspect_model
-from ts_lightning.lightning.reference_call import quiet, reference_call
+from ts_lightning.lightning.reference_call import reference_call
+from ts_lightning.lightning.trial import quiet
 
 
 def inspect(

@@ -1,30 +1,29 @@
 """How a module is called with the reference batch, where its ``reference_forward`` is not overridden.
 
-Where the signature of ``forward`` says it, by the signature. Otherwise the module's own ``training_step`` is watched
-once, without a trace (``engine/untraced.py``): if it calls ``forward`` with items of the batch and constants, the call
-is repeated with the same items of any batch; if not, ``training_step`` itself is the reference forward. A label is
+So that layers receive what the module's own ``training_step`` gives them, which is watched once, without a trace
+(``trial.py``). The first of these that does so is taken: the call that the signature of ``forward`` asks for; the call
+of ``forward`` that was watched, with the same items of any batch and constants; ``training_step`` itself. A label is
 never passed as an input unless ``training_step`` does so.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor, nn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
 
+from ts_lightning.engine.batches import batch_size, part
 from ts_lightning.engine.copies import fresh
-from ts_lightning.engine.mode import ReferenceMode
-from ts_lightning.engine.untraced import Untraced
 from ts_lightning.errors import TargetSpaceError, first_line
-from ts_lightning.layers.registry import family
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
+from ts_lightning.lightning.training_data import training_batch_size
+from ts_lightning.lightning.trial import Inputs, agree, reaches_all, tried
 
 Call = Callable[[Any], Any]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -36,22 +35,21 @@ class _Unknown(Exception):
 
 
 def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
-    """What runs the module on batches like ``batch``.
+    """What runs the module on batches like ``batch``, so that layers receive what ``training_step`` gives them.
 
     Raises:
         TargetSpaceError: neither ``forward`` nor ``training_step`` can be run on it.
     """
     call, failure = by_signature(module, batch), ""
-    reached: set[nn.Module] = set()
     if call is not None:
         try:
-            reached = _tried(module, fresh(batch), call)
+            given = tried(module, fresh(batch), call)
         except TargetSpaceError:
             raise
         except Exception as error:  # whatever a user's forward raises
             call, failure = None, f"{type(error).__name__}: {first_line(error)}"
-    if call is not None and _layers(module) <= reached:
-        return call
+    if call is not None and "training_step" in vars(module) and reaches_all(module, given):
+        return call  # it was set on the instance, as by what counts its runs
     watched = _watched(module, batch)
     if isinstance(watched, str):
         call = call or (by_position(module, batch) if not failure else None)
@@ -61,9 +59,30 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             found = f"While calling forward on the reference batch, a {form_of(batch)}: {failure}."
         else:
             found = needs(module, batch)
-        raise TargetSpaceError(f"{found} {watched} Override reference_forward(batch) to call the model with it.")
-    step, reached_by_step = watched
-    return call if call is not None and reached_by_step <= reached else step
+        raise TargetSpaceError(
+            f"{found} {watched} Override reference_forward(batch) to call the model with it.{_hint(module, batch)}"
+        )
+    step, recorded, given_by_step = watched
+    if call is not None and agree(given, given_by_step):
+        return call
+    try:
+        if recorded is not None and agree(tried(module, fresh(batch), recorded), given_by_step):
+            return recorded
+    except Exception:  # training_step writes to the batch what it calls forward with
+        return step
+    return step
+
+
+def _hint(module: TargetSpaceModule, batch: Any) -> str:
+    """The size of the loader's batches, where the module can be run on that many samples."""
+    size, found = training_batch_size(module._trainer), batch_size(batch)
+    if size is None or found is None or not size < found:
+        return ""
+    try:
+        reference_call(module, part(batch, 0, size))
+    except Exception:  # whatever a user's forward raises, or a batch that has no part
+        return ""
+    return f" It can be run on {size} samples, as many as the loader's batches have: set ReferenceConfig(size={size})."
 
 
 def by_signature(module: TargetSpaceModule, batch: Any) -> Call | None:
@@ -112,66 +131,23 @@ def _has_forward(module: LightningModule) -> bool:
     return callable(module.forward) and type(module).forward is not LightningModule.forward
 
 
-@contextmanager
-def quiet(module: LightningModule) -> Iterator[None]:
-    """Let nothing be logged or printed by the module."""
-    covered = ("log", "log_dict", "print")
-    kept = {name: module.__dict__[name] for name in covered if name in module.__dict__}
-    trainer = module._trainer
-    loggers = [] if trainer is None else trainer.loggers
-    try:
-        module.__dict__.update(dict.fromkeys(covered, _nothing))
-        if trainer is not None and loggers:
-            trainer.loggers = [DummyLogger() for _ in loggers]
-        yield
-    finally:
-        for name in covered:
-            del module.__dict__[name]
-        module.__dict__.update(kept)
-        if trainer is not None and loggers:
-            trainer.loggers = loggers
+def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | None, Inputs]:
+    """Run ``training_step`` once.
 
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands for what writes to loggers."""
-
-
-def _tried(module: TargetSpaceModule, batch: Any, call: Call) -> set[nn.Module]:
-    """Run a call without a trace; returns the supported layers that it reached with gradients on."""
-    reached: set[nn.Module] = set()
-
-    def look(layer: nn.Module, args: Any) -> None:
-        if torch.is_grad_enabled():
-            reached.add(layer)
-
-    with (
-        quiet(module),
-        torch.inference_mode(False),
-        torch.enable_grad(),  # a forward may differentiate
-        Untraced(module)() as undo,
-        ReferenceMode(module, None)(undo.modules),
-    ):
-        looks = [layer.register_forward_pre_hook(look) for layer in _layers(module)]
-        try:
-            call(batch)
-        finally:
-            for handle in looks:
-                handle.remove()
-    return reached
-
-
-def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, set[nn.Module]]:
-    """Run ``training_step`` once; returns how to call the module and what it reached, or why it says nothing."""
+    Returns:
+        ``training_step`` as a call; its first call of ``forward``, if that has items of the batch and constants; and
+        what it gave to layers. Or why it cannot be run.
+    """
     if type(module).training_step is LightningModule.training_step:
         return "Nor is there a training_step() to run in its place."
     if not module.automatic_optimization:
         return "Nor can training_step() be run in its place, since it makes optimizer steps of its own."
-    names = list(inspect.signature(module.training_step).parameters)
-    if "dataloader_iter" in names:
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         return "Nor can training_step() be run in its place, since it takes batches from an iterator."
+    index = (0,) if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2) else ()
 
     def step(batch: Any) -> Any:
-        return module.training_step(*(batch, 0, 0)[: len(names)])
+        return module.training_step(batch, *index)
 
     given = fresh(batch)
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -192,23 +168,23 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, set[nn.
 
     before = {name: module.__dict__[name] for name in ("forward",) if name in module.__dict__}
     try:
-        reached = _tried(module, given, watched)
+        inputs = tried(module, given, watched)
     except TargetSpaceError:
         raise
     except Exception as error:  # whatever a user's training_step raises
         return f"Nor can training_step() be run in its place ({type(error).__name__}: {first_line(error)})."
     if not seen:
-        return step, reached
+        return step, None, inputs
     args, kwargs = seen[0]
     try:
         places = [_place(value, given) for value in args], {key: _place(value, given) for key, value in kwargs.items()}
     except _Unknown:
-        return step, reached
+        return step, None, inputs
 
     def call(batch: Any) -> Any:
         return module(*(at(batch) for at in places[0]), **{key: at(batch) for key, at in places[1].items()})
 
-    return (call, reached) if _tried(module, fresh(batch), call) >= reached else (step, reached)
+    return step, call, inputs
 
 
 def _place(value: Any, batch: Any) -> Call:
@@ -249,16 +225,6 @@ def _at(batch: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         batch = batch[key]
     return batch
-
-
-def _layers(module: nn.Module) -> set[nn.Module]:
-    """The layers that can be solved and are called as modules."""
-    inside = {m.out_proj for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
-    return {
-        m
-        for m in module.modules()
-        if m not in inside and family(m) is not None and any(p.requires_grad for p in m.parameters(recurse=False))
-    }
 
 
 def _needed(module: LightningModule) -> list[str]:

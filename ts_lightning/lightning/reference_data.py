@@ -1,34 +1,26 @@
 """Choosing the reference batch: samples of the training data, collated as training batches are.
 
 Of a data set with an index they are among those that the loader's sampler may ask for, fetched as the loader does;
-nothing is drawn from the random state and no sampler is advanced. Data that can only be iterated is read ahead by way
-of the training loop's own iterator, see :mod:`ts_lightning.lightning.training_data`. Training sees its data in the same
-order with and without target space. The batch is a copy of its own, and no buffer of the module.
+nothing is drawn from the random state and no sampler is advanced. Data that can only be iterated, and that of a loader
+with an iterator of its own, is read ahead by way of the training loop's iterator, see
+:mod:`ts_lightning.lightning.training_data`. Training sees its data in the same order with and without target space. The
+batch is a copy of its own, and no buffer of the module.
 """
 
 from __future__ import annotations
 
-import copy
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    DistributedSampler,
     IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
 )
 
 from ts_lightning.config import Selection, Size
@@ -36,7 +28,11 @@ from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
 from ts_lightning.engine.copies import fresh
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
+from ts_lightning.lightning.sampled_keys import sampled_keys
+from ts_lightning.lightning.training_data import keeps_place
 
+_ITERATION = ("__iter__", "_get_iterator")
+_KNOWN = ("torch", "torchdata")  # whose iterators yield the samples of the data set, collated
 _MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
 
 
@@ -90,20 +86,36 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
             f"The training data holds a {type(loader).__name__}; expected a DataLoader, or another iterable of "
             f"batches. Override reference_batch() to take the reference batch from it."
         )
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        if selection != "first":
-            raise TargetSpaceError(
-                f"reference.selection={selection!r} needs a data set with a length and an index; found "
-                f"{type(getattr(loader, 'dataset', loader)).__name__}. Use selection='first', or override "
-                f"reference_batch()."
-            )
-        return _gathered(batches, size)
-    keys = _keys(loader, size if selection == "first" else None)
+    indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    # an iterator of its own that keeps its place has that for a reason; it cannot give others than the first samples
+    if indexed and (_iterates_plainly(loader) or (selection != "first" and keeps_place(loader))):
+        with isolate_rng(include_cuda=torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
+            return _indexed(loader, size, selection, seed)
+    if selection != "first":
+        data = getattr(loader, "dataset", None)
+        found = type(data if isinstance(data, IterableDataset) else loader).__name__
+        raise TargetSpaceError(
+            f"reference.selection={selection!r} needs a data set with a length and an index, whose loader has no "
+            f"iterator of its own; found {found}. Use selection='first', or override reference_batch()."
+        )
+    return _gathered(batches, size)
+
+
+def _iterates_plainly(loader: Any) -> bool:
+    """Whether a loader has the iterator of its library, and not one of its own that may yield other batches."""
+    definers = [next(kind for kind in type(loader).__mro__ if name in vars(kind)) for name in _ITERATION]
+    return "_get_iterator" not in vars(loader) and all(kind.__module__.split(".")[0] in _KNOWN for kind in definers)
+
+
+def _indexed(loader: Any, size: int, selection: Selection, seed: int) -> Any:
+    """Samples out of a data set with an index, see :func:`reference_samples`."""
+    keys = sampled_keys(loader, size if selection == "first" else None)
     if len(keys) == 0:
         raise TargetSpaceError("The reference batch is empty, because the training data set is. Expected samples.")
     generator = torch.Generator().manual_seed(seed)
     whole_batches = loader.batch_sampler is None and not isinstance(loader.sampler, BatchSampler)
-    if whole_batches and _is_batch(loader.dataset[keys[0]]):
+    items = (loader.dataset[key] for key in keys)
+    if whole_batches and _is_batch(next((item for item in items if item is not None), None)):
         return _whole_batches(loader, keys, size, selection, generator)
     if selection == "random":
         chosen = torch.randperm(len(keys), generator=generator)[:size].sort().values.tolist()
@@ -111,68 +123,13 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
         chosen = _balanced(_labels(loader.dataset, keys), min(size, len(keys)), generator).tolist()
     else:
         chosen = list(range(min(size, len(keys))))
-    return _fetched(loader, [keys[i] for i in chosen])
-
-
-def _keys(loader: DataLoader[Any], enough: int | None) -> Sequence[Any]:
-    """What the loader's sampler may ask its data set for, in the data set's order where that is known.
-
-    Args:
-        loader: of a data set with an index.
-        enough: how many are needed at most; None for all.
-    """
-    batches = loader.batch_sampler
-    if batches is not None and type(batches) is not BatchSampler:
-        keys = (key for keys in _own_copy(batches) for key in keys)
-    else:
-        sampler: Any = loader.sampler
-        while hasattr(sampler, "dataset") and hasattr(sampler.dataset, "_sampler"):
-            sampler = sampler.dataset._sampler  # of Lightning's wrapper, which shares a sampler among processes
-        if type(sampler) in (SequentialSampler, RandomSampler, DistributedSampler):
-            return range(len(loader.dataset))  # type: ignore[arg-type]
-        if type(sampler) is SubsetRandomSampler:
-            return sampler.indices
-        if type(sampler) is WeightedRandomSampler:
-            indices: list[int] = sampler.weights.nonzero().squeeze(1).tolist()
-            return indices
-        total = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-        keys = (key for given in _own_copy(sampler) for key in _single(given, total))
-    with isolate_rng():
-        distinct: dict[Any, Any] = {}
-        for key in keys:
-            if enough is not None and len(distinct) >= enough:
-                break
-            distinct.setdefault(_hashable(key), key)
-    return list(distinct.values())
-
-
-def _hashable(key: Any) -> Any:
-    """A key by which equal ones are known; a slice or a list of indices, which takes a batch at once, has no hash."""
-    try:
-        hash(key)
-    except TypeError:
-        return repr(key)
-    return key
-
-
-def _single(key: Any, total: int) -> Iterable[Any]:
-    """The keys of single samples that a sampler's key stands for, as a slice does in a data set of ``total``."""
-    if isinstance(key, slice):
-        return range(*key.indices(total))
-    if isinstance(key, (Tensor, np.ndarray)):
-        return [key.item()] if key.ndim == 0 else key.tolist()
-    return key if isinstance(key, list) else [key]
-
-
-def _own_copy(sampler: Any) -> Any:
-    """A sampler that can be iterated without a trace on the loader's own, whose data it shares."""
-    made = copy.copy(sampler)
-    for name, value in getattr(made, "__dict__", {}).items():
-        if isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
-            made.__dict__[name] = copy.deepcopy(value)
-        elif isinstance(value, Sampler):
-            made.__dict__[name] = _own_copy(value)
-    return made
+    batch = _fetched(loader, [keys[i] for i in chosen])
+    if batch is None:
+        raise TargetSpaceError(
+            f"The reference batch is empty, because the loader's collate_fn returned None for {len(chosen)} samples. "
+            f"Choose others by ReferenceConfig(size=..., selection='random'), or override reference_batch()."
+        )
+    return batch
 
 
 def _fetched(loader: DataLoader[Any], keys: list[Any]) -> Any:
@@ -209,6 +166,8 @@ def _gathered(batches: Iterator[Any], size: int) -> Any:
     kept: list[Any] = []
     held = 0
     for batch in batches:
+        if batch is None:  # no samples were left of it; the training loop skips it, too
+            continue
         count = batch_size(batch)
         if count is None or len({tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim() > 0}) > 1:
             return fresh(batch)

@@ -17,7 +17,6 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace
@@ -30,6 +29,7 @@ from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
 from ts_lightning.lightning.substitution import KEY, Substitution
+from ts_lightning.lightning.training_data import isolated
 
 
 def session_of(module: TargetSpaceModule) -> Session:
@@ -174,7 +174,7 @@ class Session:
             entry = {**last.state_dict(), **more} if same else None
             own = [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
             restored = Restored(entry, own, same_module=True)
-        with isolate_rng(include_cuda=module.device.type == "cuda"):
+        with isolated(self.trainer):
             try:
                 space, goes_on = self.construction.space(settings, restored)
             except NothingToSolve as error:
@@ -217,7 +217,7 @@ class Session:
         self._begun = True
         settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
         if settings is not None:
-            with isolate_rng(include_cuda=module.device.type == "cuda"):
+            with isolated(self.trainer):
                 try:
                     again = self.construction.again(settings, space)
                 except NothingToSolve as error:
@@ -243,7 +243,7 @@ class Session:
         epoch = self.trainer.current_epoch
         if epoch % config.reference.refresh or epoch == self.construction.epoch:
             return  # the latter where it resumes within this epoch
-        with isolate_rng(include_cuda=self.module.device.type == "cuda"):
+        with isolated(self.trainer):
             change = space.refresh(self.construction.drawn(epoch))
         targets = set(space.targets.values())
         for optimizer in self.trainer.strategy.optimizers:

@@ -1,0 +1,124 @@
+"""Running a module once without a trace, to see what it gives to the layers that can be solved.
+
+Two ways to run a module agree if they give the same inputs to these layers. Inputs are compared at the first call of
+each layer with gradients on, by some thousands of their entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor, nn
+
+from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.mode import ReferenceMode
+from ts_lightning.engine.untraced import Untraced
+from ts_lightning.layers.registry import family
+from ts_lightning.lightning.module import TargetSpaceModule
+
+_ENTRIES = 2**14  # of a layer's input that are compared
+_ROUNDING = 1e-3  # of their norm, up to which inputs are the same
+
+#: of every layer that a run reached: some entries of its input, None where these cannot be compared
+Inputs = dict[nn.Module, Tensor | None]
+
+
+def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any]) -> Inputs:
+    """Run a call without a trace; returns what it gave to the supported layers that it reached with gradients on."""
+    given: Inputs = {}
+
+    def look(layer: nn.Module, args: Any, options: Any) -> None:
+        if layer not in given and torch.is_grad_enabled():
+            given[layer] = _entries(next(tensors_in((args, options)), None))
+
+    with (
+        quiet(module),
+        torch.inference_mode(False),
+        torch.enable_grad(),  # a forward may differentiate
+        Untraced(module)() as undo,
+        ReferenceMode(module, None)(undo.modules),
+    ):
+        modes = [m.training for m in undo.modules]
+        looks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in _layers(module)]
+        try:
+            call(batch)
+        finally:
+            for handle in looks:
+                handle.remove()
+        if modes != [m.training for m in undo.modules]:
+            return dict.fromkeys(given)  # it ran in other modes, as behind self.train(), which change inputs, too
+    return given
+
+
+def agree(given: Inputs, expected: Inputs) -> bool:
+    """Whether one run gave the same inputs as another to all layers that the other reached."""
+    return all(layer in given and _same(given[layer], inputs) for layer, inputs in expected.items())
+
+
+def reaches_all(module: nn.Module, given: Inputs) -> bool:
+    """Whether a run of a module gave inputs to all of its layers that can be solved."""
+    return _layers(module) <= given.keys()
+
+
+@contextmanager
+def quiet(module: LightningModule) -> Iterator[None]:
+    """Let nothing be logged or printed by the module."""
+    covered = ("log", "log_dict", "print")
+    kept = {name: module.__dict__[name] for name in covered if name in module.__dict__}
+    trainer = module._trainer
+    loggers = [] if trainer is None else trainer.loggers
+    try:
+        module.__dict__.update(dict.fromkeys(covered, _nothing))
+        if trainer is not None and loggers:
+            trainer.loggers = [DummyLogger() for _ in loggers]
+        yield
+    finally:
+        for name in covered:
+            del module.__dict__[name]
+        module.__dict__.update(kept)
+        if trainer is not None and loggers:
+            trainer.loggers = loggers
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Stands for what writes to loggers."""
+
+
+def _layers(module: nn.Module) -> set[nn.Module]:
+    """The layers that can be solved and are called as modules."""
+    inside = {m.out_proj for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
+    return {
+        m
+        for m in module.modules()
+        if m not in inside and family(m) is not None and any(p.requires_grad for p in m.parameters(recurse=False))
+    }
+
+
+def _entries(tensor: Tensor | None) -> Tensor | None:
+    """The size of a tensor, and a copy of some of its entries."""
+    if tensor is None or torch._C._functorch.peek_interpreter_stack() is not None:  # it stands for many in vmap
+        return None
+    found = tensor.detach()
+    if found.layout is torch.sparse_coo:
+        found = found.coalesce()
+    if found.layout is not torch.strided:
+        found = found.values()
+    if found.is_complex():
+        found = torch.view_as_real(found)
+    flat = found.reshape(-1)
+    # an odd step, so that not the same features are taken of every row
+    taken = flat[:: flat.numel() // _ENTRIES | 1].double()
+    return torch.cat([taken.nan_to_num(), taken.new_tensor([flat.numel()])])
+
+
+def _same(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return True
+    if found.shape != expected.shape or found[-1] != expected[-1]:
+        return False
+    return float((found - expected)[:-1].norm()) <= _ROUNDING * float(expected[:-1].norm())
