@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -82,6 +82,7 @@ class ReferenceConfig:
         check_choice("reference.selection", self.selection, get_args(Selection))
         if self.rows not in ("auto", "all"):
             check_count("reference.rows ('auto', 'all' or a number)", self.rows)
+        check_choice("reference.shard", self.shard, (False, True))
         if self.refresh is not None:
             check_count("reference.refresh (None or a number of epochs)", self.refresh)
             if self.selection == "first":
@@ -190,10 +191,13 @@ class TargetSpaceConfig:
         """Refuse what cannot work."""
         for name in ("layers", "exclude"):
             patterns = getattr(self, name)
-            if isinstance(patterns, str):
-                raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{patterns!r}].")
-            if patterns is not None:
-                object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
+            if name == "layers" and patterns is None:
+                continue
+            listed = isinstance(patterns, Collection) and not isinstance(patterns, str)
+            if not listed or not all(isinstance(pattern, str) for pattern in patterns):
+                example = patterns if isinstance(patterns, str) else "encoder.*"
+                raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{example!r}].")
+            object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
         if self.ridge != "auto":
             check_positive("ridge ('auto' or a number)", self.ridge)
         check_ridge_scale("ridge_scale", self.ridge_scale)
@@ -276,6 +280,8 @@ class TargetSpaceConfig:
             ValueError: a setting that cannot work.
         """
         reference = settings.get("reference", {})
+        if not isinstance(reference, Mapping):
+            raise TypeError(f"reference: expected a ReferenceConfig, found {type(reference).__name__}.")
         for kind, given in ((cls, settings), (ReferenceConfig, reference)):
             known = [field.name for field in fields(kind)]
             for name in given:

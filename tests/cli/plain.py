@@ -46,6 +46,14 @@ class Net(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
+class Narrow(Net):
+    """Takes points of two numbers, whereas those of the data have three."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[0] = nn.Linear(2, 8)
+
+
 class Waiting(Net):
     """Waits before its step ``at`` for Ctrl-C, once: it says so in the file ``flag``."""
 

@@ -228,6 +228,19 @@ def test_a_recipe_without_arguments_is_compared(within, tmp_path, monkeypatch):
     assert {"target-0", "weight-0"} <= files(folder)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="spawned processes do not write to what is captured")
+def test_a_run_of_a_comparison_ends_with_a_line_and_no_table(tmp_path, capfd):
+    out = tmp_path / "out"
+    quick = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    two_spirals.main(["compare", *quick, "--out", str(out)])
+    said = capfd.readouterr().out
+    for space in ("target", "weight"):
+        line = rf"^  .* after 2 steps and .* of training in {space} space\. {re.escape(str(out))}.{space}-0/$"
+        assert len(re.findall(line, said, re.MULTILINE)) == 1
+    assert "done after" not in said
+    assert f"report: {out / 'report.html'}" in said
+
+
 def says_what_it_was_given(arguments):
     """A program that leaves its process, the process's arguments and its own in the file that it is told."""
     with open(arguments[0], "w") as file:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ CASES = {
     "option of the module": ([*NET, "--model.widht", "3"], ["widht", "lr, width"]),
     "abbreviation": ([*NET, "--trainer.max_step", "3"], ["--trainer.max_step 3", "trainer.max_steps"]),
     "option of nothing": ([*NET, "--zzzz", "3"], ["--zzzz", "No option is called anything like it"]),
-    "type": ([*NET, "--trainer.max_steps", "many"], ["trainer.max_steps", "int", "many"]),
-    "choice": ([*NET, "--target_space.method", "ucs"], ["target_space", "scu", "ocu", "Got value: ucs"]),
+    "type": ([*NET, "--trainer.max_steps", "many"], ["--trainer.max_steps many: expected a whole number."]),
+    "choice": ([*NET, "--target_space.method", "ucs"], ["--target_space: method='ucs': expected one of 'scu', 'ocu'"]),
     "setting": ([*NET, "--target_space.rigde", "1"], ["rigde", "ridge_scale"]),
     "range": (
         [*NET, "--target_space.ridge", "-1"],
@@ -39,7 +40,6 @@ CASES = {
         ["--target_space: method='ocu'", "Use rows='all'"],
     ),
     "layer": ([*NET, "--target_space.layers", "[nothing]"], ["'nothing'", "matches no layer"]),
-    "no module": (["fit"], ["model"]),
     "threads": ([*NET, "--threads", "0"], ["--threads: found 0; expected at least 1"]),
     "checkpoint": ([*NET, "--ckpt_path", "nowhere.ckpt"], ["'nowhere.ckpt': cannot be read (No such file"]),
     "damaged checkpoint": ([*NET, "--ckpt_path", "damaged.ckpt"], ["'damaged.ckpt': not a file of tensors"]),
@@ -82,7 +82,7 @@ ONE_LINE = {
     ),
     "class of another kind": (
         [*BASE, "tests.cli.plain.Points"],
-        "it is no LightningModule. Expected one of LightningModule, Net, Waiting, Keyed.",
+        "it is no LightningModule. Expected one of LightningModule, Net, Narrow, Waiting, Keyed.",
     ),
     "module": ([*BASE, "nopackage.Net"], "it cannot be imported (No module named 'nopackage'). Expected package."),
     "name alone": ([*BASE, "Cassifier"], "--model Cassifier: no LightningModule is known by this name. "),
@@ -106,6 +106,95 @@ def test_a_missing_yaml_and_a_misspelt_class_are_said_in_one_line(options, said,
     error = mistake(main, *options)
     assert said.format(folder=tmp_path) in error
     assert error.count("\n") == 1, error
+
+
+LIST = "expected a list of names or globs, as in"
+SPACE = {
+    "layers": ("net", f"--target_space: layers='net': {LIST} ['net']."),
+    "exclude": ("net", f"--target_space: exclude='net': {LIST} ['net']."),
+    "layers=": ("7", f"--target_space: layers=7: {LIST} ['encoder.*']."),
+    "layers[]": ("[1, 2]", f"--target_space: layers=[1, 2]: {LIST} ['encoder.*']."),
+    "exclude=": ("null", f"--target_space: exclude=None: {LIST} ['encoder.*']."),
+    "ridge": ("x", "='x': expected a number, found str."),
+    "init_std": ("x", "--target_space: init_std='x': expected a number, found str."),
+    "forget_bias": ("x", "--target_space: forget_bias='x': expected a number, found str."),
+    "step_scale": ("x", "='x': expected a number, found str."),
+    "untangle": ("1.5", "=1.5: expected a whole number, found float."),
+    "until": ("net", "='net': expected a whole number, found str."),
+    "method": ("3", "--target_space: method=3: expected one of 'scu', 'ocu'."),
+    "init": ("random", "--target_space: init='random': expected one of 'auto', "),
+    "solve_dtype": ("half", "--target_space: solve_dtype='half': expected one of 'auto', "),
+    "cascade_gradient": ("x", "--target_space: cascade_gradient='x': expected one of False, True."),
+    "cuda_graphs": ("x", "--target_space: cuda_graphs='x': expected one of False, True."),
+    "reference": ("7", "--target_space.reference 7: expected settings by their names"),
+    "reference.size": ("many", "='many': expected a whole number, found str."),
+    "reference.rows": ("many", "='many': expected a whole number, found str."),
+    "reference.refresh": ("x", "='x': expected a whole number, found str."),
+    "reference.selection": ("last", "selection='last': expected one of 'first', 'random', 'balanced'."),
+    "reference.shard": ("7", "--target_space: reference.shard=7: expected one of False, True."),
+    "rigde": ("1", "--target_space.rigde: there is no such option. Expected one of cascade_gradient, "),
+    "reference.sise": ("1", "--target_space.reference.sise: there is no such option. Expected one of "),
+}
+
+
+@pytest.mark.parametrize(("setting", "value", "said"), [(name, *rest) for name, rest in SPACE.items()])
+def test_a_setting_of_target_space_of_another_type_is_said_in_one_line(setting, value, said):
+    error = mistake(main, *NET, f"--target_space.{setting.rstrip('=[]')}", value)
+    assert said in error
+    assert error.count("\n") == 1, error
+
+
+TYPES = {
+    "int": (["--trainer.max_steps", "many"], "--trainer.max_steps many: expected a whole number."),
+    "null": (["--threads", "x"], "--threads x: expected a whole number or null."),
+    "choices": (["--trainer.precision", "99"], "--trainer.precision 99: expected 64, 32, 16, 'transformer-engine', "),
+    "of the module": (["--model.width", "x"], "--model.width x: expected a whole number."),
+    "of a callback": (
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=x"],
+        "--trainer.callbacks.patience x: expected a whole number.",
+    ),
+    "of an optimizer": (["--optimizer", "SGD", "--optimizer.lr", "x"], "--optimizer.lr x: expected a number."),
+    "unknown of an optimizer": (["--optimizer", "SGD", "--optimizer.lrr", "1"], "--optimizer.lrr: there is no such"),
+    "settings": (["--target_space", "7"], "--target_space: found 7; expected settings, as --target_space.ridge 1"),
+    "a list": (["--target_space", "[1]"], "--target_space: found [1]; expected settings, as --target_space.ridge 1"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), TYPES.values(), ids=TYPES)
+def test_a_value_of_another_type_is_said_in_one_line(options, said):
+    error = mistake(main, *NET, *options)
+    assert said in error
+    assert error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_missing_module_or_data_is_said_in_one_line_with_the_commands_help(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = mistake(main, command, "--data", "tests.cli.plain.Points")
+    assert error == (
+        f"ts-lightning {command}: error: --model is missing. Expected the module to use: --model package.module.Class. "
+        f"All options: ts-lightning {command} --help\n"
+    )
+    error = mistake(main, command, "--model", "tests.cli.plain.Net", "--trainer.accelerator", "cpu")
+    assert "error: --data is missing: expected the data module to use, --data package.module.Class, or a" in error
+    assert list(tmp_path.glob("runs/*/*")) == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes at errors are of Python 3.11")
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["fit", "--trainer.num_sanity_val_steps", "0"], "in training, batch 1 of epoch 1, after 0 steps"),
+        (["test"], "in testing, after 0 steps"),
+        (["fit"], "in the sanity check, after 0 steps"),
+    ],
+    ids=["step", "test", "sanity check"],
+)
+def test_an_error_of_the_module_ends_with_where_it_happened(options, place, tmp_path):
+    narrow = ["--model", "tests.cli.plain.Narrow", "--data", "tests.cli.plain.Points", "--trainer.accelerator", "cpu"]
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as failed:
+        main([*options, *narrow, "--out", str(tmp_path / "run")])
+    assert failed.value.__notes__ == [f"This happened {place}."]
 
 
 MEANT = {
@@ -137,6 +226,12 @@ PACKAGES = {
     "by its module": (ModuleNotFoundError("No module named 'yaml'", name="yaml"), "Install it: pip install PyYAML\n"),
     "within a package": (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "Install it: pip install a\n"),
     "an extra": (ModuleNotFoundError("No module named 'onnx'", name="onnx"), "pip install 'ts-lightning[export]'\n"),
+    "an extra in Lightning's words": (
+        ModuleNotFoundError(
+            "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
+        ),
+        "error: wandb is missing. Install it: pip install 'ts-lightning[wandb]'\n",
+    ),
     "Lightning's own words": (
         ModuleNotFoundError("Requirement 'x>=1' not met. HINT: Try running `pip install -U 'x>=1'`"),
         "error: Requirement 'x>=1' not met. HINT: Try running `pip install -U 'x>=1'`.\n",

@@ -43,6 +43,18 @@ def test_own_options_say_what_they_do_and_their_default(command):
     assert "CPU threads (default: torch's choice)" in text
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_lightnings_commands_is_short(command):
+    ended = program(main, command, "--help")
+    assert len(ended.out.splitlines()) < 350
+    text = " ".join(ended.out.split())
+    assert text.startswith(f"usage: ts-lightning {command} [options] ")
+    assert "--ckpt_path CKPT_PATH The checkpoint to resume from, or to measure: a file, or best" in text
+    assert re.search(r"known: .*\bEarlyStopping, .*\bTargetSpaceMonitor\b", text)
+    assert "known subclasses" not in text
+    assert "StepClock" not in text
+
+
 def test_every_setting_of_target_space_has_its_unit_and_default():
     text = " ".join(program(main, "fit", "--target_space.help").out.split())
     assert "the ridge constant, in the unit that ``ridge_scale`` says" in text

@@ -1,6 +1,10 @@
 """``ts-lightning inspect``: the table that ``fit`` would begin with, without training or files."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +12,7 @@ import yaml
 from tests.support.runs import mistake, program
 from ts_lightning.cli.main import main
 
+ROOT = Path(__file__).parents[2]
 POINTS = ["--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points"]
 
 
@@ -38,6 +43,14 @@ def test_options_of_fit_are_options_here():
     assert ended.code == 0, str(ended)
     assert "Net: 2 layers solved, 100.0 %" in ended.out
     assert "times the multiplications of weight space, with batches of " in ended.out
+
+
+def test_nothing_is_said_of_a_training_that_does_not_follow(folder):
+    command = [sys.executable, "-m", "ts_lightning", "inspect", *POINTS, "--target_space", "{}"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
+    assert [line for line in ended.stderr.splitlines() if not line.startswith("Target space: 2 of 2 layers")] == []
+    assert ended.stdout.startswith("\nNet: 2 layers solved")
 
 
 OPTIONS = {"weight": ["--target_space", "null"], "no step": ["--target_space.ridge", "1", "--trainer.max_steps", "0"]}

@@ -54,6 +54,12 @@ def test_settings_reach_the_module_and_train_targets(kind, options, expected):
     assert set(found.target_space_engine.targets) == layers
 
 
+def test_a_table_says_where_target_space_ended(tmp_path):
+    short = ["--trainer.max_steps", "4", "--trainer.accelerator", "cpu", "--data", "tests.cli.plain.Points"]
+    options = [*of(Net), *short, "--target_space.until", "2", "--out", tmp_path / "run"]
+    assert "Net, target space for 2 steps, then weight space: done after 4 steps" in done(main, "fit", *options).out
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [

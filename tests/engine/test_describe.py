@@ -1,9 +1,10 @@
 """The line that says what is solved: samples, and what stays in weight space."""
 
+import pytest
 import torch
 from torch import nn
 
-from ts_lightning import TargetSpace
+from ts_lightning import TargetSpace, TargetSpaceConfig
 
 
 class Bags(nn.Module):
@@ -34,3 +35,18 @@ def test_parameters_of_the_model_itself_are_named():
 
     space = TargetSpace(Positions(), torch.randn(20, 4, 3))
     assert "in weight space: positions (" in space.describe()
+
+
+@pytest.mark.parametrize(
+    ("norm", "exclude", "ending"),
+    [
+        (nn.Identity(), [], "start normalised."),
+        (nn.LayerNorm(8), [], "start normalised; in weight space: norms and other vectors."),
+        (nn.LayerNorm(8), ["2"], "; in weight space: 2 (nn.Linear: excluded), norms and other vectors."),
+        (nn.Identity(), ["2"], "start normalised; in weight space: 2 (nn.Linear: excluded)."),
+    ],
+)
+def test_vectors_that_stay_in_weight_space_are_said(norm, exclude, ending):
+    model = nn.Sequential(nn.Linear(3, 8), norm, nn.Linear(8, 2))
+    space = TargetSpace(model, torch.randn(20, 3), TargetSpaceConfig(exclude=exclude))
+    assert space.describe().endswith(ending)

@@ -7,7 +7,9 @@ import torch
 
 from tests.support.runs import FILES, done, files, metrics
 from ts_lightning.recipes import rnn_bits
+from ts_lightning.recipes._recipe import first_step
 from ts_lightning.recipes._recurrent import recurrent
+from ts_lightning.report.history import Point
 
 SPACES = {"target": [], "weight": ["--target_space", "null"]}
 
@@ -31,6 +33,18 @@ def test_a_run_leaves_its_files_and_a_table(space, task, cell, units, tmp_path):
     model = rnn_bits.BitClassifier.load_from_checkpoint(folder / "last.ckpt")
     assert model.network.recurrent.hidden_size == units
     assert (model.hparams.units, model.hparams.delay) == (units, 3)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [([], "not measured"), ([0.5], "not reached"), ([0.5, 0.9995, 1.0], "1,500")],
+)
+def test_a_level_that_no_validation_could_measure_is_not_measured(points, said):
+    class Kept:
+        def points(self, name):
+            return [Point(1500 * i, value, None) for i, value in enumerate(points)] if name == "test/accuracy" else []
+
+    assert first_step(Kept(), "test/accuracy", rnn_bits.SOLVED) == said
 
 
 @pytest.mark.parametrize("space", SPACES)

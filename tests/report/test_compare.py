@@ -53,6 +53,18 @@ def test_default_levels_of_an_accuracy():
     assert default_levels(ACCURACY, [weight, target]) == [0.6, 0.66, 0.71, 0.98]
 
 
+@pytest.mark.parametrize(
+    ("start", "worse", "better", "levels"),
+    [
+        (0.3625, 0.401, 0.609, [0.38, 0.39, 0.4, 0.6]),
+        (0.98, 0.995, 0.996, [0.987, 0.992, 0.995, 0.996]),  # two digits would be one level
+        (36.25, 40.1, 60.9, [38, 39, 40, 60]),
+    ],
+)
+def test_default_levels_have_two_digits_or_as_many_as_tell_them_apart(start, worse, better, levels):
+    assert default_levels(ACCURACY, [[points([start, better])], [points([start, worse])]]) == levels
+
+
 def test_default_levels_of_a_loss_are_divided_in_factors():
     target, weight = [points([1.0, 0.001])], [points([1.0, 0.01, 0.5])]
     assert default_levels(LOSS, [target, weight]) == [0.1, 0.026, 0.01, 0.001]

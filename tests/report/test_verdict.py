@@ -153,3 +153,17 @@ def test_the_page_starts_with_the_verdict_and_shows_the_trials(tmp_path):
     assert head < page.index(verdict(comparison)) < page.index("<section>")
     assert "Learning rates tried" in page
     assert notes(comparison)[0] == tuning.notes()[0]
+
+
+@pytest.mark.parametrize(
+    ("until", "spaces"),
+    [
+        (None, "target space"),
+        (5, "target space for 5 steps, then weight space"),
+        (100, "target space"),  # it would have ended ahead of the next step
+        (2000, "target space"),
+    ],
+)
+def test_a_run_whose_target_space_ended_says_so(until, spaces, tmp_path):
+    made = run(tmp_path / "run", rows("test/accuracy", [0.1, 0.9]), until=until)
+    assert verdict_of_a_run(made).endswith(f"of training in {spaces}.")

@@ -21,6 +21,7 @@ import yaml
 
 from ts_lightning import report
 from ts_lightning.cli.files import run_folder
+from ts_lightning.cli.finish import shorten
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.errors import SettingError
 from ts_lightning.report.run import PAGE
@@ -197,5 +198,6 @@ def in_a_process(program: Program, arguments: Sequence[str]) -> int:
 
 def _child(program: Program, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    shorten()
     sys.argv[1:] = arguments  # from which Lightning starts further processes of the same run
     program(arguments)

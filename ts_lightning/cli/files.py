@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 import ts_lightning
 from ts_lightning.errors import SettingError, first_line
@@ -76,6 +76,16 @@ def loaded(file: Path, *, mmap: bool = False) -> Any:
             f"'{file}': not a file of tensors and built-in types ({first_line(error)}); expected what "
             f"torch.save or Lightning wrote."
         ) from error
+
+
+def with_csv(asked: Logger | list[Logger] | bool | None, folder: Path) -> list[Logger] | bool:
+    """The loggers that were asked for, and before them the one that figures are drawn from."""
+    if asked is False:
+        return False
+    own = CSVLogger(folder, name="", version="")
+    if isinstance(asked, list):
+        return [own, *asked]
+    return [own, asked] if isinstance(asked, Logger) else [own]
 
 
 class Settings(SaveConfigCallback):

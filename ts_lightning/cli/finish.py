@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,14 @@ from ts_lightning import report
 from ts_lightning.callbacks.wandb import log_artifact
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.report.run import CHECKPOINT, CONFIG
+from ts_lightning.report.verdict import verdict_of_a_run
+
+_short: ContextVar[bool] = ContextVar("short", default=False)
+
+
+def shorten() -> None:
+    """Have the runs of this process end with a line each, and no table, unless Ctrl-C ends them."""
+    _short.set(True)
 
 
 def finish(
@@ -21,13 +30,16 @@ def finish(
     *,
     title: str,
     space: Literal["target", "weight"],
+    until: int | None,
     clock: StepClock,
     peak_memory: int | None,
     command: str,
     remarks: Mapping[str, str],
     interrupted: bool,
 ) -> None:
-    """Leave ``summary.json``, ``figure.png``, ``figure.svg`` and ``report.html`` in the run's folder; print the table.
+    """Leave ``summary.json``, ``figure.png``, ``figure.svg`` and ``report.html`` in the run's folder.
+
+    The table is printed, or a line in its place where :func:`shorten` was called.
 
     Args:
         trainer: the Trainer that has trained.
@@ -35,6 +47,7 @@ def finish(
         history: what was logged during the run.
         title: the name of what was run.
         space: the space in which the module was trained.
+        until: the steps after which target space was to end; ``None``: never.
         clock: the times of the steps, in seconds.
         peak_memory: what training added to the process, in bytes.
         command: the program's command, as it is typed.
@@ -50,6 +63,7 @@ def finish(
     summary = report.Summary(
         title=title,
         space=space,
+        until=until,
         steps=trainer.global_step,
         step_seconds=clock.median,
         seconds=clock.total,
@@ -61,7 +75,8 @@ def finish(
     run = report.Run.of(folder, summary, history)
     report.draw_run(run)
     report.write_page(run)
-    print(report.run_table(run))
+    short = _short.get() and not interrupted
+    print(f"  {verdict_of_a_run(run)} {folder}/" if short else report.run_table(run), flush=True)
 
 
 def _longer(trainer: Trainer) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +14,30 @@ from ts_lightning.cli.lightning_cli import TargetSpaceCLI
 from ts_lightning.engine.inspection import Inspection, inspection
 from ts_lightning.errors import SettingError
 
+_OF_TRAINING = ("Seed set to", "GPU available", "TPU available", "HPU available", "💡 Tip")
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+)
 DOES = "say what would be solved and what it costs, without training"
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Leave out what Lightning says of the training that does not follow: seed, devices, loggers to install."""
+
+    def said(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_OF_TRAINING)
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(said)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(said)
 
 
 class _Look(Callback):
@@ -38,6 +63,8 @@ class _InspectCLI(TargetSpaceCLI):
         """A Trainer of one process, without loggers, bars and callbacks of the settings'."""
         self.look = _Look()
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        if self._get(self.config_init, "trainer").max_epochs is None:
+            kwargs["max_epochs"] = 1  # else Lightning says that it takes 1000
         alone = {"devices": 1, "num_nodes": 1, "num_sanity_val_steps": 0, "min_epochs": None, "min_steps": None}
         options = {**kwargs, **quiet, **alone, "enable_model_summary": False, "callbacks": [self.look]}
         return super(TargetSpaceCLI, self).instantiate_trainer(**options)
@@ -63,7 +90,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
         "--config run.yaml, --model, --data, --target_space.",
     )
     _, rest = parser.parse_known_args(arguments)
-    made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
+    with _unsaid():
+        made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
     if made.look.found is None:
         raise SettingError(
             "inspect: found no target space: without --target_space a module without the mixin trains in weight space, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 import sys
 import warnings
@@ -13,21 +12,21 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
-from ts_lightning.cli import meant
+from ts_lightning.cli import helptext, meant
+from ts_lightning.cli.checks import check_data, check_keys
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
-from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder
+from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder, with_csv
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.memory import TrainingMemory
 from ts_lightning.cli.parser import Parser
+from ts_lightning.cli.place import Place
 from ts_lightning.cli.predictions import PredictionFile
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
@@ -36,18 +35,12 @@ from ts_lightning.lightning.convert import convert, space_of
 from ts_lightning.optim import TargetAdam
 from ts_lightning.report import History
 from ts_lightning.report.run import CHECKPOINT, METRICS
+from ts_lightning.report.summary import spaces
 
 #: what --trainer.callbacks+= and --optimizer know by their names alone, being imported
 NAMED = (TargetSpaceMonitor, TargetAdam)
 #: what Lightning takes for --ckpt_path beside a file
 _KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
-#: in the place of the first lines of the Trainer's docstrings, which are cut off in the middle of a sentence
-_COMMANDS = {
-    "fit": "train; ends with a table, figures and report.html",
-    "validate": "measure a checkpoint on the validation data",
-    "test": "measure a checkpoint on the test data",
-    "predict": "write what predict_step returns",
-}
 _HELP = (
     "Settings of target space for the module, whether or not it has the mixin: --target_space.ridge 0.1 sets one, "
     "--target_space.help lists all, null trains in weight space. Default: the module's own."
@@ -108,9 +101,19 @@ class TargetSpaceCLI(LightningCLI):
         """In which space the module trains, ``target`` or ``weight``."""
         return space_of(self.model)
 
+    @property
+    def spaces(self) -> str:
+        """The space that the module trained in, in words, or both where target space ended with ``until``."""
+        return spaces(self.space, self._until, self.trainer.global_step)
+
+    @property
+    def _until(self) -> int | None:
+        settings = getattr(self.model, "target_space", None)
+        return None if settings is None else settings.until
+
     def title(self) -> str:
         """What is run, for table and report."""
-        return f"{type(self.model).__name__}, {self.space} space"
+        return f"{type(self.model).__name__}, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """Further lines of the table, by their label."""
@@ -129,7 +132,10 @@ class TargetSpaceCLI(LightningCLI):
         """Add Lightning's commands, with a line each for the help, and list the others."""
         super()._add_subcommands(parser, **options)
         assert isinstance(parser, Parser)
-        parser.list_commands({**_COMMANDS, **self._commands})
+        parser.list_commands({**helptext.COMMANDS, **self._commands})
+        given = {"model": self.model_class, "data": self.datamodule_class}
+        for name, command in self._subcommand_parsers.items():
+            helptext.shorten(command, f"{self.command} {name}", name, {part for part, kind in given.items() if kind})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the settings of the module that is named as the default of ``--target_space``."""
@@ -137,8 +143,10 @@ class TargetSpaceCLI(LightningCLI):
         if self.model_class is None:
             self._default_to_those_of_the_module(parser, args)
         super().parse_arguments(parser, args)
-        self._check_keys()
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        chosen = self.config[self.config.subcommand]
+        files = [*(self.config.get("config") or []), *(chosen.get("config") or [])]
+        check_keys(files, [*vars(chosen), *self.subcommands()])
+        checkpoint = chosen.get("ckpt_path")
         if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
             # a file that cannot be used is said before anything is made; mapped, its tensors are not read
             loaded(Path(checkpoint), mmap=True)
@@ -161,18 +169,6 @@ class TargetSpaceCLI(LightningCLI):
                 f"{', '.join(lost)}.",
                 stacklevel=2,
             )
-
-    def _check_keys(self) -> None:
-        """Refuse unknown names at the top of config files; jsonargparse takes an empty group of any name."""
-        chosen = self.config[self.config.subcommand]
-        known = [*vars(chosen), *self.subcommands()]
-        for file in [*(self.config.get("config") or []), *(chosen.get("config") or [])]:
-            settings = yaml.safe_load(file.get_content())
-            unknown = [str(name) for name in settings if name not in known] if isinstance(settings, dict) else []
-            if unknown:
-                near = difflib.get_close_matches(unknown[0], known, n=1)
-                hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
-                raise SettingError(f"--config {file}: found '{unknown[0]}'; {hint}.")
 
     def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Find out which module is named, and take its settings of target space as the default."""
@@ -224,11 +220,12 @@ class TargetSpaceCLI(LightningCLI):
             self.clock,
             self.memory,
             self.facts,
+            Place(),
             PredictionFile(self.folder),
         ]
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
-        logger = _with_csv(asked.get("logger"), self.folder)
+        logger = with_csv(asked.get("logger"), self.folder)
         made = {**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
         with self._discarding():
             return self._trainer(made)
@@ -257,6 +254,8 @@ class TargetSpaceCLI(LightningCLI):
         handler = signal.getsignal(signal.SIGINT)
         try:
             with self._discarding():
+                if self.datamodule is None:
+                    check_data(self.model, subcommand)
                 super()._run_subcommand(subcommand)
                 if subcommand == "fit" and self.then_test:
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
@@ -274,6 +273,7 @@ class TargetSpaceCLI(LightningCLI):
                 history,
                 title=self.title(),
                 space=self.space,
+                until=self._until,
                 clock=self.clock,
                 command=self.command,
                 peak_memory=self.memory.peak,
@@ -287,13 +287,3 @@ class TargetSpaceCLI(LightningCLI):
 def _first() -> bool:
     """Whether this is the only process, or the one of several that writes files."""
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
-
-
-def _with_csv(asked: Logger | list[Logger] | bool | None, folder: Path) -> list[Logger] | bool:
-    """The loggers that were asked for, and before them the one that figures are drawn from."""
-    if asked is False:
-        return False
-    own = CSVLogger(folder, name="", version="")
-    if isinstance(asked, list):
-        return [own, *asked]
-    return [own, asked] if isinstance(asked, Logger) else [own]

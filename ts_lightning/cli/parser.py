@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ts_lightning.cli import meant
+from ts_lightning.cli import helptext, meant, values
 
 _MANY = 20
 #: lines of jsonargparse's errors that speak of its own inside
@@ -19,6 +19,7 @@ _INSIDE = re.compile(r"Expected a <class 'NoneType'>|^ *Given value type:|Nested
 _UNKNOWN = re.compile(r"^(?:Option|unrecognized arguments:) *'?([\w.-]+)", re.IGNORECASE)
 _UNKNOWN_WITHIN = re.compile(r"^Subcommand '(\w+)' does not accept option '([\w.]+)")
 _NO_FILE = re.compile(r"""^Parser key "config": (?:File does not exist|Path is not a file): '(.+)'""")
+_MISSING = re.compile(r"^the following arguments are required: (.+)")
 #: the content of a config file follows it, which is empty
 _EMPTY_FILE = re.compile(r"^(?:Parser key \"config\": )?Unexpected config:\s*$")
 _NO_CLASS = re.compile(
@@ -36,7 +37,7 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def _get_formatter(self, *args: Any, **options: Any) -> Any:
-        """jsonargparse's, but for the indented paragraphs of a description, which stay as they are."""
+        """jsonargparse's, but for indented paragraphs of a description, which stay, and the paths of classes."""
         formatter: Any = super()._get_formatter(*args, **options)
         fill = formatter._fill_text
 
@@ -44,7 +45,9 @@ class Parser(LightningArgumentParser):
             parts = text.split("\n\n")
             return "\n\n".join(part if part.startswith(" ") else fill(part, width, indent) for part in parts)
 
+        said = formatter._get_help_string
         formatter._fill_text = filled
+        formatter._get_help_string = lambda action: helptext.names(said(action))
         return formatter
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -57,17 +60,31 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser within another, which goes on to say it
             super().error(message, ex)
         program = self.prog.replace(" [options]", "")
-        if file := _NO_FILE.search(message):
+        if missing := _MISSING.search(message):
+            program, message = self._missing(program, missing[1])
+        elif file := _NO_FILE.search(message):
             message = f"--config {file[1]}: found no such file. Expected a YAML with settings."
         elif _EMPTY_FILE.search(message):
             message = "--config: found an empty file. Expected a YAML with settings."
-        elif given := _NO_CLASS.search(message):
+        elif (given := _NO_CLASS.search(message)) and given[1] != "target_space" and not values.within(message):
             message = f"--{given[1]} {given[3]}: {meant.classes(given[3], given[2])}"
         else:
-            message = "\n".join(line for line in message.splitlines() if not _INSIDE.search(line))
-            message += f"\nAll options: {program} --help"
+            message = values.explained(message) or _shortened(message)
+            message += f" All options: {program} --help"
         print(f"{program}: error: {message}", file=sys.stderr)
         sys.exit(2)
+
+    def _missing(self, program: str, listed: str) -> tuple[str, str]:
+        """The command and what it lacks: of the options of all its parts only those that a user can give."""
+        command, *_ = listed.partition(".")
+        names = [name.strip().removeprefix(f"{command}.") for name in listed.split(",")]
+        program = f"{program} {command}" if command in self.subparsers() else program
+        options = " and ".join(f"--{name}" for name in names)
+        what = "the module to use: --model package.module.Class" if names == ["model"] else f"a value for {options}"
+        return (
+            program,
+            f"{options} {'is' if len(names) == 1 else 'are'} missing. Expected {what}. All options: {program} --help",
+        )
 
     def subparsers(self) -> Mapping[str, Any]:
         """The parsers of the commands, by their names."""
@@ -96,3 +113,11 @@ class Parser(LightningArgumentParser):
             f"No option is called anything like it. An argument of the module is --model.{word.lstrip('-')}, of the "
             f"data --data.{word.lstrip('-')}."
         )
+
+
+def _shortened(message: str) -> str:
+    """A message of jsonargparse without what it says of its inside; in one line, unless it lists what it has tried."""
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not _INSIDE.search(line)]
+    if any(line.startswith("Subtypes:") for line in lines):
+        return "\n".join(line for line in message.splitlines() if not _INSIDE.search(line))
+    return " ".join(line if line.endswith((".", "?", ":", "!")) else f"{line}." for line in lines)

@@ -35,6 +35,8 @@ _EXTRAS = {
     "export": ("onnx", "onnxscript", "safetensors"),
     "torchtext": ("torchtext",),
 }
+#: how Lightning says to install what it lacks
+_HINT = re.compile(r"`pip install -\w+ '?([\w-]+)")
 #: what this package does itself, on purpose, and Lightning's own use of something deprecated
 _QUIET = ("LightningCLI's args parameter", "exists and is not empty", "LeafSpec")
 
@@ -72,8 +74,9 @@ def _missing(error: BaseException) -> str | None:
     if cause is None:
         return None
     text = first_line(cause).rstrip(".")
-    if "`pip install -" in text:  # which ends with how
-        return f"{text}."
+    if hint := _HINT.search(text):  # which ends with how
+        module = hint[1].replace("-", "_")
+        return f"{hint[1]} is missing. Install it: {install(module)}" if _extra(module) else f"{text}."
     named = re.search(r"[`'\"]([\w.-]+)[`'\"]", text)
     module = (cause.name or (named[1] if named else "")).partition(".")[0]
     return f"{text}. Install it: {install(module)}" if module else f"{text}."
@@ -81,8 +84,13 @@ def _missing(error: BaseException) -> str | None:
 
 def install(module: str) -> str:
     """The command that installs the package with this module."""
-    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    extra = _extra(module)
     return f"pip install {_PACKAGES.get(module, module)}" if extra is None else f"pip install 'ts-lightning[{extra}]'"
+
+
+def _extra(module: str) -> str | None:
+    """The extra that has the package with this module."""
+    return next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -57,8 +57,12 @@ def described(
         own = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)]
         # the model itself has no name, and the parameters that it holds beside its modules do
         kinds.setdefault(_why(config, name, module, reasons), []).extend([name] if name else own)
-    if kinds:
-        text += "; in weight space: " + ", ".join(f"{listed(names)} ({why})" for why, names in kinds.items())
+    rest = [f"{listed(names)} ({why})" for why, names in kinds.items()]
+    held = solved | {id(p) for module in left.values() for p in module.parameters(recurse=False)}
+    if any(id(p) not in held for p in trained):
+        rest.append("norms and other vectors")
+    if rest:
+        text += f"; in weight space: {', '.join(rest)}"
     return f"{text}."
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import TargetSpaceCLI, run
 from ts_lightning.cli.compare import DOES, compare
+from ts_lightning.report import History
 
 #: Lightning's advice that does not fit data held in memory
 _QUIET = ("does not have many workers", "smaller than the logging interval")
@@ -27,6 +28,19 @@ _DEFAULTS: dict[str, Any] = {
     "trainer.enable_model_summary": False,
     "trainer.num_sanity_val_steps": 0,
 }
+
+
+def first_step(history: History, name: str, level: float) -> str:
+    """The step at which a metric was first at least at a level, or that it was not reached, or not measured.
+
+    Args:
+        history: of the run.
+        name: of the metric.
+        level: of it.
+    """
+    points = history.points(name)
+    reached = next((f"{point.step:,}" for point in points if point.value >= level), "not reached")
+    return reached if points else "not measured"
 
 
 def recipe(

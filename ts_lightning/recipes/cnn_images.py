@@ -83,7 +83,7 @@ class ImagesCLI(TargetSpaceCLI):
         """Data and space."""
         data = self.datamodule
         name = data.source if data.file is None else data.file.name
-        return f"{name}, convolutional network, {self.space} space"
+        return f"{name}, convolutional network, {self.spaces}"
 
 
 DEFAULTS = {"trainer.max_epochs": 15, "trainer.log_every_n_steps": 1}

@@ -24,7 +24,7 @@ class TextCLI(TargetSpaceCLI):
         data, given = self.datamodule, self.model.given
         name = data.source if data.file is None else data.file.name
         layers = given.cell if given.layers == 1 else f"{given.layers} {given.cell} layers"
-        return f"{name}, {layers} of {given.units} units, {self.space} space"
+        return f"{name}, {layers} of {given.units} units, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """What the accuracy is to be compared with, and how to classify new text."""
@@ -37,6 +37,8 @@ class TextCLI(TargetSpaceCLI):
             "classes": f"{len(texts.labels)}: {listed}",
             "texts": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count),
         }
+        if "training" in self.datamodule.notes:
+            result["training texts"] = self.datamodule.notes["training"]
         start = self.datamodule.embeddings()
         if start is not None:
             result["words with pretrained vectors"] = f"{int(start[1].sum()):,} of {len(start[1]):,}"

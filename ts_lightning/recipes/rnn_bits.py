@@ -10,7 +10,7 @@ from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
-from ts_lightning.recipes._recipe import recipe
+from ts_lightning.recipes._recipe import first_step, recipe
 from ts_lightning.recipes._recurrent import Cell, recurrent
 from ts_lightning.recipes.data import BitsDataModule
 from ts_lightning.report import History
@@ -85,12 +85,11 @@ class BitsCLI(TargetSpaceCLI):
     def title(self) -> str:
         """Task, network and space."""
         data, given = self.datamodule, self.model.given
-        return f"{data.task} over {data.delay} steps, {given.cell} of {given.units} units, {self.space} space"
+        return f"{data.task} over {data.delay} steps, {given.cell} of {given.units} units, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """The first measurement at which the task was solved."""
-        step = next((point.step for point in history.points("test/accuracy") if point.value >= SOLVED), None)
-        return {f"first measured at {SOLVED:.1%} test accuracy": "not reached" if step is None else f"{step:,}"}
+        return {f"first measured at {SOLVED:.1%} test accuracy": first_step(history, "test/accuracy", SOLVED)}
 
 
 #: one thread, since more only get in each other's way in layers of this size

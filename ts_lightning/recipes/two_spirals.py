@@ -12,7 +12,7 @@ from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
-from ts_lightning.recipes._recipe import recipe
+from ts_lightning.recipes._recipe import first_step, recipe
 from ts_lightning.recipes.data import SpiralsDataModule
 from ts_lightning.recipes.data.spirals import POINTS
 from ts_lightning.report import History
@@ -77,12 +77,11 @@ class SpiralsCLI(TargetSpaceCLI):
     def title(self) -> str:
         """Network and space."""
         widths = "-".join(map(str, [2, *self.model.hidden, 2]))
-        return f"two spirals, {widths}{' with shortcuts' if self.model.network.shortcuts else ''}, {self.space} space"
+        return f"two spirals, {widths}{' with shortcuts' if self.model.network.shortcuts else ''}, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """When all training points were first classified rightly; each step measures before its own update."""
-        step = next((point.step for point in history.points("train/accuracy") if point.value == 1), None)
-        return {"first step at 100 % training accuracy": "not reached" if step is None else f"{step:,}"}
+        return {"first step at 100 % training accuracy": first_step(history, "train/accuracy", 1)}
 
 
 #: one thread, since more only get in each other's way in layers of this size

@@ -13,6 +13,18 @@ from ts_lightning.errors import SettingError
 FILE = "summary.json"
 
 
+def spaces(space: str, until: int | None, steps: int) -> str:
+    """The space of a run in words, and both where target space ended.
+
+    Args:
+        space: what was trained first, targets or weights.
+        until: the steps after which training was to go on in weight space; ``None``: never.
+        steps: that were made.
+    """
+    ended = space == "target" and until is not None and steps > until
+    return f"target space for {until:,} steps, then weight space" if ended else f"{space} space"
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run went.
@@ -25,6 +37,7 @@ class Summary:
         seconds: the time of all steps.
         peak_memory: of training, above what the process held before it, in bytes; ``None`` where it was not measured.
         interrupted: ended by Ctrl-C.
+        until: the steps after which training was to go on in weight space; ``None``: never.
         extra: further lines for the table, by their label. Lines called ``repeat``, ``resume`` and ``predict`` are
             commands, which the report shows as such.
     """
@@ -36,6 +49,7 @@ class Summary:
     seconds: float
     peak_memory: int | None = None
     interrupted: bool = False
+    until: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -54,6 +68,11 @@ class Summary:
             raise SettingError(f"'{file}': cannot be read ({error.strerror}); {expected}.") from error
         except (ValueError, TypeError) as error:
             raise SettingError(f"'{file}': {error}; {expected}.") from error
+
+    @property
+    def spaces(self) -> str:
+        """Where it trained, in words."""
+        return spaces(self.space, self.until, self.steps)
 
     def write(self, folder: Path) -> None:
         """Leave the summary in a run's folder."""

@@ -43,8 +43,8 @@ def verdict(comparison: Comparison) -> str:
 
 def verdict_of_a_run(run: Run) -> str:
     """What the run reached in its first metric: on test data where there are some, else on validation data."""
-    space, steps, seconds = run.summary.space, run.summary.steps, run.summary.seconds
-    spent = f"after {steps:,} steps and {duration(seconds)(seconds)} of training in {space} space"
+    steps, seconds = run.summary.steps, run.summary.seconds
+    spent = f"after {steps:,} steps and {duration(seconds)(seconds)} of training in {run.summary.spaces}"
     measured = sorted(run.history.measured, key=lambda metric: (not metric.is_accuracy, metric.split != "test"))
     for metric in measured:
         if (final := run.history.final(metric.name)) is not None:

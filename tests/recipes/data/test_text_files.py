@@ -9,6 +9,8 @@ from ts_lightning.recipes.data.text_files import csv_texts, parquet_texts, typed
 from ts_lightning.recipes.data.text_set import split_by_hash, text_set
 from ts_lightning.recipes.data.text_sources import from_files, imdb, load
 
+SPLITS = ("train", "test")
+
 
 def written(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -171,3 +173,29 @@ def test_imdb_is_read_from_a_folder_of_its_files(parquet, tmp_path, monkeypatch)
     assert found.labels == ["negative", "positive"]
     assert (found.x_train, found.y_train.tolist()) == (["good film", "bad film"], [1, 0])
     assert (found.x_test, found.y_test.tolist()) == (["bad"], [0])
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "never fetched"])
+def test_a_hub_that_cannot_be_reached_is_asked_once(kept, monkeypatch):
+    datasets, hub = pytest.importorskip("datasets"), pytest.importorskip("huggingface_hub")
+    asked, offline = [], []
+
+    def unreachable(self, name, timeout):
+        asked.append(name)
+        raise ConnectionError("no route to the hub")
+
+    def load_dataset(name):
+        offline.append(datasets.config.HF_HUB_OFFLINE)
+        if not kept:
+            raise ConnectionError("offline")
+        return {split: datasets.Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]}) for split in SPLITS}
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    if kept:
+        assert imdb(None).labels == ["negative", "positive"]
+    else:
+        with pytest.raises(DataError, match=r"imdb: could not be fetched \(no route to the hub\)\. Check the network"):
+            imdb(None)
+    assert (asked, offline, datasets.config.HF_HUB_OFFLINE) == (["stanfordnlp/imdb"], [True], False)

@@ -1,10 +1,11 @@
 """Sentences of Python's documentation: whatever this version's pages hold, the task is well formed."""
 
 import sys
+import warnings
 
 import pytest
 
-from ts_lightning.data import DataError
+from ts_lightning.data import DataError, TextDataModule
 from ts_lightning.recipes.data.topics import sentences, topics
 
 PAGE = """
@@ -58,3 +59,13 @@ def test_a_python_without_its_topics(monkeypatch):
 def test_a_number_of_topics_that_there_is_not(count):
     with pytest.raises(DataError, match=f"topics: found {count}; expected 2 to"):
         topics(count)
+
+
+@pytest.mark.parametrize(("length", "warned"), [(None, False), (12, True)])
+def test_what_is_cut_of_the_bundled_texts_is_a_warning_only_at_a_length_of_ones_own(length, warned):
+    data = TextDataModule(length=length)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup()
+    assert bool(caught) == warned
+    assert "words that are not among the" in data.notes["test"]

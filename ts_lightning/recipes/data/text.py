@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -34,7 +35,8 @@ class _Ready(NamedTuple):
 class TextDataModule(LightningDataModule):
     """Texts and their classes.
 
-    What is cut, blank or unknown is counted in a warning when the data is read; no text is left out.
+    What is cut, blank or unknown is counted in a warning when the data is read; no text is left out. For ``topics`` at
+    their usual length it is information.
 
     Args:
         source: ``topics`` (sentences of Python's own documentation), ``imdb``, or a ``csv`` or ``parquet`` file.
@@ -58,6 +60,9 @@ class TextDataModule(LightningDataModule):
         vocab: a ``torchtext.vocab.Vocab`` to use for the words; needs ``split``, and ``words`` is then unused.
         vectors: pretrained vectors that an embedding starts from: a file or a name that torchtext reads or downloads,
             as ``glove.6B.100d``, a ``torchtext.vocab.Vectors``, or a ``Vocab`` that has some.
+
+    Attributes:
+        notes: what was cut, blank or unknown, by the split of the texts; filled when the data is read.
 
     Raises:
         SettingError: a size out of range.
@@ -85,6 +90,8 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         if vocab is not None and split is None:
             raise DataError("vocab: found no split; expected the function that split words when it was made.")
+        self._usual = source == "topics" and length is None
+        self.notes: dict[str, str] = {}
         length = _LENGTH[source] if length is None else length
         for option, value, minimum in (("words", words, 3), ("length", length, 1), ("batch_size", batch_size, 1)):
             expect(option, value, minimum)
@@ -172,7 +179,12 @@ class TextDataModule(LightningDataModule):
             for name, (x, y) in parts.items():
                 encoded = encoder(x)
                 if said := remarks(encoded, encoder):
-                    warnings.warn(f"{len(x):,} {name} texts: {'; '.join(said)}.", stacklevel=4)
+                    self.notes[name] = "; ".join(said)
+                    text = f"{len(x):,} {name} texts: {self.notes[name]}."
+                    if self._usual:
+                        rank_zero_info(text)
+                    else:
+                        warnings.warn(text, stacklevel=4)
                 made[name] = TextSamples(encoded.ids, y, x)
             measured = made["validation" if self.validation else "test"]
             self._ready = _Ready(texts, encoder, made["training"], measured, made["test"])

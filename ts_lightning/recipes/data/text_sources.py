@@ -14,6 +14,8 @@ from ts_lightning.recipes.data.topics import topics
 
 Source = Literal["topics", "imdb", "csv", "parquet"]
 _HUB = "stanfordnlp/imdb"
+#: seconds for the hub to answer
+_PATIENCE = 10
 _SPLITS = ("train", "test")
 _OPINIONS = {0: "negative", 1: "positive"}
 
@@ -31,7 +33,7 @@ def imdb(root: Path | None) -> TextSet:
     datasets = imported("datasets", "datasets")
     files = {} if root is None else {split: _parquet_files(root, split) for split in _SPLITS}
     try:
-        loaded = datasets.load_dataset(_HUB) if root is None else datasets.load_dataset("parquet", data_files=files)
+        loaded = _from_the_hub(datasets) if root is None else datasets.load_dataset("parquet", data_files=files)
     except Exception as error:  # whatever datasets, a socket or a file system raises: the cause is in the text
         cause = error.__cause__ or error
         reason = first_line(cause)
@@ -47,6 +49,26 @@ def imdb(root: Path | None) -> TextSet:
             )
         columns += [list(loaded[split]["text"]), [_OPINIONS.get(label, label) for label in loaded[split]["label"]]]
     return text_set(columns[0], columns[1], columns[2], columns[3], "imdb")
+
+
+def _from_the_hub(datasets: Any) -> Any:
+    """The data set, or what was kept of an earlier download where the hub cannot be reached.
+
+    The hub is asked once. ``datasets`` would ask it six times, in 20 seconds and with a message each.
+    """
+    try:
+        imported("huggingface_hub", "huggingface_hub").HfApi().dataset_info(_HUB, timeout=_PATIENCE)
+    except Exception as error:
+        settings, name = datasets.config, "HF_HUB_OFFLINE"
+        before = getattr(settings, name)
+        setattr(settings, name, True)
+        try:
+            return datasets.load_dataset(_HUB)
+        except Exception:
+            raise error from None
+        finally:
+            setattr(settings, name, before)
+    return datasets.load_dataset(_HUB)
 
 
 def from_files(
