@@ -15,6 +15,7 @@ from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.start import check_state, start
+from ts_lightning.engine.twins import say_copies
 
 
 def settings_of(config: TargetSpaceConfig | None) -> TargetSpaceConfig:
@@ -71,6 +72,8 @@ class Beginning:
         cascade.reference = run
         if state is not None:
             cascade.trained.load_state_dict(state)
+        elif init not in ("refresh", "weights"):
+            say_copies(cascade.model, cascade.layers, self._given)
         before = run.outputs() if init == "refresh" else []
         started = start(run, cascade.layers, self._config, init, state, generator, self._given, cascade.trained.held)
         self._rows = {layer.name: layer.rows.cpu() for layer in cascade.layers if layer.rows is not None}
