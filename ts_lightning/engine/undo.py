@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable
 from functools import cache
 from operator import is_
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
-from ts_lightning.engine.written import LARGE, bytes_of, copy_written, version_of, warn_of_write
+from ts_lightning.engine.written import LARGE, Written, bytes_of, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
@@ -63,7 +62,7 @@ class Undo:
         self._scripted: list[tuple[nn.Module, str, Tensor]] = []  # buffers of TorchScript, by module and name
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
         self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
-        self._restore_parameters: Callable[[], None] | None = None
+        self._parameters: Written | None = None
         self._module(model)
 
     def reach(self, function: Any) -> None:
@@ -94,7 +93,7 @@ class Undo:
 
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
-        self._restore_parameters = copy_written(self.modules, self._learned.seen)
+        self._parameters = Written(self.modules, self._learned.seen)
         for module, name, buffer in self._scripted:
             setattr(module, name, own(buffer))
         for container, key, value in self._tensors:
@@ -109,6 +108,11 @@ class Undo:
         for (module, name), known in self._learned.registries.items():
             entries = module.__dict__[name]  # of hooks, those that were chosen to run
             module.__dict__[name] = type(entries)((key, entries[key]) for key in entries if key in known)
+
+    def read(self, tensor: Tensor, data: Tensor) -> None:
+        """Take note of the ``data`` of a tensor, whose writes the tensor's version does not count."""
+        if self._parameters is not None:
+            self._parameters.read(tensor, data)
 
     def learn(self) -> None:
         """Keep for later runs what this one wrote to."""
@@ -150,8 +154,8 @@ class Undo:
 
     def restore(self) -> None:
         """Put everything back."""
-        if self._restore_parameters is not None:
-            self._restore_parameters()
+        if self._parameters is not None:
+            self._parameters.restore()
             for module, name, buffer in self._scripted:
                 setattr(module, name, buffer)
         for holder, before in self._holders:
