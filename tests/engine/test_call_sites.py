@@ -236,22 +236,22 @@ def test_complex_weights_stay_in_weight_space():
         TargetSpace(Complex(), batch(), TargetSpaceConfig(layers=["*"]))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-@pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.zeros(4, 6).double())])
-def test_torchscript_stays_in_weight_space_and_its_buffers_as_they_are(make):
-    model = net(lambda m, h: m.e(h), e=None)
-    model[2].e = make(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).double())
-    model.train()
-    model(batch(8, seed=2))
-    buffers = [buffer.clone() for buffer in model[2].buffers()]
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_a_layer_on_a_nested_tensor_stays_in_weight_space(layout):
+    def run(m, h):
+        nested = torch.nested.as_nested_tensor([h[:2], h[2:]], layout=layout)
+        return torch.nested.to_padded_tensor(m.e(nested), 0.0)[:, :6].reshape(-1, 6)
+
+    model = net(run, e=nn.Linear(6, 6))
     space = TargetSpace(model, batch(), EXACT)
-    space.solve()
-    assert len(buffers) == 3
-    for buffer, value in zip(model[2].buffers(), buffers, strict=True):
-        assert torch.equal(buffer, value)
-    assert [(name, reason) for name, _, reason in space.left] == [("2.e.0", "of TorchScript")]
+    assert space.left == [("2.e", "nn.Linear", "called on a nested tensor")]
     model(batch(8, seed=2)).square().sum().backward()
     assert space.pullback()
+    assert model[2].e.weight.grad.abs().sum() > 0
+    space.solve()
+    with pytest.raises(TargetSpaceError, match=r"layer '2.e' is called on a nested tensor .*Add '2.e' to exclude"):
+        TargetSpace(net(run, e=nn.Linear(6, 6)), batch(), TargetSpaceConfig(layers=["2.e"]))
 
 
 def test_a_new_reference_batch_for_which_forward_switches_gradients_off_is_refused():

@@ -158,6 +158,15 @@ FRONTS = {
     "residual, in place": (lambda h, d: d(h).clone().add_(h), 0.0),
     "norm": (lambda h, d: functional.layer_norm(d(h), (6,)), 0.0),
     "always drawn": (lambda h, d: functional.dropout(h, RATE), 0.0),
+    "of torch": (lambda h, d: torch.dropout(h, RATE, d.training), NOISE),
+    "of torch, by keywords": (lambda h, d: torch.dropout(input=h, p=RATE, train=d.training), NOISE),
+    "of torch, in place": (lambda h, d: torch.dropout_(h.clone(), RATE, d.training), NOISE),
+    "of torch, always drawn": (lambda h, d: torch.dropout(h, p=RATE, train=True), 0.0),
+    "alpha": (lambda h, d: torch.alpha_dropout(h, RATE, train=d.training), NOISE),
+    "alpha, always drawn": (lambda h, d: torch.alpha_dropout(h, RATE, True), 0.0),
+    "alpha, of channels": (lambda h, d: torch.feature_alpha_dropout(h, RATE, d.training), NOISE),
+    "alpha, functional": (lambda h, d: functional.alpha_dropout(h, RATE, d.training), NOISE),
+    "channels of torch": (lambda h, d: torch.feature_dropout(h.unsqueeze(2), RATE, d.training).squeeze(2), NOISE),
 }
 
 
@@ -198,6 +207,43 @@ def test_the_rate_may_change_and_dropout_may_be_frozen():
     space.solve()
     assert layer.solver.noise is None
     assert (model.dropout.p, model.dropout.training) == (0.5, False)
+
+
+class Dropping(nn.Module):
+    """Dropout of a module by its own mode, itself or through a function."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.module = how, nn.Dropout(RATE)
+
+    def forward(self, h):
+        if self.how == "module":
+            return self.module(h)
+        if self.how == "helper":
+            return helper(h, self.training)
+        return functional.dropout(h, RATE, self.training)
+
+
+def helper(h, training):
+    return torch.dropout(h, RATE, training)
+
+
+@pytest.mark.parametrize("how", ["module", "functional", "helper"])
+def test_a_module_that_is_kept_in_eval_mode_has_no_noise(how):
+    """The noise of the dropout ahead of it goes on; one that is thawed has its own again."""
+    part = Dropping(how)
+    model = Front(lambda h, d: part(d(h)))
+    model.part = part.eval()
+    for front, expected in ((NOISE, NOISE), (0.0, 0.0)):
+        model.dropout.p = RATE if front else 0.0
+        space = TargetSpace(model, torch.randn(9, 3))
+        noise = space.layers[1].solver.noise
+        assert (0.0 if noise is None else float(noise[0])) == pytest.approx(expected)
+        space.release()
+    space = TargetSpace(model, torch.randn(9, 3))
+    model.train()
+    space.solve()
+    assert float(space.layers[1].solver.noise[0]) == pytest.approx(NOISE)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.support.encoders import Net, X, half_frozen, half_frozen_recurrent, tied
 from tests.support.fits import assert_equal
@@ -105,6 +106,29 @@ LEFT = {
     "half frozen": (half_frozen, ("head", "nn.Linear", "partly frozen")),
     "half frozen, recurrent": (half_frozen_recurrent, ("rnn", "nn.LSTM", "partly frozen")),
     "a cell": (lambda: Net(stepwise, cell=nn.LSTMCell(3, 4)), ("cell", "nn.LSTMCell", "called step by step")),
+    "used in parts": (
+        lambda: Net(lambda net, x: functional.linear(net.encoder(x), net.head.weight.chunk(2)[0]).repeat(1, 2)),
+        ("head", "nn.Linear", "used by chunk"),
+    ),
+    "dropped": (
+        lambda: Net(lambda net, x: functional.linear(net.encoder(x), functional.dropout(net.head.weight, 0.3, False))),
+        ("head", "nn.Linear", "used by dropout"),
+    ),
+    "quantised": (
+        lambda: Net(lambda net, x: net.encoder(x) @ (net.head.weight * 4).round().T / 4 + net.head.bias),
+        ("head", "nn.Linear", "used by mul"),
+    ),
+    "of a sparse product": (
+        lambda: Net(lambda net, x: torch.sparse.mm(net.encoder(x).to_sparse(), net.head.weight.T)),
+        ("head", "nn.Linear", "used by sparse_mm"),
+    ),
+    "an attention by hand": (
+        lambda: Net(
+            lambda net, x: net.head(functional.linear(net.encoder(x), net.attention.in_proj_weight.chunk(3)[0])),
+            attention=nn.MultiheadAttention(4, 2),
+        ),
+        ("attention", "nn.MultiheadAttention", "used by chunk"),
+    ),
     "not reached": (lambda: Net(rnn=nn.GRU(3, 4)), ("rnn", "nn.GRU", "not called in the reference forward")),
     "tied": (lambda: tied(both), ("head", "nn.Linear", "tied to other.weight")),
     "tied, the other one": (lambda: tied(both), ("other", "nn.Linear", "tied to head.weight")),

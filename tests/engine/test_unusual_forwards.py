@@ -143,3 +143,16 @@ def test_tied_weights_train_with_exact_gradients():
 def test_a_weight_that_is_used_before_its_layer_is_refused_with_both_names():
     with pytest.raises(TargetSpaceError, match=r"'last' depends on the weight of layer 'encoder'.*exclude"):
         TargetSpace(Tied(ahead=True).double(), batch(), EXACT)
+
+
+def test_a_layer_behind_its_own_weight_is_refused():
+    class Ahead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.last(torch.tanh(functional.linear(torch.tanh(self.first(x)), self.last.weight)))
+
+    with pytest.raises(TargetSpaceError, match=r"layer 'last' depends on its own weight.*exclude"):
+        TargetSpace(Ahead().double(), batch(), EXACT)

@@ -1,5 +1,8 @@
 """Parameters that a pass over the reference batch writes: their values, and the gradients of what it wrote."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +75,54 @@ def test_gradients_are_those_of_what_only_the_pass_writes(form, trained):
         found.append([space.targets[name].grad for name in ("first", "last")])
     for own, expected in zip(*found, strict=True):
         torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("begins", [0, 3])
+@pytest.mark.parametrize(
+    "average",
+    [
+        lambda own, given: own.mul_(0.9).add_(given, alpha=0.1),
+        lambda own, given: own.data.mul_(0.9).add_(given.data, alpha=0.1),
+        lambda own, given: own.data[:].lerp_(given, 0.1),
+        lambda own, given: torch._foreach_lerp_([own.data], [given.data], 0.1),
+        lambda own, given: setattr(own, "data", torch.lerp(own.data, given.data, 0.1)),
+    ],
+)
+def test_a_teacher_that_begins_as_a_copy_counts_once_a_step(average, begins):
+    """The first pass writes the values that stand there already, or does not write at all yet."""
+
+    class Taught(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pupil = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+            self.teacher, self.last = copy.deepcopy(self.pupil).requires_grad_(False), nn.Linear(4, 2)
+            self.begun = False
+
+        def forward(self, x):
+            with torch.no_grad():
+                for own, given in zip(self.teacher.parameters(), self.pupil.parameters(), strict=True):
+                    _ = own.data.sum()
+                    if self.begun:
+                        average(own, given)
+            return self.last(self.pupil(x)) + self.teacher(x).mean()
+
+    torch.manual_seed(0)
+    model, x = Taught(), torch.randn(20, 3)
+    model.begun = begins == 0
+    space = TargetSpace(model, x)
+    optimizer = torch.optim.Adam(space.parameters(), 0.05)
+    for step in range(6):
+        model.begun = step >= begins
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        space.pullback()
+        optimizer.step()
+        before = [p.clone() for p in model.teacher.parameters()]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            space.solve()
+        assert all(map(torch.equal, before, model.teacher.parameters())) or said
+        assert not said or step == begins > 0
 
 
 def test_a_parameter_that_is_written_for_the_first_time_later_is_named_once():

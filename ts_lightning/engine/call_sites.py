@@ -2,20 +2,27 @@
 
 Gradients may be off there (``torch.no_grad``, ``torch.inference_mode``, inside of a ``torch.autograd.Function``), so
 that none would reach the targets. A transform of ``torch.func`` (``vmap``, ``jacrev``, ``jvp``) runs the layer on one
-sample, or on derivatives, in the place of the rows. ``functional_call`` runs it with other weights than its own.
+sample, or on derivatives, in the place of the rows. ``functional_call`` runs it with other weights than its own. The
+samples of a nested tensor have no common shape.
 """
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 
+from ts_lightning.engine.batches import tensors_in
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
 WITHOUT_GRADIENTS = "called where gradients are off"
 IN_A_TRANSFORM = "called in a transform of torch.func"
 OTHER_WEIGHTS = "called with other weights than its own"
+ON_NESTED = "called on a nested tensor"
 
 
 def unfit_site(*, first: bool = True) -> str | None:
@@ -30,9 +37,23 @@ def unfit_site(*, first: bool = True) -> str | None:
     return IN_A_TRANSFORM if first and transformed else None
 
 
-def unfit_call(layer: TargetLayer, *, first: bool) -> str | None:
-    """The same for a call of a layer, whose module holds its own parameters or others for the moment."""
+def calling_module() -> nn.Module | None:
+    """The module whose method is the nearest on the call stack."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(first, nn.Module):
+            return first
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def unfit_call(layer: TargetLayer, x: Any, *, first: bool) -> str | None:
+    """The same for a call of a layer on ``x``; its module holds its own parameters or others for the moment."""
     why = unfit_site(first=first)
+    if why is None and any(tensor.is_nested for tensor in tensors_in(x)):
+        return ON_NESTED
     if why is None and not layer.by_function:
         present = set(map(id, layer.module.parameters()))
         if any(id(parameter) not in present for parameter in layer.parameters):
@@ -46,6 +67,7 @@ def refused_call(layer: TargetLayer, why: str) -> TargetSpaceError:
         WITHOUT_GRADIENTS: "torch.no_grad, torch.inference_mode or an autograd.Function, in eval mode, in which the "
         "reference batch is run; no gradient would reach its targets",
         IN_A_TRANSFORM: "as vmap, jacrev or jvp; the rows of its input are not seen there",
+        ON_NESTED: "whose samples have no common shape; padded ones have, as torch.nested.to_padded_tensor gives them",
         OTHER_WEIGHTS: "as by functional_call; solved weights would not be those that run",
     }
     return TargetSpaceError(

@@ -5,16 +5,18 @@
   inputs they would be others than the trained model's; NaNs stand for them, and no solved layer may depend on these.
 - Hooks on tensors are not registered: they would run at the pull-back.
 - Dropout that is off in the pass is noise in training, which is followed to the layers (``noise.py``).
+- ``requires_grad`` is a parameter's own, whatever stands for its values.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -26,6 +28,8 @@ from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
 
 _DATA: Any = Tensor.data
+_REQUIRES_GRAD: Any = Tensor.requires_grad
+_NESTS = frozenset((list, tuple, dict))  # exactly, which shapes are not
 
 
 class Watch:
@@ -56,32 +60,39 @@ class Watch:
         self.calls.setdefault(id(call.weight), []).append((call.form, call.bias))
         return call
 
-    def before(self, args: Sequence[Any]) -> list[tuple[Tensor, Tensor, int]]:
+    def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, int]]:
         """The arguments of a call that are parameters or their ``data``: each with the parameter and its version."""
         found = []
-        for argument in args:
-            parameter = self.parameters.get(id(argument), self._data.get(id(argument), (None,))[0])
+        for argument in _flat((*args, *kwargs.values())):
+            parameter = self._parameter(argument)
             if parameter is not None:
                 found.append((argument, parameter, argument._version))
         return found
 
-    def after(
-        self, function: Any, args: Sequence[Any], before: Sequence[tuple[Tensor, Tensor, int]], found: Any
-    ) -> None:
+    def after(self, function: Any, args: Sequence[Any], before: Sequence[tuple[Tensor, Tensor, int]]) -> None:
         """Take note of the call if it wrote to a parameter, itself or its ``data``."""
         for tensor, parameter, version in before:
             if tensor is args[0] if function == _DATA.__set__ else tensor._version != version:
                 self.unfit.setdefault(id(parameter), "written by forward")
-            elif function == _DATA.__get__:  # bound anew each time
-                self._data[id(found)] = (parameter, found)
+
+    def data(self, tensor: Tensor, found: Tensor) -> None:
+        """Take note of the ``data`` of a tensor."""
+        parameter = self._parameter(tensor)
+        if parameter is not None:
+            self._data[id(found)] = (parameter, found)
 
     def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
         """Take note of another function, if it makes tensors of what it is given."""
-        owner = getattr(function, "__self__", None)  # of a property
+        owner = getattr(function, "__self__", None)  # of a property; a module of PyTorch's own functions
+        owner = None if isinstance(owner, ModuleType) else owner
         name = str(getattr(owner, "__name__", "") or getattr(function, "__name__", function)).strip("_")
         for weight in weights:
             if any(t is not weight for t in tensors_in(found)):
                 self.others.setdefault(id(weight), []).append(name)
+
+    def _parameter(self, tensor: Any) -> Tensor | None:
+        """The parameter that a tensor is, or is the ``data`` of."""
+        return self.parameters.get(id(tensor), self._data.get(id(tensor), (None,))[0])
 
 
 class Calls(TorchFunctionMode):
@@ -99,6 +110,7 @@ class Calls(TorchFunctionMode):
         differentiated: whether the forward asked for derivatives.
         noise: that training has on the tensors of the pass.
         values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
+        read: takes note of the ``data`` of a tensor, whose writes the tensor's version does not count.
     """
 
     def __init__(
@@ -108,6 +120,7 @@ class Calls(TorchFunctionMode):
         self.differentiated = False
         self.noise = Noise()
         self.values: dict[int, Tensor] = {}
+        self.read: Callable[[Tensor, Tensor], None] = _nothing_read
         self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
         self._use, self._watch = use, watch
         watched = () if watch is None else watch.parameters.values()
@@ -127,7 +140,7 @@ class Calls(TorchFunctionMode):
         if stand_in is not None:
             return stand_in(self, *args, **kwargs)
         if func in DROPOUTS:
-            return self.noise.dropout(func, *args, **kwargs)
+            return self._dropout(func, args, kwargs)
         call = applied(func, args, kwargs, self._weight)
         if call is not None and self._watch is not None:
             call = self._watch.applied(call)
@@ -135,21 +148,41 @@ class Calls(TorchFunctionMode):
         if call is not None and layer is not None and self._fits(layer, call):
             return call.result(self.use(layer, call.x), len(layer.parameters) > 1)
         values, watch = self.values, self._watch
-        before = [] if watch is None else watch.before(args)
-        if values and any(id(argument) in values for argument in args):
-            found = func(*(values.get(id(argument), argument) for argument in args), **kwargs)
+        before = [] if watch is None else watch.before(args, kwargs)
+        if values and (_holds(values, args) or (kwargs and _holds(values, kwargs.values()))):
+            found = func(*self._solved(args), **self._solved(kwargs))
         else:
             found = func(*args, **kwargs)
         if call is None:
             self._follow(func, args, kwargs, found)
         if watch is not None and before:
-            watch.after(func, args, before, found)
+            watch.after(func, args, before)
         self.noise.follow(func, args, found)
         return found
 
     def _weight(self, tensor: Any) -> Seen | None:
         found = self._known.get(id(tensor))
         return None if found is None else found[0]
+
+    def _solved(self, value: Any) -> Any:
+        """What a call is given, with the solved values in the place of their parameters."""
+        if id(value) in self.values:
+            return self._laid_out(value)
+        kind = type(value)
+        if kind is dict:
+            return {key: self._solved(entry) for key, entry in value.items()}
+        return kind(map(self._solved, value)) if kind in _NESTS else value
+
+    def _laid_out(self, parameter: Tensor) -> Tensor:
+        """A parameter's solved value in the parameter's layout, which views need."""
+        value = self.values[id(parameter)]
+        if value.stride() == parameter.stride():
+            return value
+        # in the graph that gradients go through, and in no transform's: it serves the next call, too
+        found = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        if unfit_site() is None:
+            self.values[id(parameter)] = found
+        return found
 
     def _fits(self, layer: TargetLayer, call: Applied) -> bool:
         """Whether a call is a use of a layer; in another one the solved value stands for the weight."""
@@ -164,11 +197,33 @@ class Calls(TorchFunctionMode):
         if made is not None:
             known[id(found)] = (made, found)
         elif self._watch is not None:
-            given = [*args, *kwargs.values()]
-            nested = [entry for value in given if isinstance(value, (list, tuple)) for entry in value]
-            weights = [known[id(value)][0].weight for value in (*given, *nested) if id(value) in known]
+            weights = [known[id(x)][0].weight for x in _flat((*args, *kwargs.values())) if id(x) in known]
             if weights:
                 self._watch.other(func, weights, found)
+
+    def _dropout(self, func: Any, args: Any, kwargs: Any) -> Any:
+        given, named = (self._solved(args), self._solved(kwargs)) if self.values else (args, kwargs)
+        found = self.noise.dropout(func, given, named)
+        self._follow(func, args, kwargs, found)
+        return found
+
+    def _data(self, tensor: Tensor, *kind: Any) -> Tensor:
+        value = self._solved(tensor)
+        found: Tensor = value.data
+        self._follow(_DATA.__get__, (tensor,), {}, found)
+        if self._watch is not None:
+            self._watch.data(tensor, found)
+        if value is tensor:
+            self.read(tensor, found)
+        return found
+
+    def _requires_grad(self, tensor: Tensor, *kind: Any) -> bool:
+        return tensor.requires_grad
+
+    def _require_grad(self, tensor: Tensor, requires_grad: bool = True) -> Tensor:
+        if tensor.is_leaf or not isinstance(tensor, nn.Parameter):  # and no copy of one
+            tensor.requires_grad_(requires_grad)
+        return tensor
 
     def _grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         self.differentiated = True
@@ -182,7 +237,34 @@ class Calls(TorchFunctionMode):
         return RemovableHandle(OrderedDict())
 
 
+def _nothing_read(tensor: Tensor, data: Tensor) -> None:
+    """Nobody takes note."""
+
+
+def _holds(values: Mapping[int, Tensor], given: Iterable[Any]) -> bool:
+    """Whether one of these is a parameter with a solved value, or holds one."""
+    for value in given:  # for every call of every pass: no generator, no function where there are no lists
+        if id(value) in values:
+            return True
+        if type(value) in _NESTS and _holds(values, value.values() if type(value) is dict else value):
+            return True
+    return False
+
+
+def _flat(given: Iterable[Any]) -> Iterator[Any]:
+    """What a call is given, with the entries of lists, tuples and dictionaries."""
+    for value in given:
+        if isinstance(value, (list, tuple, dict)):
+            yield from _flat(value.values() if isinstance(value, dict) else value)
+        else:
+            yield value
+
+
 _STAND_INS: dict[Any, Callable[..., Any]] = {
+    _DATA.__get__: Calls._data,
+    _REQUIRES_GRAD.__get__: Calls._requires_grad,
+    _REQUIRES_GRAD.__set__: Calls._require_grad,
+    Tensor.requires_grad_: Calls._require_grad,
     torch.autograd.grad: Calls._grad,
     torch.autograd.backward: Calls._nothing,
     Tensor.backward: Calls._nothing,

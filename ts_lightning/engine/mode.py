@@ -27,19 +27,22 @@ class ReferenceMode:
     Args:
         model: the model.
         shards: the processes that share the reference batch; ``None`` for one.
+
+    Attributes:
+        frozen: the modules that were in eval mode when the model was in training mode the last time.
     """
 
     def __init__(self, model: nn.Module, shards: Shards | None) -> None:
         self._model, self._shards = model, shards
-        self._frozen: set[nn.Module] = set()  # when the model was in training mode the last time
+        self.frozen: set[nn.Module] = set()
 
     @contextmanager
     def __call__(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """Set the mode of these modules, which are recorded and put back by others."""
         if self._model.training:
-            self._frozen = {module for module in modules if not module.training}
-        own = [module for module in modules if isinstance(module, _NormBase) and module not in self._frozen]
-        for module in self._frozen:
+            self.frozen = {module for module in modules if not module.training}
+        own = [module for module in modules if isinstance(module, _NormBase) and module not in self.frozen]
+        for module in self.frozen:
             if isinstance(module, _DropoutNd):
                 module.p = 0.0
             elif isinstance(module, nn.RNNBase):

@@ -9,20 +9,23 @@ square of the entry, and is independent between entries; that number follows the
 - means, sums and average pooling over n entries have an n-th of it, as for entries of one size;
 - anything else (a sum of two tensors, a norm, another layer) ends it: the noise is left out there.
 
+A module that the user keeps in eval mode has no dropout in training either.
+
 Dropout of whole channels counts as dropout of their entries, which leaves out that these go together; dropout of
 attention's weights is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.call_sites import calling_module
 
 _LARGEST = 1e6  # of dropout of rate 1, which leaves nothing
 _VIEWS = """
@@ -57,7 +60,13 @@ def _averaged(noise: float, given: Tensor, found: Tensor) -> float:
 
 
 #: functional dropout, for which :meth:`Noise.dropout` stands in the pass
-DROPOUTS = frozenset(_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"))
+DROPOUTS = frozenset(
+    _named(
+        "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout feature_dropout_ alpha_dropout alpha_dropout_ "
+        "feature_alpha_dropout feature_alpha_dropout_"
+    )
+)
+_OFF = (functional.alpha_dropout, functional.feature_alpha_dropout)  # unless they are told
 _TRANSPOSED: tuple[Any, ...] = (Tensor.T, Tensor.mT)
 _RULES: dict[Any, Callable[[float, Tensor, Tensor], float]] = {
     **dict.fromkeys(_named(_VIEWS + _FUNCTIONS), _kept),
@@ -68,9 +77,14 @@ _PAIRS = frozenset(_named(_PRODUCTS))
 
 
 class Noise:
-    """The noise on the tensors of one reference pass."""
+    """The noise on the tensors of one reference pass.
+
+    Attributes:
+        frozen: modules that are in eval mode in training, too.
+    """
 
     def __init__(self) -> None:
+        self.frozen: Collection[nn.Module] = ()
         self._of: dict[int, tuple[Tensor, float]] = {}  # by id of the tensor, which this keeps
 
     def __call__(self, tensor: Tensor) -> float:
@@ -97,13 +111,31 @@ class Noise:
         if noise > 0:
             self._of[id(tensor)] = (tensor, noise)
 
-    def dropout(
-        self, function: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Any:
+    def dropout(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What stands for a call of functional dropout in the pass: the input, whose noise is noted."""
+        input, p, training, inplace = _read(function, *args, **kwargs)
         if training or p == 0:  # drawn in the pass too, whatever the mode
-            return function(input, p, training, inplace)
-        noise = (1 + self(input)) * (1 + p / (1 - p) if p < 1 else _LARGEST) - 1
-        found = input if inplace else input.view_as(input)  # since what is not dropped may be used as well
-        self._put(found, noise)
+            return function(*args, **kwargs)
+        found: Tensor = input if inplace else input.view_as(input)  # since what is not dropped may be used as well
+        if not self.frozen or calling_module() not in self.frozen:
+            self._put(found, (1 + self(input)) * (1 + p / (1 - p) if p < 1 else _LARGEST) - 1)
+        else:
+            self._put(found, self(input))
         return found
+
+
+def _read(
+    function: Any,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool | None = None,
+    inplace: bool = False,
+    train: bool | None = None,
+) -> tuple[Tensor, float, bool, bool]:
+    """The input of a call of dropout, its rate, whether it drops and whether it writes to the input.
+
+    The functions of ``torch.nn.functional`` call ``training`` what those of ``torch`` call ``train``.
+    """
+    training = train if training is None else training
+    drops = function not in _OFF if training is None else training
+    return input, p, drops, inplace or function.__name__.endswith("_")

@@ -160,6 +160,7 @@ class ReferencePass:
             around or nullcontext(),
         ):
             undo.copy()
+            calls.read, calls.noise.frozen = undo.read, self._mode.frozen
             with calls:
                 self.batch.run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
@@ -96,6 +96,11 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
         return "not supported"
     if registered(module) is not None and module._parameters.get("weight") is None:
         return "a weight or option not supported"
+    return use_of(weights, watch)
+
+
+def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
+    """What functions do with weights that are of no layer that a module's call or a function is, in a few words."""
     unfit = [watch.unfit[id(p)] for p in weights if id(p) in watch.unfit]
     if unfit:
         return unfit[0]

@@ -19,9 +19,10 @@ from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.call_sites import refused_call, unfit_call
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
+from ts_lightning.engine.names import is_matrix
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
-from ts_lightning.engine.rest import name_the_rest
+from ts_lightning.engine.rest import name_the_rest, use_of
 from ts_lightning.engine.selection import Left, Selection, select_layers
 from ts_lightning.engine.start import empty
 from ts_lightning.engine.trained import as_when_made
@@ -67,7 +68,7 @@ class Survey:
     def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
         self.uses[layer.name] = self.uses.get(layer.name, 0) + 1
         first = self.uses[layer.name] == 1
-        why = unfit_call(layer, first=first)
+        why = unfit_call(layer, x, first=first)
         if why is not None:
             self.refusals.setdefault(layer.name, (why, refused_call(layer, why)))
         values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
@@ -144,17 +145,17 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
             second = first
     for layer in list(found.layers):
         layer.uses = first.uses.get(layer.name, 1)
-        why = _why(layer, first, second) or uses.why(layer)
+        why = _why(layer, first, second, watch) or uses.why(layer)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)
     return watch
 
 
-def _why(layer: TargetLayer, first: Survey, second: Survey) -> tuple[str, TargetSpaceError] | None:
+def _why(layer: TargetLayer, first: Survey, second: Survey, watch: Watch) -> tuple[str, TargetSpaceError] | None:
     """Why a layer cannot be solved, after a run with its own weights and a ``second`` one with random ones."""
     name = layer.module_name
     if layer.name not in first.uses:
-        return "not called in the reference forward", unreached(name)
+        return use_of([p for p in layer.parameters if is_matrix(p)], watch), unreached(name)
     if layer.name in first.refusals:
         return first.refusals[layer.name]
     here, there = first.places[layer.name], second.places.get(layer.name)

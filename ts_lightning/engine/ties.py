@@ -35,6 +35,12 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
                 continue
             seen.add(node)
             owner = owners.get(id(getattr(node, "variable", None)))
+            if owner is layer:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' depends on its own weight, which forward takes by itself before it calls "
+                    f"the layer; it is not solved by then. Call the layer first, or add '{layer.module_name}' to "
+                    f"exclude."
+                )
             if owner is not None:
                 raise TargetSpaceError(
                     f"layer '{layer.name}' depends on the weight of layer '{owner.name}', which forward takes by "

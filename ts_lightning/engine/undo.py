@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable
 from functools import cache
 from operator import is_
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
-from ts_lightning.engine.written import LARGE, bytes_of, copy_written, version_of, warn_of_write
+from ts_lightning.engine.written import LARGE, Written, bytes_of, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
@@ -60,10 +59,10 @@ class Undo:
         self._cells: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         self._elsewhere: list[tuple[nn.Module, bool]] = []  # modules that keep their mode outside of their attributes
-        self._overwritten: list[tuple[Tensor, Tensor]] = []  # buffers that the run may write to, with their values
+        self._scripted: list[tuple[nn.Module, str, Tensor]] = []  # buffers of TorchScript, by module and name
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
         self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}  # a copy, of what, and its version then
-        self._restore_parameters: Callable[[], None] | None = None
+        self._parameters: Written | None = None
         self._module(model)
 
     def reach(self, function: Any) -> None:
@@ -94,7 +93,9 @@ class Undo:
 
         Apart from the record, because it belongs into the recording of a CUDA graph.
         """
-        self._restore_parameters = copy_written(self.modules, self._learned.seen)
+        self._parameters = Written(self.modules, self._learned.seen)
+        for module, name, buffer in self._scripted:
+            setattr(module, name, own(buffer))
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)
@@ -107,6 +108,11 @@ class Undo:
         for (module, name), known in self._learned.registries.items():
             entries = module.__dict__[name]  # of hooks, those that were chosen to run
             module.__dict__[name] = type(entries)((key, entries[key]) for key in entries if key in known)
+
+    def read(self, tensor: Tensor, data: Tensor) -> None:
+        """Take note of the ``data`` of a tensor, whose writes the tensor's version does not count."""
+        if self._parameters is not None:
+            self._parameters.read(tensor, data)
 
     def learn(self) -> None:
         """Keep for later runs what this one wrote to."""
@@ -148,8 +154,10 @@ class Undo:
 
     def restore(self) -> None:
         """Put everything back."""
-        if self._restore_parameters is not None:
-            self._restore_parameters()
+        if self._parameters is not None:
+            self._parameters.restore()
+            for module, name, buffer in self._scripted:
+                setattr(module, name, buffer)
         for holder, before in self._holders:
             _put_back(holder, before)
         for dictionary, entries in self._dictionaries:
@@ -169,9 +177,6 @@ class Undo:
             generator.set_state(state)
         for module, training in self._elsewhere:
             module.training = training
-        for buffer, value in self._overwritten:
-            if not torch.equal(buffer, value):
-                buffer.data.copy_(value)  # past its version, since a graph of the run may hold it
 
     def _module(self, module: nn.Module) -> None:
         if id(module) in self._seen:
@@ -194,8 +199,8 @@ class Undo:
             self._tensors.extend((buffers, name, value) for name, value in buffers.items() if value is not None)
         for name in self._learned.attributes(module, before):
             self._entry(holder, name, before[name])
-        if not isinstance(module._buffers, dict):  # of TorchScript, whose buffers nothing can stand for
-            self._overwritten.extend((buffer, own(buffer)) for buffer in module.buffers(recurse=False))
+        if not isinstance(module._buffers, dict):  # of TorchScript
+            self._scripted.extend((module, name, buffer) for name, buffer in module.named_buffers(recurse=False))
         for child in module._modules.values():
             if child is not None:
                 self._module(child)
