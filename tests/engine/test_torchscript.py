@@ -47,3 +47,12 @@ def test_running_statistics_of_torchscript_may_move_between_solve_and_pull_back(
         space.pullback()
         gradients.append(space.targets["0"].grad)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_frozen_torchscript_has_no_mode():
+    model = net(lambda m, h: m.e(h), e=None)
+    model[2].e = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.Tanh()).double().eval()))
+    space = TargetSpace(model, batch(), EXACT)
+    model(batch(8, seed=2)).square().sum().backward()
+    assert space.pullback()

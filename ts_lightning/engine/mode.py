@@ -39,6 +39,7 @@ class ReferenceMode:
     @contextmanager
     def __call__(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """Set the mode of these modules, which are recorded and put back by others."""
+        modules = [module for module in modules if hasattr(module, "training")]  # which frozen TorchScript has not
         if self._model.training:
             self.frozen = {module for module in modules if not module.training}
         own = [module for module in modules if isinstance(module, _NormBase) and module not in self.frozen]

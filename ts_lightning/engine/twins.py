@@ -35,8 +35,8 @@ def say_copies(model: nn.Module, layers: Sequence[TargetLayer], kept: Collection
         pairs = [f"{name} ({other})" for name, other in found.items()]
         listed = ", ".join(pairs[:5]) + (", ..." if len(pairs) > 5 else "")
         warnings.warn(
-            f"Copies of weights that targets start anew: {listed}. The copies stay as they are, and are no longer equal "
-            f"to the layers. Use init='weights' to keep these, or make the copies behind the start, in "
+            f"Copies of weights that targets start anew: {listed}. The copies stay as they are, and are no longer "
+            f"equal to the layers. Use init='weights' to keep these, or make the copies behind the start, in "
             f"on_train_start().",
             stacklevel=4,
         )

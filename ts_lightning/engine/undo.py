@@ -186,7 +186,7 @@ class Undo:
         before = holder.copy()
         self.modules.append(module)
         self._holders.append((holder, before))
-        if "training" not in before:
+        if "training" not in before and hasattr(module, "training"):
             self._elsewhere.append((module, module.training))
         for name in _DICTIONARIES:
             entries = before.get(name)

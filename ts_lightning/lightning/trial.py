@@ -43,14 +43,14 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any]) -> 
         Untraced(module)() as undo,
         ReferenceMode(module, None)(undo.modules),
     ):
-        modes = [m.training for m in undo.modules]
+        modes = [getattr(m, "training", None) for m in undo.modules]
         looks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in _layers(module)]
         try:
             call(batch)
         finally:
             for handle in looks:
                 handle.remove()
-        if modes != [m.training for m in undo.modules]:
+        if modes != [getattr(m, "training", None) for m in undo.modules]:
             return dict.fromkeys(given)  # it ran in other modes, as behind self.train(), which change inputs, too
     return given
 
