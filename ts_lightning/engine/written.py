@@ -8,7 +8,7 @@ toggles are put back, too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,18 @@ def warn_of_write(tensor: Tensor) -> None:
 
 #: by module the names of its parameters that runs write to
 _known: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def known_written(modules: Iterable[nn.Module]) -> Callable[[], None]:
+    """Function that lets only what is known now of these modules' parameters be known as written again."""
+    modules = list(modules)
+    names = {module: set(_known.get(module, ())) for module in modules}
+
+    def forget() -> None:
+        for module, found in names.items():
+            _known[module] = found
+
+    return forget
 
 
 class Written:

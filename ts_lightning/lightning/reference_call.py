@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ts_lightning.engine.batches import batch_size, part
 from ts_lightning.engine.copies import fresh
+from ts_lightning.engine.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
@@ -50,6 +51,7 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             call, failure = None, f"{type(error).__name__}: {first_line(error)}"
     if call is not None and "training_step" in vars(module) and reaches_all(module, given):
         return call  # it was set on the instance, as by what counts its runs
+    forget = known_written(module.modules())
     watched = _watched(module, batch)
     if isinstance(watched, str):
         call = call or (by_position(module, batch) if not failure else None)
@@ -64,6 +66,7 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
         )
     step, recorded, given_by_step = watched
     if call is not None and agree(given, given_by_step):
+        forget()  # what training_step alone writes to
         return call
     try:
         if recorded is not None and agree(tried(module, fresh(batch), recorded), given_by_step):

@@ -6,7 +6,7 @@ each layer with gradients on, by some thousands of their entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.mode import ReferenceMode
 from ts_lightning.engine.untraced import Untraced
+from ts_lightning.engine.written import version_of
 from ts_lightning.layers.registry import family
 from ts_lightning.lightning.module import TargetSpaceModule
 
@@ -43,15 +44,15 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any]) -> 
         Untraced(module)() as undo,
         ReferenceMode(module, None)(undo.modules),
     ):
-        modes = [getattr(m, "training", None) for m in undo.modules]
+        before = _state(undo.modules)
         looks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in _layers(module)]
         try:
             call(batch)
         finally:
             for handle in looks:
                 handle.remove()
-        if modes != [getattr(m, "training", None) for m in undo.modules]:
-            return dict.fromkeys(given)  # it ran in other modes, as behind self.train(), which change inputs, too
+        if _state(undo.modules) != before:
+            return dict.fromkeys(given)  # it set modes, as by self.train(), or wrote weights, which change inputs, too
     return given
 
 
@@ -83,6 +84,14 @@ def quiet(module: LightningModule) -> Iterator[None]:
         module.__dict__.update(kept)
         if trainer is not None and loggers:
             trainer.loggers = loggers
+
+
+def _state(modules: Iterable[nn.Module]) -> list[tuple[bool | None, list[int]]]:
+    """The modes of modules, and how often their parameters were written."""
+    return [
+        (getattr(module, "training", None), [version_of(p) for p in module.parameters(recurse=False)])
+        for module in modules
+    ]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
