@@ -1,6 +1,7 @@
 """Layers are solved for the inputs that training_step gives them, also where forward's signature says other ones."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from tests.support.fits import trainer
 from tests.support.points import Base, X, Y, fit
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceError
+from ts_lightning.lightning.reference_call import reference_call
 
 LARGE = 100 + 30 * X
 RUNS = []  # of training_step, in and outside of training; nothing that a pass could put back
@@ -253,3 +255,26 @@ def test_a_model_that_fails_for_another_reason_is_told_of_no_size():
 
     with pytest.raises(TargetSpaceError, match=r"Override reference_forward\(batch\) to call the model with it\.$"):
         fit(Failing(), list(zip(X, Y, strict=True)))
+
+
+class Noisy(Base):
+    """Trains on inputs with noise."""
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self(batch[0] + torch.randn_like(batch[0])), batch[1])
+
+
+@pytest.mark.parametrize(("processes", "shard"), [(1, True), (2, True), (2, False)])
+def test_noise_of_training_step_is_left_out_where_each_process_draws_its_own(processes, shard, recwarn):
+    model, batch = Noisy(), (X, Y)
+    model.target_space = TargetSpaceConfig(reference=ReferenceConfig(shard=shard))
+    model._trainer = SimpleNamespace(world_size=processes, loggers=[])
+    given = []
+    model.register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    call = reference_call(model, batch)
+    given.clear()
+    call(batch)
+    apart = processes > 1 and shard
+    assert torch.equal(given[0], X) == apart
+    said = [str(one.message) for one in recwarn if "drawn at random" in str(one.message)]
+    assert len(said) == apart

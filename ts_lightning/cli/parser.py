@@ -78,8 +78,9 @@ class Parser(LightningArgumentParser):
         """The command and what it lacks: of the options of all its parts only those that a user can give."""
         command, *_ = listed.partition(".")
         names = [name.strip().removeprefix(f"{command}.") for name in listed.split(",")]
+        given = self.subparsers().get(command, self)._option_string_actions
         program = f"{program} {command}" if command in self.subparsers() else program
-        options = " and ".join(f"--{name}" for name in names)
+        options = " and ".join(f"--{name}" if f"--{name}" in given else name for name in names)
         what = "the module to use: --model package.module.Class" if names == ["model"] else f"a value for {options}"
         return (
             program,
@@ -87,8 +88,8 @@ class Parser(LightningArgumentParser):
         )
 
     def subparsers(self) -> Mapping[str, Any]:
-        """The parsers of the commands, by their names."""
-        parsers: Mapping[str, Any] = self._commands().choices
+        """The parsers of the commands, by their names; none where there are no commands."""
+        parsers: Mapping[str, Any] = getattr(self._commands(), "choices", {})
         return parsers
 
     def list_commands(self, commands: Mapping[str, str]) -> None:
@@ -98,7 +99,7 @@ class Parser(LightningArgumentParser):
         listed.metavar = "COMMAND"
 
     def _commands(self) -> Any:
-        return next(action for action in self._actions if isinstance(action, _SubParsersAction))
+        return next((action for action in self._actions if isinstance(action, _SubParsersAction)), None)
 
     def _expected(self, word: str) -> str:
         """All options, where they are few, or those that ``word`` may mean."""

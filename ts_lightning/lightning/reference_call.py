@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
@@ -68,12 +69,30 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
     if call is not None and agree(given, given_by_step):
         forget()  # what training_step alone writes to
         return call
+    if call is not None and _draws(module, batch, step, given_by_step):
+        forget()
+        return call
     try:
         if recorded is not None and agree(tried(module, fresh(batch), recorded), given_by_step):
             return recorded
     except Exception:  # training_step writes to the batch what it calls forward with
         return step
     return step
+
+
+def _draws(module: TargetSpaceModule, batch: Any, step: Call, given: Inputs) -> bool:
+    """Whether the layers' inputs are drawn at random where each process has a share of them; said then."""
+    trainer, config = module._trainer, module.target_space
+    if trainer is None or trainer.world_size == 1 or config is None or not config.reference.shard:
+        return False
+    if agree(tried(module, fresh(batch), step, seed=1), given):
+        return False
+    rank_zero_warn(
+        f"training_step gives forward inputs that are drawn at random, and each of {trainer.world_size} processes has "
+        f"a share of the reference batch. Layers are solved for forward's inputs without them. Use "
+        f"ReferenceConfig(shard=False) to solve for those of training_step."
+    )
+    return True
 
 
 def _hint(module: TargetSpaceModule, batch: Any) -> str:

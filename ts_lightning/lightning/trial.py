@@ -29,8 +29,11 @@ _ROUNDING = 1e-3  # of their norm, up to which inputs are the same
 Inputs = dict[nn.Module, Tensor | None]
 
 
-def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any]) -> Inputs:
-    """Run a call without a trace; returns what it gave to the supported layers that it reached with gradients on."""
+def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], seed: int = 0) -> Inputs:
+    """Run a call without a trace; returns what it gave to the supported layers that it reached with gradients on.
+
+    Random numbers start at ``seed``.
+    """
     given: Inputs = {}
 
     def look(layer: nn.Module, args: Any, options: Any) -> None:
@@ -41,7 +44,7 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any]) -> 
         quiet(module),
         torch.inference_mode(False),
         torch.enable_grad(),  # a forward may differentiate
-        Untraced(module)() as undo,
+        Untraced(module, seed)() as undo,
         ReferenceMode(module, None)(undo.modules),
     ):
         before = _state(undo.modules)
