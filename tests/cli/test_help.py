@@ -44,7 +44,8 @@ def test_own_options_say_what_they_do_and_their_default(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_lightnings_commands_is_short(command):
+def test_the_help_of_lightnings_commands_is_short(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     ended = program(main, command, "--help")
     assert len(ended.out.splitlines()) < 350
     text = " ".join(ended.out.split())

@@ -87,8 +87,8 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
             f"batches. Override reference_batch() to take the reference batch from it."
         )
     indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    # an iterator of its own that keeps its place has that for a reason; it cannot give others than the first samples
-    if indexed and (_iterates_plainly(loader) or (selection != "first" and keeps_place(loader))):
+    # one that keeps its place has an iterator of its own for that, and in each process one of other samples
+    if indexed and (_iterates_plainly(loader) or keeps_place(loader)):
         with isolate_rng(include_cuda=torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
             return _indexed(loader, size, selection, seed)
     if selection != "first":

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.mode import ReferenceMode
@@ -92,7 +93,7 @@ def quiet(module: LightningModule) -> Iterator[None]:
 def _state(modules: Iterable[nn.Module]) -> list[tuple[bool | None, list[int]]]:
     """The modes of modules, and how often their parameters were written."""
     return [
-        (getattr(module, "training", None), [version_of(p) for p in module.parameters(recurse=False)])
+        (getattr(module, "training", None), [version_of(p) for p in module.parameters(recurse=False) if not is_lazy(p)])
         for module in modules
     ]
 
