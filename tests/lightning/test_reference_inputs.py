@@ -1,6 +1,7 @@
 """Layers are solved for the inputs that training_step gives them, also where forward's signature says other ones."""
 
 import functools
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,8 @@ from ts_lightning import ReferenceConfig, TargetSpaceConfig, TargetSpaceError
 from ts_lightning.lightning.reference_call import reference_call
 
 LARGE = 100 + 30 * X
-RUNS = []  # of training_step, in and outside of training; nothing that a pass could put back
+RUNS = []  # of training_step; passes over the reference batch put back what they add
+TOTAL = itertools.count()  # of all of its runs, which nothing can put back
 
 
 def scaled(x):
@@ -25,6 +27,7 @@ def scaled(x):
 class Counting(Base):
     def training_step(self, batch, batch_idx):
         RUNS.append(batch_idx)
+        next(TOTAL)
         return self.loss(batch)
 
     def loss(self, batch):
@@ -63,6 +66,7 @@ class Denoising(Base):
 
     def training_step(self, batch, batch_idx):
         RUNS.append(batch_idx)
+        next(TOTAL)
         clean, noisy = batch
         return functional.mse_loss(self(noisy), clean)
 
@@ -103,10 +107,12 @@ GIVEN = {
 @pytest.mark.parametrize(("kind", "samples", "layer", "expected", "steps"), GIVEN.values(), ids=GIVEN)
 def test_the_layer_receives_what_training_gives_it(kind, samples, layer, expected, steps):
     torch.manual_seed(0)
-    model, received = kind(), []
-    model.on_train_start = RUNS.clear
+    model, received, begun = kind(), [], []
+    model.on_train_start = lambda: begun.append(next(TOTAL))
+    RUNS.clear()
     fit(model, samples)
-    assert (len(RUNS) > 6) == steps
+    assert RUNS == [0, 1, 2, 0, 1, 2]
+    assert (next(TOTAL) - begun[0] - 1 > 6) == steps
     state = model.target_space_engine.state_dict()["reference"]
     batch = state if isinstance(state, dict) else list(state)
     model.get_submodule(layer).register_forward_pre_hook(lambda _, args: received.append(args[0].detach()))
@@ -153,9 +159,10 @@ def test_a_training_step_that_sets_the_mode_is_not_compared():
             return super().loss(batch)
 
     model = SetsMode()
-    model.on_train_start = RUNS.clear
+    begun = []
+    model.on_train_start = lambda: begun.append(next(TOTAL))
     fit(model, PLAIN)
-    assert len(RUNS) == 6
+    assert next(TOTAL) - begun[0] - 1 == 6
 
 
 def wrapped(step):
@@ -255,6 +262,26 @@ def test_a_model_that_fails_for_another_reason_is_told_of_no_size():
 
     with pytest.raises(TargetSpaceError, match=r"Override reference_forward\(batch\) to call the model with it\.$"):
         fit(Failing(), list(zip(X, Y, strict=True)))
+
+
+def test_what_training_step_writes_to_beside_the_module_is_put_back():
+    losses, seen, counted = [], [], 0
+
+    class Writing(Base):
+        def training_step(self, batch, batch_idx, seen=seen):
+            nonlocal counted
+            counted += len(batch[0])
+            seen.append(batch_idx)
+            losses.append(0.0)
+            return self.loss(scaled(batch[0]), batch[1])
+
+        def loss(self, x, y):
+            losses[-1] = functional.cross_entropy(self(x), y)
+            return losses[-1]
+
+    fit(Writing(), list(zip(LARGE, Y, strict=True)))
+    assert len(losses) == len(seen) == 6
+    assert counted == 48
 
 
 class Noisy(Base):

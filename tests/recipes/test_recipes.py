@@ -41,8 +41,9 @@ def quarters(images, tmp_path_factory):
         labels = []
 
         class Recorder(cnn_images.ImageClassifier):
-            def on_train_batch_start(self, batch, batch_idx, labels=labels):
+            def training_step(self, batch, batch_idx, labels=labels):
                 labels.append(batch[1].tolist())
+                return super().training_step(batch, batch_idx)
 
         folder = tmp_path_factory.mktemp("quarters") / space
         data = ["--data.source", "npz", "--data.file", images, "--data.batch_size", "20", "--seed_everything", "5"]

@@ -66,7 +66,7 @@ class Undo:
         self._module(model)
 
     def reach(self, function: Any) -> None:
-        """Record what a function can write to: what it is bound to, its closure, and the globals that it names."""
+        """Record what a function can write to: what it is bound to, its closure, defaults, and the globals it names."""
         while hasattr(function, "func"):  # a functools.partial
             self._record(function.args)
             self._record(function.keywords)
@@ -76,6 +76,8 @@ class Undo:
         if not isinstance(function, FunctionType):
             self._record(function)
             return
+        self._record(function.__defaults__)
+        self._record(function.__kwdefaults__)
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents

@@ -25,7 +25,7 @@ from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.training_data import training_batch_size
-from ts_lightning.lightning.trial import Inputs, agree, reaches_all, tried
+from ts_lightning.lightning.trial import Inputs, agree, reaches_all, tried, untouched
 
 Call = Callable[[Any], Any]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -169,7 +169,8 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
     index = (0,) if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2) else ()
 
     def step(batch: Any) -> Any:
-        return module.training_step(batch, *index)
+        with untouched(module):
+            return module.training_step(batch, *index)
 
     given = fresh(batch)
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.learned import Learned
 from ts_lightning.engine.mode import ReferenceMode
+from ts_lightning.engine.undo import Undo, of_user
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.engine.written import version_of
 from ts_lightning.layers.registry import family
@@ -88,6 +91,21 @@ def quiet(module: LightningModule) -> Iterator[None]:
         module.__dict__.update(kept)
         if trainer is not None and loggers:
             trainer.loggers = loggers
+
+
+@contextmanager
+def untouched(module: LightningModule) -> Iterator[None]:
+    """Put back what the user's own functions of a module's classes write to beside attributes, as lists of losses."""
+    undo = Undo(nn.Module(), Learned(), 0)
+    for kind in type(module).__mro__:
+        if of_user(kind.__module__):
+            for value in vars(kind).values():
+                if isinstance(value, FunctionType):
+                    undo.reach(value)
+    try:
+        yield
+    finally:
+        undo.restore()
 
 
 def _state(modules: Iterable[nn.Module]) -> list[tuple[bool | None, list[int]]]:
