@@ -253,7 +253,7 @@ class TargetSpace:
             TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.
         """
         stepping = self.stepping
-        substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.cleared)
+        substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.solve_if_moved)
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, as Lightning's toggling of an optimizer asks, and thaw these."""

@@ -107,8 +107,8 @@ class Stepping:
             pulled.pull_pending()
         pulled.clear(None if self._optimizers else weights)
 
-    def cleared(self) -> None:
-        """Solve behind a ``zero_grad`` if targets were moved without a step; in a loop of one's own the user does.
+    def solve_if_moved(self) -> None:
+        """Solve if targets were moved without a step, as ahead of ``zero_grad``; in a loop of one's own the user does.
 
         Not for other parameters, which a training step may write to, as one clamps a temperature: its backward pass
         through the present weights is still to come.

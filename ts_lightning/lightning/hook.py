@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ class SolveHook:
     """Puts a target space into a strategy's steps, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step``, ``training_step`` and ``backward``, the precision
-            plugin's ``post_backward`` and ``clip_gradients`` and the scaler's ``unscale_`` are covered on the instance.
+        strategy: the strategy in use; its ``optimizer_step``, ``training_step``, ``validation_step`` and ``backward``,
+            the precision plugin's ``post_backward`` and ``clip_gradients``, the scaler's ``unscale_``, and what
+            Lightning's wrappers of optimizers have copied are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -92,7 +93,7 @@ class SolveHook:
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """The strategy's own, with the weights of the targets that an optimizer or a callback has put there for it."""
         if self._failure is None:
-            self._space.stepping.cleared()
+            self._space.stepping.solve_if_moved()
         return self._validation_step(*args, **kwargs)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -162,8 +163,13 @@ class SolveHook:
             return False
         if not module.automatic_optimization:
             return True
-        if module.trainer.fit_loop._should_accumulate():
-            return False
+        return not module.trainer.fit_loop._should_accumulate() and self._hooks_look
+
+    @cached_property
+    def _hooks_look(self) -> bool:
+        """Whether the module or a callback has a hook in which gradients are complete; found out once in a fit."""
+        module = self.strategy.lightning_module
+        assert module is not None
         if any(is_overridden(name, module, LightningModule) for name in _LOOKING):
             return True
         return any(is_overridden(name, one, Callback) for one in self._callbacks() for name in _LOOKING[:2])
@@ -188,7 +194,7 @@ class SolveHook:
         self._covered = []
         if self._failure is None:
             with suppress(TargetSpaceError):  # where an error has ended the fit, that one counts
-                self._space.stepping.cleared()  # of targets that were put back behind the last validation
+                self._space.stepping.solve_if_moved()  # of targets that were put back behind the last validation
         self._detach()
         self._space.release()
 

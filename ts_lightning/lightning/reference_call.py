@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -66,17 +67,12 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             f"{found} {watched} Override reference_forward(batch) to call the model with it.{_hint(module, batch)}"
         )
     step, recorded, given_by_step = watched
-    if call is not None and agree(given, given_by_step):
+    if call is not None and (agree(given, given_by_step) or _draws(module, batch, step, given_by_step)):
         forget()  # what training_step alone writes to
         return call
-    if call is not None and _draws(module, batch, step, given_by_step):
-        forget()
-        return call
-    try:
+    with suppress(Exception):  # where training_step writes to the batch what it calls forward with
         if recorded is not None and agree(tried(module, fresh(batch), recorded), given_by_step):
             return recorded
-    except Exception:  # training_step writes to the batch what it calls forward with
-        return step
     return step
 
 
