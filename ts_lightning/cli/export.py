@@ -18,6 +18,7 @@ from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.lightning.checkpoint import SETTINGS
+from ts_lightning.lightning.other_name import refuse_other_name
 from ts_lightning.lightning.session import session_of
 from ts_lightning.lightning.substitution import KEY
 from ts_lightning.optional import imported
@@ -133,6 +134,8 @@ def _class(checkpoint: dict[str, Any], given: str | None) -> type[LightningModul
         kind = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingError(f"--model {path}: cannot be imported ({error}); expected package.module.Class.") from error
+    if isinstance(kind, type):
+        refuse_other_name([kind], f"--model {path}")
     if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
         raise SettingError(f"--model {path}: found no LightningModule; expected the class of one.")
     return kind

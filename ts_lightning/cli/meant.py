@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from pkgutil import resolve_name
 from typing import Any
 
+from ts_lightning.lightning.other_name import WRITE, of_other_name
+
 #: what other programs call an option, beside words that stand in its name here
 _ELSEWHERE = {
     "batch": "data.batch_size",
@@ -70,6 +72,8 @@ def classes(path: str, base: str) -> str:
     near = difflib.get_close_matches(name, own, n=1)
     if near and name not in there:
         return f"{module} has no '{name}'. Did you mean {module}.{near[0]}?"
+    if name in there and isinstance(there[name], type) and of_other_name(there[name]):
+        return f"found a class of pytorch_lightning. {WRITE}"
     listed = ", ".join(own)
     wrong = f"it is no {kind.__name__}" if name in there else f"{module} has no '{name}'"
     return f"{wrong}. Expected {f'one of {listed}' if listed else f'a {kind.__name__}'}."

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.other_name import refuse_other_name
 
 Module = TypeVar("Module", bound=LightningModule)
 #: what a class may define for target space before it has the mixin
@@ -53,6 +54,7 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
         >>> {name: tuple(target.shape) for name, target in model.target_space_engine.targets.items()}
         {'layer': (20, 2)}
     """
+    refuse_other_name([type(module)], "convert")
     if not isinstance(module, LightningModule):
         compiled = isinstance(getattr(module, "_orig_mod", None), LightningModule)
         hint = "convert it before torch.compile" if compiled else "for other modules there is ts_lightning.TargetSpace"

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -66,8 +65,8 @@ class SolveHook:
         if isinstance(precision, MixedPrecision) and precision.scaler is not None:
             self._unscale = self._cover(precision.scaler, "unscale_", self.unscale_)
         for callback in self._callbacks():
-            if isinstance(callback, BaseFinetuning):
-                own = callback._apply_mapping_to_param_groups
+            own = getattr(callback, "_apply_mapping_to_param_groups", None)
+            if own is not None:  # a finetuning callback, under either of Lightning's names
                 self._cover(callback, "_apply_mapping_to_param_groups", partial(self._named_groups, own))
         for wrapper in self.strategy._lightning_optimizers:  # which have copies of the methods of before
             for name in ("zero_grad", "add_param_group"):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.inspection import Inspection, inspect_model
+from ts_lightning.lightning.other_name import refuse_other_name
 from ts_lightning.lightning.reference_call import reference_call
 from ts_lightning.lightning.trial import quiet
 
@@ -51,6 +52,7 @@ def inspect(
     """
     settings = config if config is not None else getattr(module, "target_space", None)
     call: Callable[[Any], Any] | None = None
+    refuse_other_name([type(module)], "inspect")
     if isinstance(module, LightningModule):
         givers = [kind for kind in (module, *type(module).__mro__) if "reference_forward" in vars(kind)]
         own = [kind for kind in givers if not getattr(kind, "__module__", "").startswith("ts_lightning.lightning")]

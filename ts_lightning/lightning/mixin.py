@@ -15,6 +15,7 @@ from torch import nn
 
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.module import TargetSpaceModule
+from ts_lightning.lightning.other_name import refuse_other_name, say_others
 from ts_lightning.lightning.reference_data import equally_many, reference_samples, reference_size
 from ts_lightning.lightning.session import Session, session_of
 from ts_lightning.lightning.training_data import each, filled, read_ahead, training_loader
@@ -122,9 +123,10 @@ class TargetSpaceMixin(TargetSpaceModule):
         """Let the session hear of checkpoints whether or not the class's own hooks call ``super()``.
 
         Raises:
-            TargetSpaceError: the class is a plain module's, which no Trainer can fit.
+            TargetSpaceError: the class is a plain module's, which no Trainer can fit, or one of ``pytorch_lightning``.
         """
         super().__init_subclass__(**options)
+        refuse_other_name(cls.__bases__, f"class {cls.__name__}")
         _refuse_plain_module(cls)
         for name, hear in (("on_save_checkpoint", Session.saved), ("on_load_checkpoint", Session.loaded)):
             setattr(cls, name, _heard(cls, name, hear))
@@ -140,6 +142,8 @@ class TargetSpaceMixin(TargetSpaceModule):
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if trainer.lightning_module is self:
+            if self.target_space is not None:
+                say_others(trainer)
             session_of(self).attach(trainer)
         elif self.target_space is not None and not isinstance(trainer.lightning_module, TargetSpaceMixin):
             _say_not_fitted(self, trainer.lightning_module)
