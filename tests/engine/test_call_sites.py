@@ -254,6 +254,21 @@ def test_a_layer_on_a_nested_tensor_stays_in_weight_space(layout):
         TargetSpace(net(run, e=nn.Linear(6, 6)), batch(), TargetSpaceConfig(layers=["2.e"]))
 
 
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_a_layer_of_sparse_features_stays_in_weight_space(sparse):
+    def run(m, h):
+        words = (torch.arange(6 * len(h)) % 5 == 0).view(-1, 6).double()
+        return m.e(sparse(words)) + h
+
+    model = net(run, e=nn.Linear(6, 6))
+    space = TargetSpace(model, batch(), EXACT)
+    assert space.left == [("2.e", "nn.Linear", "called on a sparse tensor")]
+    exact(space, lambda: model(batch(8, seed=2)).square().sum())
+    with pytest.raises(TargetSpaceError, match=r"layer '2.e' is called on a sparse tensor .*to_dense.*Add '2.e'"):
+        TargetSpace(net(run, e=nn.Linear(6, 6)), batch(), TargetSpaceConfig(layers=["2.e"]))
+
+
 def test_a_new_reference_batch_for_which_forward_switches_gradients_off_is_refused():
     class Gated(nn.Module):
         def __init__(self):

@@ -204,3 +204,22 @@ def test_a_layer_without_inputs_or_outputs_stays(sizes):
     assert [(left.name, left.reason) for left in space.left] == [("none", "weights without entries")]
     with pytest.raises(TargetSpaceError, match=r"layer 'none' \(Linear\) has no inputs or no outputs"):
         TargetSpace(Beside(), torch.randn(9, 4), TargetSpaceConfig(layers=["net", "none"]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_experts_that_had_as_many_rows_with_random_weights_by_chance_stay(seed):
+    class Router(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.head = nn.Linear(3, 4), nn.Linear(3, 2)
+            self.experts = nn.ModuleList(nn.Linear(3, 3) for _ in range(4))
+
+        def forward(self, x):
+            chosen, out = self.gate(x).argmax(1), torch.zeros_like(x)
+            for index, expert in enumerate(self.experts):
+                out[chosen == index] = expert(x[chosen == index])
+            return self.head(out)
+
+    torch.manual_seed(seed)
+    space = TargetSpace(Router(), torch.randn(30, 3))
+    assert list(space.targets) == ["gate", "head"]

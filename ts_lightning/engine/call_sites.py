@@ -3,7 +3,7 @@
 Gradients may be off there (``torch.no_grad``, ``torch.inference_mode``, inside of a ``torch.autograd.Function``), so
 that none would reach the targets. A transform of ``torch.func`` (``vmap``, ``jacrev``, ``jvp``) runs the layer on one
 sample, or on derivatives, in the place of the rows. ``functional_call`` runs it with other weights than its own. The
-samples of a nested tensor have no common shape.
+samples of a nested tensor have no common shape. The columns of a sparse one would have to be dense for a solve.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ WITHOUT_GRADIENTS = "called where gradients are off"
 IN_A_TRANSFORM = "called in a transform of torch.func"
 OTHER_WEIGHTS = "called with other weights than its own"
 ON_NESTED = "called on a nested tensor"
+ON_SPARSE = "called on a sparse tensor"
 
 
 def unfit_site(*, first: bool = True) -> str | None:
@@ -54,6 +55,8 @@ def unfit_call(layer: TargetLayer, x: Any, *, first: bool) -> str | None:
     why = unfit_site(first=first)
     if why is None and any(tensor.is_nested for tensor in tensors_in(x)):
         return ON_NESTED
+    if why is None and any(tensor.layout != torch.strided for tensor in tensors_in(x)):
+        return ON_SPARSE
     if why is None and not layer.by_function:
         present = set(map(id, layer.module.parameters()))
         if any(id(parameter) not in present for parameter in layer.parameters):
@@ -68,6 +71,7 @@ def refused_call(layer: TargetLayer, why: str) -> TargetSpaceError:
         "reference batch is run; no gradient would reach its targets",
         IN_A_TRANSFORM: "as vmap, jacrev or jvp; the rows of its input are not seen there",
         ON_NESTED: "whose samples have no common shape; padded ones have, as torch.nested.to_padded_tensor gives them",
+        ON_SPARSE: "of which no Gram matrix is made; call it on x.to_dense() to solve it",
         OTHER_WEIGHTS: "as by functional_call; solved weights would not be those that run",
     }
     return TargetSpaceError(

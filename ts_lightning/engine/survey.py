@@ -2,7 +2,7 @@
 
 The model runs with its weights, which also shows what weights functions apply, and with random ones. A layer is left
 in weight space if a run does not call it, if its input has no form that it can be solved from, or if the number of its
-rows is not the same in both runs: it then follows the weights (masks, routing, early exits), and would change from
+rows is not the same in all runs: it then follows the weights (masks, routing, early exits), and would change from
 solve to solve.
 """
 
@@ -30,6 +30,8 @@ from ts_lightning.engine.uses import Uses
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
+
+_PROBES = 3  # runs with random weights, where rows follow the weights at all
 
 
 class Survey:
@@ -137,30 +139,54 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
         found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
         first = Survey(found.layers, config).make(batch, Watch(()))
-    second, uses = first, Uses([name for name, count in first.uses.items() if count > 1])
-    if probe:
-        try:
-            second = Survey(found.layers, config, torch.Generator().manual_seed(0), uses).make(batch, Watch(()))
-        except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
-            second = first
+    uses = Uses([name for name, count in first.uses.items() if count > 1])
+    moved = _moved(batch, found.layers, config, first.places, uses) if probe else {}
     for layer in list(found.layers):
         layer.uses = first.uses.get(layer.name, 1)
-        why = _why(layer, first, second, watch) or uses.why(layer)
+        why = _why(layer, first, moved, watch) or uses.why(layer)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)
     return watch
 
 
-def _why(layer: TargetLayer, first: Survey, second: Survey, watch: Watch) -> tuple[str, TargetSpaceError] | None:
-    """Why a layer cannot be solved, after a run with its own weights and a ``second`` one with random ones."""
+def _moved(
+    batch: ReferenceBatch,
+    layers: Sequence[TargetLayer],
+    config: TargetSpaceConfig,
+    places: Mapping[str, torch.Size],
+    uses: Uses,
+) -> dict[str, torch.Size | None]:
+    """Where layers are applied with random weights, None for nowhere, of those with other ``places`` than before.
+
+    Where there are such layers, others may have as many rows by chance, as two experts of a router, and are given more
+    random weights.
+    """
+    generator = torch.Generator().manual_seed(0)
+    moved: dict[str, torch.Size | None] = {}
+    for probe in range(_PROBES):
+        try:
+            survey = Survey(layers, config, generator, None if probe else uses).make(batch, Watch(()))
+        except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
+            break
+        others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
+        moved.update(others)
+        if not others:
+            break
+    return moved
+
+
+def _why(
+    layer: TargetLayer, first: Survey, moved: Mapping[str, torch.Size | None], watch: Watch
+) -> tuple[str, TargetSpaceError] | None:
+    """Why a layer cannot be solved, after a run with its own weights and those that show what ``moved``."""
     name = layer.module_name
     if layer.name not in first.uses:
         return use_of([p for p in layer.parameters if is_matrix(p)], watch), unreached(name)
     if layer.name in first.refusals:
         return first.refusals[layer.name]
-    here, there = first.places[layer.name], second.places.get(layer.name)
-    if here == there:
+    if layer.name not in moved:
         return None
+    here, there = first.places[layer.name], moved[layer.name]
     return "its rows depend on weights", TargetSpaceError(
         f"layer '{layer.name}' is applied at {tuple(here)} places of the reference batch, and with other weights "
         f"{'not at all' if there is None else f'at {tuple(there)}'}. Targets need the same rows at every step: add "

@@ -33,6 +33,11 @@ class AffineLayer(TargetLayer):
         self.parameters = [weight] if bias is None else [weight, bias]
 
     @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the module computes what ``base`` does, and holds weight and bias as parameters of its own."""
+        return super().solves(module, base) and module._parameters.get("bias") is getattr(module, "bias", None)
+
+    @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> Sequence[TargetLayer]:
         """One layer, of the module's ``weight`` and ``bias``."""
         return [cls(name, module, config, module.weight, getattr(module, "bias", None))]

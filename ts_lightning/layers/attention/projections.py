@@ -59,11 +59,14 @@ class InProjection(TargetLayer):
 
     @classmethod
     def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
-        """Whether all projections have weights of their own, and nothing is added to what they give."""
+        """Whether all projections have weights and biases of their own, and nothing is added to what they give."""
         assert isinstance(module, nn.MultiheadAttention)
+        out = module.out_proj
         names = ("in_proj_weight",) if module._qkv_same_embed_dim else _SEPARATE
         own = all(module._parameters.get(name) is not None for name in names)
-        plain = module.out_proj._parameters.get("weight") is not None and module.bias_k is None
+        biases = module._parameters.get("in_proj_bias"), out._parameters.get("bias")
+        own = own and biases[0] is module.in_proj_bias and biases[1] is out.bias
+        plain = out._parameters.get("weight") is not None and module.bias_k is None
         return own and plain and not module.add_zero_attn and type(module).forward is base.forward
 
     @classmethod
