@@ -94,6 +94,13 @@ def pruned(model, optimizer):
     return [model.net[2].weight_orig]
 
 
+def pruned_whole(model, optimizer):
+    """All parameters of a layer keep their order."""
+    prune.l1_unstructured(model.net[2], "weight", amount=0.5)
+    prune.l1_unstructured(model.net[2], "bias", amount=0.5)
+    return [model.net[2].weight_orig, model.net[2].bias_orig]
+
+
 CHANGES = [
     head,
     weight,
@@ -106,6 +113,7 @@ CHANGES = [
     weight_normed,
     spectral,
     pruned,
+    pruned_whole,
 ]
 
 
