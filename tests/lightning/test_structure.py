@@ -206,3 +206,12 @@ def test_in_a_loop_of_ones_own_it_is_refused_by_name():
     model.net[4] = nn.Linear(8, 2)
     with pytest.raises(TargetSpaceError, match=r"other parameters .*new: net\.4\.weight.*init='weights'"):
         space.solve()
+
+
+@pytest.mark.parametrize("change", [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), spectral_norm])
+def test_parameters_of_another_name_in_the_same_order_are_noticed(change):
+    model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Tanh(), nn.Linear(8, 2, bias=False))
+    space = TargetSpace(model, X, CONFIG)
+    change(model[0])
+    with pytest.raises(TargetSpaceError, match=r"of another name: 0\.weight \(0\.weight_orig\)"):
+        space.solve()
