@@ -88,3 +88,20 @@ def test_a_second_pullback_is_an_error_until_the_next_solve():
         space.pullback()
     space.solve()
     space.pullback()
+
+
+def test_the_optimizer_of_a_released_space_is_refused():
+    model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(30, 3)
+    space = TargetSpace(model, x)
+    optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
+    model(x).square().mean().backward()
+    space.pullback()
+    optimizer.step()
+    space.release()  # instead of a solve
+    model(x).square().mean().backward()
+    with pytest.raises(TargetSpaceError, match=r"Adam trains targets of a target space that was released"):
+        optimizer.step()
+    weights = torch.optim.Adam(model.parameters(), lr=0.01)
+    start = model[0].weight.detach().clone()
+    weights.step()
+    assert not torch.equal(model[0].weight, start)

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit, loader
 from tests.support.sam import SAM
-from ts_lightning import TargetSpace
+from ts_lightning import TargetSpace, TargetSpaceError
 
 SGD = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
 
@@ -102,3 +102,24 @@ def test_sharpness_aware_minimisation_equals_a_loop():
         space.solve()
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_optimizer_of_a_fit_that_has_ended_is_refused_in_a_loop_until_weights_are_solved(goes_on):
+    """Its steps moved targets, and no weight, without a word."""
+    model = build(**SGD)
+    fit(model, max_epochs=1)
+    optimizer, space, batch = model.trainer.optimizers[0], model.target_space_engine, next(iter(loader()))
+    start = model.net[0].weight.detach().clone()
+    if goes_on:
+        space.solve()
+    optimizer.zero_grad()
+    model.loss(batch).backward()
+    if goes_on:
+        space.pullback()
+        optimizer.step()
+        space.solve()
+        assert not torch.equal(model.net[0].weight, start)
+    else:
+        with pytest.raises(TargetSpaceError, match=r"trains targets of a target space that was released"):
+            optimizer.step()

@@ -94,6 +94,13 @@ def pruned(model, optimizer):
     return [model.net[2].weight_orig]
 
 
+def pruned_whole(model, optimizer):
+    """All parameters of a layer keep their order."""
+    prune.l1_unstructured(model.net[2], "weight", amount=0.5)
+    prune.l1_unstructured(model.net[2], "bias", amount=0.5)
+    return [model.net[2].weight_orig, model.net[2].bias_orig]
+
+
 CHANGES = [
     head,
     weight,
@@ -106,6 +113,7 @@ CHANGES = [
     weight_normed,
     spectral,
     pruned,
+    pruned_whole,
 ]
 
 
@@ -197,4 +205,13 @@ def test_in_a_loop_of_ones_own_it_is_refused_by_name():
     space = TargetSpace(model, X, CONFIG)
     model.net[4] = nn.Linear(8, 2)
     with pytest.raises(TargetSpaceError, match=r"other parameters .*new: net\.4\.weight.*init='weights'"):
+        space.solve()
+
+
+@pytest.mark.parametrize("change", [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), spectral_norm])
+def test_parameters_of_another_name_in_the_same_order_are_noticed(change):
+    model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Tanh(), nn.Linear(8, 2, bias=False))
+    space = TargetSpace(model, X, CONFIG)
+    change(model[0])
+    with pytest.raises(TargetSpaceError, match=r"of another name: 0\.weight \(0\.weight_orig\)"):
         space.solve()

@@ -37,6 +37,7 @@ class Solution:
         kept: whether it was made by kept maps, without the reference batch.
         pairs: the Parameters and their values; empty where there was no solve since the last :meth:`drop`.
         graphs: see above.
+        released: whether :meth:`release` was called since the last solve.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Solution:
         lasting: Callable[[], bool],
     ) -> None:
         self.differentiable = False
-        self.kept = False
+        self.kept = self.released = False
         self.graphs = graphs
         self._run, self._read, self._lasting = run, read, lasting
         self.pairs: Solved = []
@@ -68,6 +69,7 @@ class Solution:
     def release(self) -> None:
         """Free CUDA graphs, too; they can be recorded anew."""
         self.drop()
+        self.released = True
         if self.graphs is not None:
             self.graphs.forget()
 
@@ -99,7 +101,7 @@ class Solution:
         self._made(solved(), kept=True)
 
     def _made(self, solved: Solved, *, kept: bool) -> None:
-        self.pairs, self.kept = solved, kept
+        self.pairs, self.kept, self.released = solved, kept, False
         self._versions = {id(p): version(p) for p in self._read()}
         self.differentiable = True
 

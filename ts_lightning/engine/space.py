@@ -286,8 +286,7 @@ class TargetSpace:
 
     def check_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise TargetSpaceError if gradients were not pulled back ahead of a step, in a loop of one's own."""
-        if self.cascade.solution.exists:
-            self.stepping.check(optimizer)
+        self.stepping.check(optimizer)
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""

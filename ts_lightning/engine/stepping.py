@@ -54,6 +54,16 @@ class Stepping:
         """
         if self._optimizers:
             return
+        solution = self._cascade.solution
+        if not solution.exists:
+            if solution.released and any(weight.grad is not None for weight in self.weights(optimizer)):
+                raise TargetSpaceError(
+                    f"{type(optimizer).__name__} trains targets of a target space that was released, as at the end of "
+                    f"a fit, and the weights would stay as they are. To train the weights, make another optimizer, of "
+                    f"model.parameters() (in Lightning by configure_optimizers()); to go on in target space, call "
+                    f"space.solve() before the forward, or fit again."
+                )
+            return
         pulled = self._cascade.pulled
         if pulled.arrived():
             raise TargetSpaceError(

@@ -7,6 +7,7 @@ their gradient that is pulled back.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from operator import is_
 from typing import Any
@@ -56,7 +57,10 @@ class Structure:
 
 
 def _found(model: nn.Module) -> list[Any]:
-    """All modules, each once, and behind each the parameters that it holds by itself, in order."""
+    """All modules, each once, and behind each the names and parameters that it holds by itself, in order.
+
+    Pruning and spectral norm leave a layer's parameters in their order, under other names.
+    """
     found: list[Any] = []
     seen: set[nn.Module] = set()
     rest: list[Any] = [model]
@@ -72,6 +76,7 @@ def _found(model: nn.Module) -> list[Any]:
             rest.extend(module._modules.values())
             continue
         if inside["_parameters"]:
+            found.extend(map(sys.intern, inside["_parameters"]))
             found.extend(inside["_parameters"].values())
         if inside["_modules"]:
             rest.extend(inside["_modules"].values())
