@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
+from ts_lightning.engine.optimizers import trained_by
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -116,5 +117,5 @@ class Stepping:
     def _layers(self, optimizer: Optimizer) -> list[TargetLayer]:
         """The layers whose targets an optimizer trains."""
         cascade = self._cascade
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = trained_by(optimizer)
         return [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
