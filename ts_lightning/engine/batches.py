@@ -54,7 +54,7 @@ def formed(batch: Any, form: Any) -> Any:
         kind: Any = type(form)
         return kind({key: formed(batch[key], value) for key, value in form.items()})
     if isinstance(form, (list, tuple)) and not _of_samples(form):
-        return _sequence(form, [formed(value, like) for value, like in zip(batch, form, strict=True)])
+        return sequence(form, [formed(value, like) for value, like in zip(batch, form, strict=True)])
     return batch
 
 
@@ -86,7 +86,7 @@ def joined(batches: list[Any]) -> Any:
     if _of_samples(first):
         return type(first)(item for batch in batches for item in batch)
     if isinstance(first, (list, tuple)):
-        return _sequence(first, [joined([batch[i] for batch in batches]) for i in range(len(first))])
+        return sequence(first, [joined([batch[i] for batch in batches]) for i in range(len(first))])
     return first
 
 
@@ -111,11 +111,12 @@ def rebuilt(
             like.update(found)
             return like
     if isinstance(batch, (list, tuple)):
-        return _sequence(batch, [rebuilt(value, tensor, entries, other) for value in batch])
+        return sequence(batch, [rebuilt(value, tensor, entries, other) for value in batch])
     return other(batch)
 
 
-def _sequence(like: list[Any] | tuple[Any, ...], values: list[Any]) -> Any:
+def sequence(like: list[Any] | tuple[Any, ...], values: list[Any]) -> Any:
+    """A list, tuple or named tuple of the type of another one."""
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from ts_lightning.engine.optimizers import trained_by
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -85,7 +86,7 @@ def _solved_elsewhere(layers: Sequence[TargetLayer]) -> tuple[_Space, list[str]]
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if optimizer not in _trained:
         _trained[optimizer] = weakref.WeakSet()
-        parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        parameters = trained_by(optimizer)
         for space in list(_spaces):
             if any(id(target) in parameters for target in space.targets.values()):
                 _trained[optimizer].add(space)

@@ -127,7 +127,7 @@ class Cascade:
             self._pull(keep)
         elif keep:
             self.checked = False
-            self.pulled.withdraw(self.trained.parameters())
+            self.pulled.given.withdraw(self.trained.parameters())
         if not keep:
             solution.differentiable = False  # used once, also where there was nothing to pull back
             self.pulled.clear()

@@ -6,12 +6,14 @@ those of the weights. So whatever is pulled back anew, since weights' gradients 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.engine.signature import Signature
 from ts_lightning.engine.target import Target
 
 _ROUNDING = 1e-3  # of the largest number of a multiple
@@ -27,6 +29,7 @@ class _Given:
         version: its version then.
         share: what the pull-back has added to it, which may be the gradient itself.
         sizes: its norm and its largest number then; None where nobody could change it before a step.
+        settled: whether a backward pass followed, ahead of which the weights' gradients were multiplied in its place.
     """
 
     parameter: nn.Parameter
@@ -34,15 +37,18 @@ class _Given:
     version: int
     share: Tensor
     sizes: tuple[float, float] | None = None
+    settled: bool = False
 
     def factor(self) -> float | None:
         """By what the gradient was multiplied since, 0 where it is gone; None where it was changed in another way."""
+        if self.settled:
+            return 1.0
         present = stored(self.parameter)
         if present is None:
             return 0.0
         if present is self.gradient and present._version == self.version:
             return 1.0
-        norm, largest = _sizes([present])[0]
+        norm, largest = _sizes([present]).tolist()
         if norm == 0:
             return 0.0
         if self.sizes is None or self.sizes[0] == 0:
@@ -52,43 +58,43 @@ class _Given:
 
 
 class GivenGradients:
-    """The gradients that pull-backs gave since the weights' were cleared."""
+    """The gradients that pull-backs gave since the weights' were cleared.
 
-    def __init__(self) -> None:
+    Args:
+        weights: all that are solved.
+
+    Attributes:
+        hears: whether every backward pass is announced by :meth:`settle`.
+        signature: of the gradients on the weights, where there is time to change them before a step.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+        self.hears = False
+        self.signature = Signature(weights)
         self._of: dict[int, _Given] = {}
+        self._said_changed = False
 
     def clear(self) -> None:
-        """Forget them."""
+        """Forget them, and the signature."""
         self._of.clear()
+        self.signature.drop()
 
     def note(self, parameter: nn.Parameter, gradient: Tensor, share: Tensor) -> None:
         """Take note of one: the tensor that a parameter has, and what of it is pulled back."""
         self._of[id(parameter)] = _Given(parameter, gradient, gradient._version, share)
 
     def measure(self) -> None:
-        """Take note of the sizes of all, as they are, since there is time to change them before a step."""
-        dense = [one for one in self._of.values() if one.gradient.layout == torch.strided]
-        for one, sizes in zip(dense, _sizes([one.gradient for one in dense]), strict=True):
-            one.version, one.sizes = one.gradient._version, sizes
+        """Take note of them and of those on the weights, as they are, since there is time to change them before a step.
 
-    def share(self, parameter: nn.Parameter) -> Tensor | None:
-        """What was pulled back of a parameter's gradient."""
-        given = self._of.get(id(parameter))
-        return None if given is None else given.share
-
-    def whole(self, parameter: nn.Parameter) -> bool:
-        """Whether that was all of it."""
-        given = self._of.get(id(parameter))
-        return given is not None and given.share is given.gradient
-
-    def forget(self, parameter: nn.Parameter) -> None:
-        """Forget one, which is taken back."""
-        self._of.pop(id(parameter), None)
-
-    def factor(self, parameter: nn.Parameter) -> float | None:
-        """By what a parameter's gradient was multiplied since; None where it was changed in another way."""
-        given = self._of.get(id(parameter))
-        return 1.0 if given is None else given.factor()
+        One transfer brings all numbers from the device.
+        """
+        dense = [one for one in self._of.values() if not one.settled and one.gradient.layout == torch.strided]
+        weights, sizes = self.signature.numbers(), _sizes([one.gradient for one in dense])
+        numbers: list[float] = torch.cat([weights.double(), sizes.to(weights.device)]).tolist()
+        self.signature.take(numbers[: len(weights)])
+        found = iter(numbers[len(weights) :])
+        for one, norm, largest in zip(dense, found, found, strict=True):
+            one.version, one.sizes = one.gradient._version, (norm, largest)
 
     def multiplied(self) -> Iterator[tuple[nn.Parameter, Tensor, float]]:
         """The parameters whose gradients were multiplied, with what was pulled back of these and the factor."""
@@ -97,18 +103,65 @@ class GivenGradients:
             if factor is not None and factor != 1.0:
                 yield one.parameter, one.share, factor
 
+    def settle(self) -> None:
+        """Take them as they are, since a backward pass is at hand, and the weights' gradients have followed."""
+        for one in self._of.values():
+            one.settled = True
+
+    @torch.no_grad()
+    def withdraw(self, parameters: Iterable[nn.Parameter]) -> dict[int, float | None]:
+        """Take back what was pulled back since the last clearing, of gradients that have changed or gone since.
+
+        Returns:
+            By the parameters' ids what their gradients were multiplied with since, so that what is pulled back anew
+            has to be; None for one that was changed in another way, and stays as it is.
+        """
+        factors: dict[int, float | None] = {}
+        for parameter in parameters:
+            given, gradient = self._of.get(id(parameter)), stored(parameter)
+            if given is None:
+                continue
+            factor = given.factor() if self.hears else 1.0
+            factors[id(parameter)] = None if gradient is None and factor == 0 else factor
+            if factor is None:
+                self._say_changed()
+                continue
+            if factor != 1.0 and not isinstance(parameter, Target):
+                # what arrives anew is a multiple by itself where the weights' gradients were multiplied, too
+                factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0)
+            # one in the place of the tensor that was given holds a multiple of the share, too, if the factor is known
+            holds = gradient is given.gradient or (self.hears and not given.settled)
+            if gradient is None or not holds:
+                continue
+            if given.share is given.gradient:
+                parameter.grad = None
+            elif gradient.layout == torch.strided:
+                parameter.grad = gradient.sub_(given.share, alpha=factor)
+            else:
+                parameter.grad = gradient - factor * given.share
+            del self._of[id(parameter)]
+        return factors
+
+    def _say_changed(self) -> None:
+        if not self._said_changed:
+            self._said_changed = True
+            warnings.warn(
+                "Gradients on solved weights were changed after those of what is trained, which are left as they are. "
+                "Change the weights' first, or only one of the two.",
+                stacklevel=6,
+            )
+
 
 def stored(parameter: nn.Parameter) -> Tensor | None:
     """The gradient as it stands; that of a target without pulling back."""
     return parameter.stored_grad if isinstance(parameter, Target) else parameter.grad
 
 
-def _sizes(gradients: Sequence[Tensor]) -> list[tuple[float, float]]:
-    """The norm and the largest number of each, (0, 0) of one without entries."""
-    full = [gradient.detach() for gradient in gradients if gradient.numel()]
-    if not full:
-        return [(0.0, 0.0)] * len(gradients)
-    numbers = [*torch._foreach_norm(full), *torch._foreach_norm(full, torch.inf)]
-    together = torch.stack([number.to(full[0].device, torch.float64) for number in numbers]).view(2, -1).T.tolist()
-    found = iter([(norm, largest) for norm, largest in together])
-    return [next(found) if gradient.numel() else (0.0, 0.0) for gradient in gradients]
+def _sizes(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm and the largest number of the first, of the second, and so on; 0 and 0 of one without entries."""
+    if not gradients:
+        return torch.empty(0)
+    full = [gradient.detach() if gradient.numel() else gradient.new_zeros(1) for gradient in gradients]
+    norms, largest = torch._foreach_norm(full), torch._foreach_norm(full, torch.inf)
+    numbers = [number for pair in zip(norms, largest, strict=True) for number in pair]
+    return torch.stack([number.to(full[0].device, torch.float64) for number in numbers])

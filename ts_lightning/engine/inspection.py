@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size, tensors_in
+from ts_lightning.engine.batches import batch_size
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
@@ -217,8 +217,7 @@ def _samples(batch: ReferenceBatch) -> int | None:
         return None
     if batch.shards is not None:
         return batch.shards.samples
-    found = batch_size(batch.data)
-    return found if found is not None else next((len(t) for t in tensors_in(batch.data) if t.dim() > 0), None)
+    return batch_size(batch.data)
 
 
 def _cells(row: Row, added: int) -> tuple[str, ...]:

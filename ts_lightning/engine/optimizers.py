@@ -99,6 +99,11 @@ def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> Non
         )
 
 
+def trained_by(*optimizers: Optimizer) -> set[int]:
+    """The ids of what optimizers train."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
 def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizers that an optimizer holds in its attributes, however deep."""
     found: dict[int, Optimizer] = {}

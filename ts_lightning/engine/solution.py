@@ -8,19 +8,15 @@ pull-back, and the next one makes it anew; or it lasts, and serves the solutions
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from itertools import compress
 
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs
+from ts_lightning.engine.cuda_graphs import Run, Solved, SolveGraphs
 from ts_lightning.engine.target import Target, version
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.precision import cast
-
-#: makes a solve in full, with a context manager around the model's forward alone
-Run = Callable[[AbstractContextManager[None] | None], Solved]
 
 
 class Solution:

@@ -12,8 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
+from ts_lightning.engine.optimizers import trained_by
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
 
 
 class Stepping:
@@ -70,8 +72,7 @@ class Stepping:
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        pulled.use([target for target in self._cascade.targets.values() if id(target) in stepped])
+        pulled.use([self._cascade.targets[layer.name] for layer in self._layers(optimizer)])
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
@@ -96,10 +97,7 @@ class Stepping:
 
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """The solved weights whose targets an optimizer trains."""
-        cascade = self._cascade
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        layers = [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
-        return [parameter for layer in layers for parameter in layer.parameters]
+        return [parameter for layer in self._layers(optimizer) for parameter in layer.parameters]
 
     def note(self, optimizer: Optimizer) -> None:
         """Note a step of one of several optimizers, which has used the gradients on the weights of its targets up."""
@@ -125,3 +123,9 @@ class Stepping:
         """
         if self._optimizers and any(isinstance(p, Target) for p in self._cascade.solution.changed()):
             self.prepare()
+
+    def _layers(self, optimizer: Optimizer) -> list[TargetLayer]:
+        """The layers whose targets an optimizer trains."""
+        cascade = self._cascade
+        trained = trained_by(optimizer)
+        return [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ts_lightning.engine.batches import own
+from ts_lightning.engine.batches import own, sequence
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
 from ts_lightning.engine.written import LARGE, Written, bytes_of, version_of, warn_of_write
 
@@ -167,12 +167,12 @@ class Undo:
         for dictionary in self._empty:
             if dictionary:
                 dictionary.clear()
-        for sequence, kept in self._sequences:
-            if isinstance(sequence, set):
-                sequence.symmetric_difference_update(sequence ^ kept)
-            elif len(sequence) != len(kept) or any(a is not b for a, b in zip(sequence, kept, strict=True)):
-                sequence.clear()
-                sequence.extend(kept)
+        for held, kept in self._sequences:
+            if isinstance(held, set):
+                held.symmetric_difference_update(held ^ kept)
+            elif len(held) != len(kept) or any(a is not b for a, b in zip(held, kept, strict=True)):
+                held.clear()
+                held.extend(kept)
         for cell, value in self._cells:
             cell.cell_contents = value
         for generator, state in self._generators:
@@ -247,8 +247,7 @@ class Undo:
 
     def _copied(self, value: Any) -> Any:
         if isinstance(value, tuple):
-            items = [self._copied(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+            return sequence(value, [self._copied(item) for item in value])
         if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_lazy(value):
             return value
         known = self._copies.get(id(value))
@@ -281,7 +280,7 @@ def _put_back(holder: dict[Any, Any], entries: dict[Any, Any]) -> None:
 
 def _detached(value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(map(_detached, value)) if not hasattr(value, "_fields") else type(value)(*map(_detached, value))
+        return sequence(value, [_detached(item) for item in value])
     return own(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
 
 

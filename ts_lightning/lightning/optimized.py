@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import is_matrix
-from ts_lightning.engine.optimizers import check_own
+from ts_lightning.engine.optimizers import check_own, trained_by
 from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
@@ -28,7 +28,7 @@ def optimized_only(
     """
     if config is None:
         return None
-    trained = _trained(optimizers)
+    trained = trained_by(*optimizers)
     if trained.isdisjoint(map(id, module.parameters())):
         rank_zero_warn(
             "Target space: no optimizer of configure_optimizers() trains a parameter of the module. Nothing is "
@@ -51,15 +51,10 @@ def say_nothing_is_solved(error: NothingToSolve) -> None:
 def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
     """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them."""
     solved = {id(p) for layer in space.layers for p in layer.parameters}
-    loose = solved - _trained(optimizers)
+    loose = solved - trained_by(*optimizers)
     names = [name for name, p in space.model.named_parameters() if id(p) in loose and p.requires_grad]
     if names:
         rank_zero_warn(
             f"Trained by no optimizer, and solved with their layers all the same: {', '.join(names)}. A layer in "
             f"exclude keeps its own."
         )
-
-
-def _trained(optimizers: Sequence[Optimizer]) -> set[int]:
-    """The ids of what the optimizers train."""
-    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ts_lightning.engine.batches import batch_size, part
 from ts_lightning.engine.copies import fresh
+from ts_lightning.engine.mode import forwards
 from ts_lightning.engine.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.module import TargetSpaceModule
@@ -177,15 +178,9 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
         return forward(*args, **kwargs)
 
     def watched(batch: Any) -> Any:
-        module.__dict__["forward"] = recorded
-        try:
+        with forwards({module: recorded}):
             return step(batch)
-        finally:
-            module.__dict__.pop("forward")
-            if "forward" in before:
-                module.__dict__["forward"] = before["forward"]
 
-    before = {name: module.__dict__[name] for name in ("forward",) if name in module.__dict__}
     try:
         inputs = tried(module, given, watched)
     except TargetSpaceError:

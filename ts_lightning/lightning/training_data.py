@@ -20,6 +20,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from ts_lightning.engine.batches import sequence
 from ts_lightning.errors import TargetSpaceError
 
 
@@ -55,8 +56,7 @@ def filled(loaders: Any, values: Iterator[Any]) -> Any:
     if isinstance(loaders, Mapping):
         return {key: filled(within, values) for key, within in loaders.items()}
     if isinstance(loaders, (list, tuple)):
-        items = [filled(within, values) for within in loaders]
-        return type(loaders)(*items) if hasattr(loaders, "_fields") else type(loaders)(items)
+        return sequence(loaders, [filled(within, values) for within in loaders])
     return next(values)
 
 
