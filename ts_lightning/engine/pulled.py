@@ -91,7 +91,8 @@ class Pulled:
         for parameter, share, factor in list(self.given.multiplied()):
             weights = self.weights_of.get(id(parameter))
             if weights is None:
-                share.mul_(factor)
+                if share is not parameter.grad:  # else multiplied with it
+                    share.mul_(factor)
             elif factor == 0:
                 self.clear(weights)
             else:
