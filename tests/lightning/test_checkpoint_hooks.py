@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.core.saving import load_hparams_from_yaml, save_hparams_to_yaml
+from lightning.pytorch.loggers import CSVLogger
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, build, data, fit
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
@@ -58,6 +60,20 @@ def test_settings_among_the_hyperparameters_load_by_default(tmp_path):
     settings = TargetSpaceConfig(ridge=0.5, reference=ReferenceConfig(size=20, rows="all"))
     fit(WithSettings(settings)).save_checkpoint(tmp_path / "last.ckpt")
     assert WithSettings.load_from_checkpoint(tmp_path / "last.ckpt").target_space == settings
+
+
+@pytest.mark.parametrize("settings", [TargetSpaceConfig(ridge=0.5, layers=["net.0"]), ReferenceConfig(size=20), None])
+def test_settings_among_the_hyperparameters_are_read_from_the_file_of_a_logger(settings, tmp_path):
+    """It held Python objects, which yaml does not make."""
+    save_hparams_to_yaml(tmp_path / "hparams.yaml", {"space": settings, "width": 8})
+    assert load_hparams_from_yaml(tmp_path / "hparams.yaml") == {"space": settings, "width": 8}
+
+
+def test_a_checkpoint_loads_with_the_hyperparameters_that_a_logger_wrote(tmp_path):
+    settings = TargetSpaceConfig(ridge=0.5, reference=ReferenceConfig(size=20, rows="all"))
+    fit(WithSettings(settings), logger=CSVLogger(tmp_path)).save_checkpoint(tmp_path / "last.ckpt")
+    (file,) = tmp_path.rglob("hparams.yaml")
+    assert WithSettings.load_from_checkpoint(tmp_path / "last.ckpt", hparams_file=file).target_space == settings
 
 
 @pytest.mark.parametrize("change", [1.015, 1 + 1e-6])

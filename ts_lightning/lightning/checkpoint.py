@@ -11,11 +11,12 @@ space trains stand in each of these states under the same key, by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
@@ -29,8 +30,18 @@ SETTINGS = "target_space_settings"
 #: settings of the reference batch that say what of it is solved from, and cannot change within a run
 _DRAWN = ("size", "rows")
 
-# hyperparameters of a module may hold these; weights_only=True then loads them
+
+def _in_yaml(kind: type[Any], settings: Callable[[Any], dict[str, Any]], made: Callable[[dict[str, Any]], Any]) -> None:
+    """Let yaml write a class as its settings, and make it from these again."""
+    tag = f"!ts_lightning.{kind.__name__}"
+    yaml.add_representer(kind, lambda dumper, one: dumper.represent_mapping(tag, settings(one)))
+    yaml.add_constructor(tag, lambda loader, node: made(loader.construct_mapping(node, deep=True)))
+
+
+# hyperparameters of a module may hold these: weights_only=True then loads them, and so does the hparams.yaml of loggers
 torch.serialization.add_safe_globals([TargetSpaceConfig, ReferenceConfig])
+_in_yaml(TargetSpaceConfig, TargetSpaceConfig.to_dict, TargetSpaceConfig.from_dict)
+_in_yaml(ReferenceConfig, asdict, lambda settings: ReferenceConfig(**settings))
 
 
 @dataclass
