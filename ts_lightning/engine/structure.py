@@ -76,7 +76,7 @@ def _found(model: nn.Module) -> list[Any]:
             rest.extend(module._modules.values())
             continue
         if inside["_parameters"]:
-            found.extend(map(sys.intern, inside["_parameters"]))
+            found.extend(map(sys.intern, inside["_parameters"].keys()))  # TorchScript has no other way
             found.extend(inside["_parameters"].values())
         if inside["_modules"]:
             rest.extend(inside["_modules"].values())
