@@ -36,7 +36,7 @@ class TargetAdam(Optimizer):
 
     Averages are exponential and corrected for their start at zero, as Adam's. The root of the mean over layers of a
     step's mean squares is lr at most, however much gradients grow all of a sudden. There is one measure g for the
-    targets of one optimizer, and for all processes.
+    targets of one optimizer, and for all processes; groups with another second beta have their own average of it.
 
     Examples:
         In a loop of one's own; in Lightning ``configure_optimizers`` returns ``TargetAdam(self.parameters())``.
@@ -136,10 +136,10 @@ class TargetAdam(Optimizer):
         every = [pair for _, pairs in mine for pair in pairs]
         if every:
             present = _mean_square(every)
-            step, square = self._newest(present)
+            measured = {beta2: self._newest(beta2, present) for beta2 in {group["betas"][1] for group, _ in mine}}
             for group, pairs in mine:
                 if pairs:
-                    self._step_targets(group, pairs, step, square, present)
+                    self._step_targets(group, pairs, *measured[group["betas"][1]], present)
         return loss
 
     def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -170,12 +170,12 @@ class TargetAdam(Optimizer):
             maximize=False,
         )
 
-    def _newest(self, like: Tensor) -> tuple[int, Tensor]:
-        """Steps so far, and the running mean square, (), of the targets that have made most of them.
+    def _newest(self, beta2: float, like: Tensor) -> tuple[int, Tensor]:
+        """Steps so far, and the running mean square, (), of the targets with this ``beta2`` that have made most.
 
         A target that had no gradient for a while, or that joins, goes on from there.
         """
-        every = (p for group in self.param_groups for p in group["params"])
+        every = (p for group in self.param_groups if group["betas"][1] == beta2 for p in group["params"])
         states = [self.state[p] for p in every if isinstance(p, Target) and self.state.get(p)]
         if not states:
             return 0, torch.zeros_like(like)

@@ -171,6 +171,21 @@ def test_shapes_that_do_not_fit(a, t):
         ridge_solve(torch.ones(a), torch.ones(t), 0.1)
 
 
+@pytest.mark.parametrize(
+    ("a", "t"),
+    [
+        (torch.float32, torch.int64),
+        (torch.float32, torch.bool),
+        (torch.float32, torch.complex64),
+        (torch.complex64, torch.float32),
+    ],
+)
+def test_numbers_that_hold_no_solution(a, t):
+    """W was rounded to the whole numbers of T, as of ``one_hot``: to zeros."""
+    with pytest.raises(ValueError, match=f"found A of {a} and T of {t}; expected real numbers"):
+        ridge_solve(torch.ones(4, 2, dtype=a), torch.ones(4, 3, dtype=t), 1.0)
+
+
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
 def test_a_ridge_that_is_not_positive(ridge):
     with pytest.raises(ValueError, match="ridge"):

@@ -20,7 +20,8 @@ CONFIG = TargetSpaceConfig(step_scale=3.0)
 class Recurrent(nn.Module):
     def __init__(self, cell, **options):
         super().__init__()
-        self.cell, self.readout = cell(3, 4, batch_first=True, **options), nn.Linear(4 * (1 + cell_is_two(options)), 2)
+        self.cell = cell(3, 4, batch_first=True, **options)
+        self.readout = nn.Linear(options.get("proj_size", 4) * (1 + cell_is_two(options)), 2)
 
     def forward(self, x):
         return self.readout(self.cell(x)[0][:, -1])
@@ -158,12 +159,14 @@ CASES = {
     "used twice": (Twice, (3,), 20, CONFIG),
     "a stranger's": (lambda: nn.Sequential(Doubled(3, 5), nn.Tanh(), Doubled(5, 2)), (3,), 20, CONFIG),
 }
+#: likewise; its two systems, one behind the other, are in no formula of ``test_kept_maps.py``
+PROJECTED = {"lstm, projected": (lambda: Recurrent(nn.LSTM, proj_size=2, num_layers=2), (6, 3), 20, CONFIG)}
 for name in ("conv", "conv, dual"):
     CASES[name] = (lambda: Conv(inner=4, kernel_size=3), *CASES[name][1:])
 
 
 def made(case, untangle, dtype=torch.float64, seed=0, **changes):
-    build, shape, size, config = CASES[case]
+    build, shape, size, config = {**CASES, **PROJECTED}[case]
     torch.manual_seed(seed)
     model = build().to(dtype)
     x = torch.randn(size, *shape, dtype=dtype)

@@ -42,7 +42,8 @@ def ridge_solve(
 
     Raises:
         TargetSpaceError: A or T holds a NaN or an infinity.
-        ValueError: shapes do not fit, the ridge is not above 0, or the scale is unknown.
+        ValueError: shapes do not fit, A is complex, T is not in floating point, the ridge is not above 0, or the scale
+            is unknown.
 
     Source: Fairbank et al. (2022), equation 5; the scales are this package's.
 
@@ -62,6 +63,11 @@ def ridge_solve(
     if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
         raise ValueError(
             f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
+        )
+    if a.is_complex() or not t.is_floating_point():
+        raise ValueError(
+            f"ridge_solve: found A of {a.dtype} and T of {t.dtype}; expected real numbers, and T in floating point, "
+            f"whose precision W has."
         )
     check_positive("ridge", ridge)
     check_ridge_scale("scale", scale)

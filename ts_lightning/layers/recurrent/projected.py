@@ -55,7 +55,8 @@ class ProjectedLSTMLayer(LSTMLayer):
 
     def solve(self, x: Sequences, targets: Tensor) -> tuple[list[Tensor], Passed]:
         """Weights and biases, and what is passed on."""
-        gates, projected = self._parts(targets.reshape(-1, targets.shape[-1]))
+        # copies, laid out as those are that a lasting graph saves, so that both give gradients of the same bits
+        gates, projected = (part.contiguous() for part in self._parts(targets.reshape(-1, targets.shape[-1])))
         solved = self.chosen(x)
         places = self.places(solved)
         m, c = super().states(solved, gates.view(*places, gates.shape[-1]))
