@@ -164,6 +164,9 @@ def test_mistakes(checkpoint, tmp_path):
         ([bare, "net.onnx"], "does not say the class of its module: add --model package.module.Class"),
         ([bare, "net.onnx", "--model", "nowhere.Net"], "--model nowhere.Net: cannot be imported"),
         ([bare, "net.onnx", "--model", "torch.nn.Linear"], "found no LightningModule; expected the class of one"),
+        ([bare, "net.onnx", "--model", "tests.cli.plain.Net"], "bare.ckpt': cannot be loaded into Net ('pytorch-"),
+        ([checkpoint, "net.onnx", "--model", "tests.cli.plain.Narrow"], "': cannot be loaded into Narrow ("),
+        ([checkpoint, "net.onnx", "--model", "tests.cli.plain.Waiting"], "': cannot be loaded into Waiting ("),
         ([checkpoint], "out"),
         ([checkpoint, "net.ckpt", "--modle", "x"], "Expected one of"),
     ]

@@ -115,7 +115,13 @@ def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
 def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
     imported("onnxscript", "onnxscript", _INSTALL)
     kind = _class(checkpoint, options.model)
-    model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    try:
+        model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise SettingError(
+            f"'{options.checkpoint}': cannot be loaded into {kind.__name__} ({first_line(error)}); expected the class "
+            f"that was trained, whose arguments save_hyperparameters() has kept. .ckpt and .safetensors need no class."
+        ) from error
     named: dict[str, Any] = {}
     if options.input is None:
         arguments, named = _from_reference(model, checkpoint)
