@@ -109,6 +109,12 @@ REFUSED = {
     "weight space by default": (["--model", "tests.cli.plain.Net", *NET[2:]], "--target_space: found null"),
     "a typo": ([*NET, "--trainer.max_stepz", "3"], "trainer.max_steps"),
     "a typo in its own options": ([*NET, "--seedz", "3"], "seed"),
+    "no files": (
+        [*NET, "--trainer.fast_dev_run", "true"],
+        "--trainer.fast_dev_run: found True, with which a run leaves",
+    ),
+    "bare": ([*NET, "--trainer.barebones", "true"], "--trainer.barebones: found True, with which a run leaves no"),
+    "no logger": ([*NET, "--trainer.logger", "false"], "--trainer.logger: found False, with which a run leaves no"),
     "a seed that is none": ([*NET, "--seeds", "x"], "invalid int value: 'x'"),
 }
 

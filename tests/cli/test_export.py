@@ -150,15 +150,23 @@ def test_mistakes(checkpoint, tmp_path):
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     torch.save({"state_dict": weights}, bare)
     torch.save(weights, tmp_path / "weights.ckpt")
+    torch.save(POINTS, tmp_path / "points.pt")
+    (folder := tmp_path / "folder.onnx").mkdir()
     damaged.write_text("no checkpoint")
     cases = [
         ([checkpoint, "net.pt"], "'net.pt': found the ending '.pt'; expected .ckpt, .safetensors, .onnx"),
         ([tmp_path / "nowhere.ckpt", "net.ckpt"], "nowhere.ckpt': cannot be read (No such file or directory)"),
         ([damaged, "net.ckpt"], "damaged.ckpt': not a file of tensors and built-in types"),
         ([tmp_path / "weights.ckpt", "net.ckpt"], "found no state_dict in it; expected a Lightning checkpoint"),
+        ([tmp_path / "points.pt", "net.ckpt"], "found no state_dict in it; expected a Lightning checkpoint"),
+        ([checkpoint, folder], "folder.onnx': cannot be written (Is a directory)"),
+        ([checkpoint, damaged / "net.ckpt"], "damaged.ckpt/net.ckpt': cannot be written ("),
         ([bare, "net.onnx"], "does not say the class of its module: add --model package.module.Class"),
         ([bare, "net.onnx", "--model", "nowhere.Net"], "--model nowhere.Net: cannot be imported"),
         ([bare, "net.onnx", "--model", "torch.nn.Linear"], "found no LightningModule; expected the class of one"),
+        ([bare, "net.onnx", "--model", "tests.cli.plain.Net"], "bare.ckpt': cannot be loaded into Net ('pytorch-"),
+        ([checkpoint, "net.onnx", "--model", "tests.cli.plain.Narrow"], "': cannot be loaded into Narrow ("),
+        ([checkpoint, "net.onnx", "--model", "tests.cli.plain.Waiting"], "': cannot be loaded into Waiting ("),
         ([checkpoint], "out"),
         ([checkpoint, "net.ckpt", "--modle", "x"], "Expected one of"),
     ]
@@ -180,3 +188,26 @@ def test_what_the_exporter_cannot_translate_is_said_in_a_line(checkpoint, tmp_pa
     said = mistake(main, "export", checkpoint, tmp_path / "net.onnx")
     assert "PyTorch's exporter cannot translate Net (a size that depends on the data)." in said
     assert ".ckpt or .safetensors" in said
+
+
+def test_a_checkpoint_is_not_written_over_itself(checkpoint, tmp_path):
+    before, link = checkpoint.read_bytes(), tmp_path / "link.ckpt"
+    link.symlink_to(checkpoint)
+    for file in (checkpoint, link):
+        assert "found the checkpoint itself, which would lose its targets" in mistake(main, "export", checkpoint, file)
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["ckpt", "safetensors"])
+def test_tied_weights_and_extra_state(form, tmp_path):
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    weight = torch.arange(6.0).reshape(2, 3).T
+    state = {"first": weight, "tied": weight, "net._extra_state": {"calls": 3}}
+    torch.save({"state_dict": state}, tmp_path / "whole.ckpt")
+    ended = program(main, "export", tmp_path / "whole.ckpt", out := tmp_path / f"out.{form}")
+    assert ended.out == f"{out}: 12 weights\n", str(ended)
+    if form == "safetensors":
+        assert "without net._extra_state, which are no tensors" in ended.err
+        assert_equal(load_file(out), {"first": weight, "tied": weight})
+    else:
+        assert torch.load(out, weights_only=True)["state_dict"]["net._extra_state"] == {"calls": 3}

@@ -25,6 +25,7 @@ from ts_lightning.cli.finish import shorten
 from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.errors import SettingError
 from ts_lightning.report.run import PAGE
+from ts_lightning.report.summary import FILE as SUMMARY
 
 DOES = "train in target and in weight space, and compare"
 Program = Callable[[Sequence[str]], None]
@@ -55,7 +56,9 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         description="Train in target and in weight space with equal seeds and data, and compare. Options of fit are "
         "options here, too, and the same in both spaces but for --target_space.",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds, each for two runs (default: 0).")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="Seeds, each for two runs (default: --seed_everything, 0)."
+    )
     parser.add_argument(
         "--lrs",
         type=float,
@@ -69,15 +72,15 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     own, rest = parser.parse_known_args(arguments)
     settings = _checked(program, rest)
     rate = _rate_option(settings) if own.lrs else ""
-    lrs = sorted(set(own.lrs or []))
+    lrs, seeds = sorted(set(own.lrs or [])), list(dict.fromkeys(own.seeds or [int(settings["seed_everything"] or 0)]))
     folder = run_folder(f"{name}_compare", own.out)
     named = []
     if own.metric is not None:
         named = ["--trainer.callbacks+=ts_lightning.cli.named.NamedMetric", f"--trainer.callbacks.name={own.metric}"]
         named.append(f"--trainer.callbacks.then_test={str(then_test).lower()}")
     series = _Series(program, [*([] if then_test else ["fit"]), *rest, *named], folder, own.metric)
-    series.expected = 2 * (len(own.seeds) + max(len(lrs) - 1, 0))
-    first, *others = own.seeds
+    series.expected = 2 * (len(seeds) + max(len(lrs) - 1, 0))
+    first, *others = seeds
     tuning = None
     if lrs:
         trials: dict[str, list[report.Trial]] = {"target": [], "weight": []}
@@ -85,7 +88,11 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
             for space, tried in trials.items():
                 run = series.run(space, first, [f"--{rate}", f"{lr:g}"], f"-lr{lr:g}")
                 tried.append(report.Trial(lr, run))
-        tuning = report.Tuning(report.watched_metric(series.runs, own.metric), first, **trials)
+        for space, tried in trials.items():
+            if all(trial.run.summary.failed for trial in tried):
+                raise SettingError(f"--lrs: found none that trains in {space} space; what went wrong is said above.")
+        complete = [run for run in series.runs if not run.summary.failed]
+        tuning = report.Tuning(report.watched_metric(complete, own.metric), first, **trials)
         chosen = {space: tuning.chosen(space) for space in trials}
         runs = [trial.run for trial in chosen.values()]
         options = {space: [f"--{rate}", f"{trial.lr:g}"] for space, trial in chosen.items()}
@@ -109,6 +116,13 @@ def _checked(program: Program, options: Sequence[str]) -> dict[str, Any]:
         if ended.code:
             raise
     settings: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    trainer = settings.get("trainer") or {}
+    for option, without in (("fast_dev_run", bool), ("barebones", bool), ("logger", lambda value: value is False)):
+        if without(trainer.get(option)):
+            raise SettingError(
+                f"--trainer.{option}: found {trainer[option]}, with which a run leaves no metrics to compare; leave it "
+                f"out."
+            )
     if settings.get("target_space") is None:
         raise SettingError(
             "--target_space: found null, with which both spaces would be weight space; expected settings, as "
@@ -159,7 +173,7 @@ class _Series:
         """Train in a space, in a process of its own, with these further options.
 
         Raises:
-            SettingError: the run failed.
+            SettingError: the run failed; one with a name is a trial, and may fail once it has measured something.
             SystemExit: with 130 after Ctrl-C.
         """
         rate = f", learning rate {options[1]}" if options else ""
@@ -170,10 +184,12 @@ class _Series:
         if code == INTERRUPTED:
             print(f"interrupted; what the runs left is in {self._folder}/")
             sys.exit(INTERRUPTED)
-        if code:
+        if code and not (name and (part / SUMMARY).is_file()):
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
         self.runs.append(report.Run.read(part))
-        report.watched_metric(self.runs, self._metric)  # which a test was to log; others are missed in the run itself
+        report.watched_metric(
+            self.runs[-1:], self._metric
+        )  # which a test was to log; others are missed in the run itself
         return self.runs[-1]
 
 

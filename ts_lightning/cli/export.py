@@ -62,11 +62,33 @@ def main(argv: Sequence[str]) -> None:
     if write is None:
         raise SettingError(f"'{options.out}': found the ending '{options.out.suffix}'; expected {', '.join(_FORMS)}.")
     checkpoint = loaded(options.checkpoint)
-    if "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise SettingError(f"'{options.checkpoint}': found no state_dict in it; expected a Lightning checkpoint.")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    _check_out(options.out, options.checkpoint)
     write(checkpoint, options)
-    print(f"{options.out}: {sum(value.numel() for value in checkpoint['state_dict'].values()):,} weights")
+    print(f"{options.out}: {sum(value.numel() for value in _tensors(checkpoint).values()):,} weights")
+
+
+def _check_out(out: Path, checkpoint: Path) -> None:
+    """Refuse a file that cannot be written, or the checkpoint itself, before anything is computed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not out.exists()
+        with out.open("ab"):
+            pass
+        if is_new:
+            out.unlink()
+    except OSError as error:
+        raise SettingError(f"'{out}': cannot be written ({error.strerror}).") from error
+    if out.exists() and out.samefile(checkpoint):
+        raise SettingError(
+            f"'{out}': found the checkpoint itself, which would lose its targets; expected another file."
+        )
+
+
+def _tensors(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights and buffers by name, without what a module keeps as ``get_extra_state``."""
+    return {name: value for name, value in checkpoint["state_dict"].items() if isinstance(value, torch.Tensor)}
 
 
 def _plain(checkpoint: dict[str, Any], options: Any) -> None:
@@ -79,7 +101,12 @@ def _plain(checkpoint: dict[str, Any], options: Any) -> None:
 
 def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
     save_file = imported("safetensors.torch", "safetensors", _INSTALL).save_file
-    save_file({name: value.contiguous() for name, value in checkpoint["state_dict"].items()}, options.out)
+    weights = _tensors(checkpoint)
+    if left := sorted(set(checkpoint["state_dict"]) - set(weights)):
+        warnings.warn(f"'{options.out}': without {', '.join(left)}, which are no tensors.", stacklevel=2)
+    # copies, since the form has no tied weights
+    copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    save_file(copies, options.out)
     mask = os.umask(0)  # there is no other way to read it
     os.umask(mask)
     options.out.chmod(0o666 & ~mask)  # which safetensors makes for its owner alone
@@ -88,7 +115,13 @@ def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
 def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
     imported("onnxscript", "onnxscript", _INSTALL)
     kind = _class(checkpoint, options.model)
-    model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    try:
+        model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise SettingError(
+            f"'{options.checkpoint}': cannot be loaded into {kind.__name__} ({first_line(error)}); expected the class "
+            f"that was trained, whose arguments save_hyperparameters() has kept. .ckpt and .safetensors need no class."
+        ) from error
     named: dict[str, Any] = {}
     if options.input is None:
         arguments, named = _from_reference(model, checkpoint)
@@ -101,7 +134,7 @@ def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
         name: {0: batch} if isinstance(value, torch.Tensor) else None
         for name, value in {**dict(zip(names, arguments, strict=False)), **named}.items()
     }
-    size = sum(value.numel() * value.element_size() for value in checkpoint["state_dict"].values())
+    size = sum(value.numel() * value.element_size() for value in _tensors(checkpoint).values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of PyTorch's own inside
         try:

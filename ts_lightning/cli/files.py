@@ -113,6 +113,8 @@ class Settings(SaveConfigCallback):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt`` up to date: after every epoch, at the end of training, and on Ctrl-C.
 
+    Where target space has failed, so that the fit is about to end, the last one with finite weights stays.
+
     Args:
         file: where it is written.
     """
@@ -127,18 +129,21 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
-        self._save(trainer)
+        self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it if training ended within an epoch."""
         if self._step != trainer.global_step:
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write it after Ctrl-C, once training had begun."""
         if isinstance(exception, KeyboardInterrupt) and trainer.optimizers:
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # in target space every process has all weights, so that all decide alike
+        if space_of(pl_module) == "target" and not all(weight.isfinite().all() for weight in pl_module.parameters()):
+            return
         self._step = trainer.global_step
         trainer.save_checkpoint(self.file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -35,7 +36,8 @@ def finish(
     peak_memory: int | None,
     command: str,
     remarks: Mapping[str, str],
-    interrupted: bool,
+    interrupted: bool = False,
+    failed: bool = False,
 ) -> None:
     """Leave ``summary.json``, ``figure.png``, ``figure.svg`` and ``report.html`` in the run's folder.
 
@@ -53,13 +55,14 @@ def finish(
         command: the program's command, as it is typed.
         remarks: further lines of the table, by their label.
         interrupted: whether Ctrl-C ended the run.
+        failed: whether an error did.
     """
-    commands = {"repeat": f"{command} fit --config {folder / CONFIG}"}
+    commands = {"repeat": f"{command} fit --config {shlex.quote(str(folder / CONFIG))}"}
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
         log_artifact(trainer, checkpoint)
-        more = "" if interrupted else _longer(trainer)
-        commands["resume"] = f"{commands['repeat']} --ckpt_path {checkpoint}{more}"
+        more = "" if interrupted or failed else _longer(trainer)
+        commands["resume"] = f"{commands['repeat']} --ckpt_path {shlex.quote(str(checkpoint))}{more}"
     summary = report.Summary(
         title=title,
         space=space,
@@ -69,6 +72,7 @@ def finish(
         seconds=clock.total,
         peak_memory=peak_memory,
         interrupted=interrupted,
+        failed=failed,
         extra={**remarks, **commands},
     )
     summary.write(folder)

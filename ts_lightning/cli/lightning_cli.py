@@ -215,14 +215,8 @@ class TargetSpaceCLI(LightningCLI):
             return self._trainer(kwargs)
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
-        callbacks: list[Callback] = [
-            *(asked.get("callbacks") or []),
-            self.clock,
-            self.memory,
-            self.facts,
-            Place(),
-            PredictionFile(self.folder),
-        ]
+        own: list[Callback] = [self.clock, self.memory, self.facts, Place(), PredictionFile(self.folder)]
+        callbacks = [*(asked.get("callbacks") or []), *own]
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = with_csv(asked.get("logger"), self.folder)
@@ -248,7 +242,7 @@ class TargetSpaceCLI(LightningCLI):
             raise SettingError(f"--trainer: {first_line(error)}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; Ctrl-C ends it with what was reached and how to go on."""
+        """Run it; Ctrl-C and errors, too, end a fit with what was reached."""
         if subcommand != "fit" and self._get(self.config, "ckpt_path") is None:
             warnings.warn("no --ckpt_path: the module is used as it is made, without any training.", stacklevel=2)
         handler = signal.getsignal(signal.SIGINT)
@@ -262,26 +256,39 @@ class TargetSpaceCLI(LightningCLI):
         except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
+        except Exception:
+            if subcommand == "fit":
+                self._finish(failed=True)
+            raise
         finally:
             signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones from the first on
         interrupted = self.trainer.state.status == TrainerStatus.INTERRUPTED
-        if subcommand == "fit" and self.folder is not None and self.trainer.is_global_zero:
-            history = History.read(self.folder / METRICS)
-            finish(
-                self.trainer,
-                self.folder,
-                history,
-                title=self.title(),
-                space=self.space,
-                until=self._until,
-                clock=self.clock,
-                command=self.command,
-                peak_memory=self.memory.peak,
-                remarks={**self.facts.found, **self.remarks(history)},
-                interrupted=interrupted,
-            )
+        if subcommand == "fit":
+            self._finish(interrupted=interrupted)
         if interrupted:
             sys.exit(INTERRUPTED)
+
+    def _finish(self, *, interrupted: bool = False, failed: bool = False) -> None:
+        """Leave what a fit has reached, in the one process that writes; nothing of one that failed at its beginning."""
+        if self.folder is None or not self.trainer.is_global_zero:
+            return
+        history = History.read(self.folder / METRICS)
+        if failed and not history.metrics:
+            return
+        finish(
+            self.trainer,
+            self.folder,
+            history,
+            title=self.title(),
+            space=self.space,
+            until=self._until,
+            clock=self.clock,
+            command=self.command,
+            peak_memory=self.memory.peak,
+            remarks={**self.facts.found, **self.remarks(history)},
+            interrupted=interrupted,
+            failed=failed,
+        )
 
 
 def _first() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +43,7 @@ class TextCLI(TargetSpaceCLI):
         start = self.datamodule.embeddings()
         if start is not None:
             result["words with pretrained vectors"] = f"{int(start[1].sum()):,} of {len(start[1]):,}"
-        result["new text"] = f"{self.command} predict {self.folder}/last.ckpt 'some text'"
+        result["new text"] = f"{self.command} predict {shlex.quote(f'{self.folder}/last.ckpt')} 'some text'"
         return result
 
 

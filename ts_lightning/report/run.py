@@ -1,4 +1,4 @@
-"""A finished or interrupted run, as its folder tells it."""
+"""A finished, interrupted or failed run, as its folder tells it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Run:
     @property
     def state(self) -> str:
         """How it ended, and after how many steps."""
-        return f"{'interrupted' if self.summary.interrupted else 'done'} after {self.summary.steps:,} steps"
+        ended = "failed" if self.summary.failed else "interrupted" if self.summary.interrupted else "done"
+        return f"{ended} after {self.summary.steps:,} steps"
 
     @property
     def settings(self) -> dict[str, Any]:

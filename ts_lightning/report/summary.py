@@ -37,6 +37,7 @@ class Summary:
         seconds: the time of all steps.
         peak_memory: of training, above what the process held before it, in bytes; ``None`` where it was not measured.
         interrupted: ended by Ctrl-C.
+        failed: ended by an error.
         until: the steps after which training was to go on in weight space; ``None``: never.
         extra: further lines for the table, by their label. Lines called ``repeat``, ``resume`` and ``predict`` are
             commands, which the report shows as such.
@@ -49,6 +50,7 @@ class Summary:
     seconds: float
     peak_memory: int | None = None
     interrupted: bool = False
+    failed: bool = False
     until: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 

@@ -40,14 +40,14 @@ class Tuning:
     weight: Sequence[Trial]
 
     def chosen(self, space: str) -> Trial:
-        """The trial with the best last value; one that diverged is never better than one that did not."""
+        """The trial with the best last value; one that failed or diverged is never better than one that did not."""
         trials: Sequence[Trial] = getattr(self, space)
         return max(trials, key=self._worth)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """For each learning rate, the last value of the metric in target and in weight space, as text."""
         return [
-            (f"{target.lr:g}", f"{self._value(target):.4g}", f"{self._value(weight):.4g}")
+            (f"{target.lr:g}", self._shown(target), self._shown(weight))
             for target, weight in zip(self.target, self.weight, strict=True)
         ]
 
@@ -74,6 +74,9 @@ class Tuning:
         final = trial.run.history.final(self.metric.name)
         return math.nan if final is None else final.value
 
+    def _shown(self, trial: Trial) -> str:
+        return "failed" if trial.run.summary.failed else f"{self._value(trial):.4g}"
+
     def _worth(self, trial: Trial) -> float:
-        value = self._value(trial)
+        value = math.nan if trial.run.summary.failed else self._value(trial)
         return -math.inf if not math.isfinite(value) else -value if self.metric.smaller_is_better else value

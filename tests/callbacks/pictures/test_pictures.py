@@ -259,3 +259,13 @@ def test_without_matplotlib_a_picture_says_what_to_install_and_a_table_needs_non
         else:
             with pytest.raises(TargetSpaceError, match="pip install matplotlib"):
                 examine(tmp_path, callback, model, loader(data))
+
+
+@pytest.mark.parametrize("label", [-100, 3])
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_a_label_that_no_logit_is_of_is_refused(kind, shape, label, tmp_path, monkeypatch):
+    monkeypatch.setattr(Classifier, "test_step", lambda self, batch, batch_idx: {"logits": self(batch[0])})
+    callback, model, data = case(kind, shape)
+    data.tensors[1][3] = label
+    with pytest.raises(TargetSpaceError, match=f"found class {label} among y; expected 0 to 2"):
+        examine(tmp_path, callback, model, loader(data))

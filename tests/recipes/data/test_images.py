@@ -103,6 +103,8 @@ BAD = [
     ({"y_train": np.eye(12, 3, dtype=int)}, "y_train of shape (12, 3); expected (N,)"),
     ({"y_train": np.arange(12) % 3 - 1}, "label -1 in y_train"),
     ({"y_train": np.arange(12) % 3 * 2}, "class 1, 3 does not occur"),
+    ({"y_train": np.arange(12) % 3 * 10**13}, "class 1, 2, 3, 4, 5 and 19999999999993 more does not occur"),
+    ({"y_train": np.zeros(12, int)}, "found only class 0 in y_train; expected at least two classes"),
     ({"y_test": np.arange(6)}, "label 5 in y_test; expected 0 to 2"),
     ({"x_train": np.array([{"an": "object"}] * 12)}, "not a readable .npz file"),
 ]
@@ -140,6 +142,14 @@ def test_class_gaps_are_counted_not_listed_without_end():
     images = np.zeros((2, 8, 8), np.uint8)
     with pytest.raises(DataError, match="class 1, 2, 3, 4, 5 and 59994 more does not occur"):
         image_set(images, labels, images, labels, "test")
+
+
+@pytest.mark.parametrize("kind", ["<f8", ">f4", "f2", np.longdouble])
+def test_floats_of_any_precision_and_byte_order_are_read(kind, tmp_path):
+    x = {name: np.full((3, 8, 8), 0.5, dtype=kind) for name in ("x_train", "x_test")}
+    labels = {"y_train": np.arange(3), "y_test": np.arange(3, dtype=">i2")}
+    data = module(archive(tmp_path / "x.npz", **x, **labels))
+    assert torch.equal(batches(data)[0][0], torch.full((3, 1, 8, 8), 0.5))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])

@@ -6,7 +6,7 @@ import pytest
 
 from ts_lightning.data import DataError
 from ts_lightning.recipes.data.text_files import csv_texts, parquet_texts, typed
-from ts_lightning.recipes.data.text_set import split_by_hash, text_set
+from ts_lightning.recipes.data.text_set import held_out, split_by_hash, text_set
 from ts_lightning.recipes.data.text_sources import from_files, imdb, load
 
 SPLITS = ("train", "test")
@@ -23,7 +23,7 @@ def read_csv(path):
 
 def test_csv_has_quotes_line_breaks_other_columns_and_long_texts(tmp_path):
     long = "word " * 50_000
-    content = f'\ufefflabel,id,text\n1,a,"Commas, ""quotes""\nand lines"\n\n0,b,\n-2,c,{long}\n'
+    content = f'\ufeff\n\nlabel,id,text\n1,a,"Commas, ""quotes""\nand lines"\n\n0,b,\n-2,c,{long}\n'
     texts, labels = read_csv(written(tmp_path / "a.csv", content))
     assert texts == ['Commas, "quotes"\nand lines', "", long]
     assert labels == ["1", "0", "-2"]
@@ -44,6 +44,7 @@ BAD_CSV = [
     ("text,label\n", "found no texts"),
     ("text;label\na;1\n", "no column 'text', 'label'; found 'text;label'"),
     ("text,class\na,1\n", "no column 'label'; found 'text', 'class'. Say which to read with --data.text_column"),
+    ("text,label,label\na,1,2\n", "found 2 columns 'label'; expected one: rename them"),
     ("text,label\na,1\nb,\n", "line 3: found no label"),
     ("text,label\na,1\nb, c,0\n", "line 3: found 3 fields, expected 2"),
     ("text,label\na\n", "line 2: found 1 fields, expected 2"),
@@ -106,6 +107,15 @@ def test_equal_texts_are_never_in_different_splits():
     assert not set(found.x_train) & set(found.x_test)
 
 
+def test_every_class_is_left_for_training_when_texts_are_held_out():
+    share, texts = 0.25, [f"text {i}" for i in range(60)]
+    usual = text_set(texts, ["a", "b"] * 30, texts, ["a", "b"] * 30, "test")
+    _, out, _ = held_out(usual, share, "test")
+    labels = ["rare" if text == out[0] else "ab"[i % 2] for i, text in enumerate(texts)]
+    with pytest.raises(DataError, match=r"all texts of 'rare' among those held out .* --data\.validation 0"):
+        held_out(text_set(texts, labels, texts, labels, "test"), share, "test")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -143,10 +153,12 @@ def test_bad_parquet_is_explained(parquet, tmp_path):
     )
     tables = [
         ({"text": ["a"]}, "no column 'label'; found 'text'"),
+        (([["a"], [1], [2]], ["text", "label", "label"]), "found 2 columns 'label'; expected one: rename them"),
         ({"text": broken, "label": [1]}, "found a text in 'text' that is not UTF-8"),
     ]
     for columns, message in tables:
-        writer.write_table(arrow.table(columns), path)
+        table = arrow.table(columns) if isinstance(columns, dict) else arrow.Table.from_arrays(*columns)
+        writer.write_table(table, path)
         with pytest.raises(DataError, match=re.escape(message)):
             parquet_texts(path, "text", "label")
     writer.write_table(arrow.table({"text": arrow.array([], arrow.string()), "label": arrow.array([], "int64")}), path)

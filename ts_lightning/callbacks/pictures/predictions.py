@@ -123,6 +123,12 @@ class PredictionCallback(Callback):
                 f"{type(self).__name__} found {_form(logits)} from forward(x) for {len(y)} classes y; expected logits "
                 f"(batch, classes), of at least two. Take the callback out, or give such logits."
             )
+        beyond = y[(y < 0) | (y >= logits.shape[1])]
+        if len(beyond):
+            raise TargetSpaceError(
+                f"{type(self).__name__} found class {int(beyond[0])} among y; expected 0 to {logits.shape[1] - 1}, the "
+                f"classes of the logits. Take the callback out, or give no samples without a class (ignore_index)."
+            )
         self._samples += len(y)
         self.add(x, y.long(), logits.detach().float())
 

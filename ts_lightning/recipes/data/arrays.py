@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def image_set(x_train: Any, y_train: Any, x_test: Any, y_test: Any, source: str)
     Args:
         x_train: images (N, H, W), (N, H, W, C) or (N, C, H, W): the axis of length 1 or 3 is the channel axis, and
             as H and W are at least 8, no array fits two of these. uint8, or floats, which are used as they are.
-        y_train: whole numbers (N,), 0 to classes - 1; every class occurs.
+        y_train: whole numbers (N,), 0 to classes - 1; every class occurs, and there are at least two.
         x_test: as ``x_train``, in the same form.
         y_test: as ``y_train``; no class that training lacks.
         source: where the arrays come from, for the errors.
@@ -77,14 +78,17 @@ def image_set(x_train: Any, y_train: Any, x_test: Any, y_test: Any, source: str)
             f"{source}: found x_train {_form(train)} and x_test {_form(test)}; expected images of one size and type."
         )
     classes = int(labels["y_train"].max()) + 1
-    counts = torch.bincount(labels["y_train"], minlength=classes)
-    if (counts == 0).any():
-        missing = (counts == 0).nonzero().flatten().tolist()
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    present = set(labels["y_train"].tolist())
+    if len(present) < classes:
+        missing = list(islice((label for label in range(classes) if label not in present), 5))
+        rest = classes - len(present) - len(missing)
+        more = f" and {rest} more" if rest else ""
         raise DataError(
-            f"{source}: y_train goes up to {classes - 1}, but class {', '.join(map(str, missing[:5]))}{more} does not "
+            f"{source}: y_train goes up to {classes - 1}, but class {', '.join(map(str, missing))}{more} does not "
             f"occur in it. Expected every class from 0 to the largest: renumber the labels."
         )
+    if classes < 2:
+        raise DataError(f"{source}: found only class 0 in y_train; expected at least two classes.")
     largest = int(labels["y_test"].max())
     if largest >= classes:
         raise DataError(
@@ -99,10 +103,10 @@ def _images(given: Any, source: str, name: str) -> Tensor:
         raise DataError(f"{source}: found {name} of type {array.dtype}; expected uint8 (0 to 255) or float.")
     if array.shape[:1] == (0,):
         raise DataError(f"{source}: {name} is empty, {array.shape}; expected at least one image.")
-    images = torch.from_numpy(np.ascontiguousarray(_channels_first(array, source, name)))
+    kind = np.uint8 if array.dtype == np.uint8 else np.float32  # from any precision and byte order
+    images = torch.from_numpy(np.ascontiguousarray(_channels_first(array, source, name), dtype=kind))
     if images.dtype == torch.uint8:
         return images
-    images = images.float()
     if not torch.isfinite(images).all():
         raise DataError(f"{source}: found a NaN or an infinity in {name}; expected finite numbers.")
     largest = float(images.abs().max())
@@ -131,9 +135,10 @@ def _labels(given: Any, source: str, name: str) -> Tensor:
         raise DataError(f"{source}: found {name} of type {array.dtype}; expected whole numbers (int64).")
     if array.ndim != 1 or len(array) == 0:
         raise DataError(f"{source}: found {name} of shape {array.shape}; expected (N,), one label for each image.")
+    array = array.astype(np.int64)
     if array.min() < 0:
         raise DataError(f"{source}: found label {array.min()} in {name}; expected classes from 0 on.")
-    return torch.from_numpy(array.astype(np.int64))
+    return torch.from_numpy(array)
 
 
 def _form(images: Tensor) -> str:

@@ -30,7 +30,7 @@ def csv_texts(file: Path, text_column: str, label_column: str) -> tuple[list[str
     limit = csv.field_size_limit(len(content) + 1)  # its default, 131,072 characters, refuses long texts
     try:
         reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-        header = next(reader, [])
+        header = next(filter(None, reader), [])  # behind blank lines
         text_place, label_place = _places(header, [text_column, label_column], file)
         texts, labels = [], []
         for row in reader:
@@ -126,4 +126,7 @@ def _places(found: list[str], expected: list[str], file: Path) -> list[int]:
             f"'{file}': no column {', '.join(map(repr, missing))}; found {', '.join(map(repr, found)) or 'none'}. Say "
             f"which to read with --data.text_column and --data.label_column."
         )
+    several = [name for name in expected if found.count(name) > 1]
+    if several:
+        raise DataError(f"'{file}': found {found.count(several[0])} columns {several[0]!r}; expected one: rename them.")
     return [found.index(name) for name in expected]

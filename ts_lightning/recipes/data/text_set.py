@@ -129,7 +129,7 @@ def held_out(texts: TextSet, share: float, source: str) -> tuple[TextSet, list[s
         What is left, the validation texts and their classes (N,), int64.
 
     Raises:
-        DataError: no text would be left on one side.
+        DataError: no text would be left on one side, or none of a class for training.
     """
     # what the choice of test texts leaves of the hash
     chosen = [_hash(text) // _TEST_SHARE % 1000 < 1000 * share for text in texts.x_train]
@@ -140,6 +140,12 @@ def held_out(texts: TextSet, share: float, source: str) -> tuple[TextSet, list[s
         )
     left, out = ([i for i, it in enumerate(chosen) if it == side] for side in (False, True))
     train = replace(texts, x_train=[texts.x_train[i] for i in left], y_train=texts.y_train[left])
+    if lost := sorted(set(texts.y_train.tolist()) - set(train.y_train.tolist())):
+        raise DataError(
+            f"{source}: found all texts of {', '.join(repr(texts.labels[label]) for label in lost[:5])} among those "
+            f"held out for validation. Expected every class in training: add texts of it, or --data.validation 0, "
+            f"which validates on the test texts."
+        )
     return train, [texts.x_train[i] for i in out], texts.y_train[out]
 
 

@@ -1,0 +1,74 @@
+"""A fit that ends with an error leaves what it has reached, and a checkpoint to go on from."""
+
+import json
+import shlex
+
+import pytest
+import torch
+
+from tests.cli.solved import Solved
+from tests.cli.test_compare import within_this_process
+from tests.support.runs import files, program
+from ts_lightning.cli.main import main
+
+SHORT = ["--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+class Failing(Solved):
+    """Fails in the second epoch, by an error, or by a loss that is NaN if the learning rate is above 1."""
+
+    def __init__(self, error: bool = False, lr: float = 0.02):
+        super().__init__(lr=lr)
+        self.error = error
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.current_epoch == 1 and self.error:
+            raise ValueError("no such luck")
+        return loss * float("nan") if self.current_epoch == 1 and self.lr > 1 else loss
+
+
+MODULE = ["--model", f"{__name__}.Failing", "--data", "tests.cli.plain.Points", "--data.batch_size", "16"]
+
+
+def fitted(out, *options):
+    return program(main, "fit", *MODULE, *SHORT, *options, "--out", out)
+
+
+@pytest.mark.parametrize("by", ["error", "nan"])
+def test_it_leaves_a_report_and_the_last_checkpoint_with_finite_weights(by, tmp_path):
+    folder = tmp_path / "a run"
+    if by == "error":
+        with pytest.raises(ValueError, match="no such luck"):
+            fitted(folder, "--model.error", "true")
+    else:
+        ended = fitted(folder, "--model.lr", "2")
+        assert ended.code == 2
+        assert f"repeat          ts-lightning fit --config {shlex.quote(str(folder / 'config.yaml'))}" in ended.out
+        assert "target space: failed after" in ended.out
+    assert {"summary.json", "report.html", "figure.png", "metrics.csv", "last.ckpt"} <= files(folder)
+    assert json.loads((folder / "summary.json").read_text())["failed"]
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_one_that_measured_nothing_leaves_no_report(tmp_path):
+    ended = fitted(tmp_path / "run", "--target_space.layers", "[nothing]")
+    assert ended.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learning_rate_that_fails_is_not_chosen_and_ends_no_comparison(tmp_path):
+    with within_this_process() as trained:
+        options = ["--lrs", "0.01", "2", "--seeds", "5", "5", "--out", tmp_path / "out"]
+        ended = program(main, "compare", *MODULE, *SHORT, *options, drawn=False)
+    assert ended.code == 0, str(ended)
+    assert len(trained) == 4
+    assert "Learning rates: 0.01 in target space" in ended.out
+    with within_this_process() as trained:
+        options = ["--lrs", "2", "--seed_everything", "5", "--out", tmp_path / "none"]
+        ended = program(main, "compare", *MODULE, *SHORT, *options, drawn=False)
+    assert ended.code == 2
+    assert [run[-run[::-1].index("--seed_everything")] for run in trained] == ["5", "5"]
+    assert "--lrs: found none that trains in target space" in ended.err
