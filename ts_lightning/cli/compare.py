@@ -187,9 +187,8 @@ class _Series:
         if code and not (name and (part / SUMMARY).is_file()):
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
         self.runs.append(report.Run.read(part))
-        report.watched_metric(
-            self.runs[-1:], self._metric
-        )  # which a test was to log; others are missed in the run itself
+        # which a test was to log; others are missed in the run itself
+        report.watched_metric(self.runs[-1:], self._metric)
         return self.runs[-1]
 
 

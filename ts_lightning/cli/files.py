@@ -142,8 +142,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # in target space every process has all weights, so that all decide alike
-        if space_of(pl_module) == "target" and not all(weight.isfinite().all() for weight in pl_module.parameters()):
+        space = getattr(pl_module, "target_space_engine", None)
+        solved = [] if space is None else [weight for layer in space.layers for weight in layer.parameters]
+        if not all(weight.isfinite().all() for weight in solved):  # every process has all, so that all decide alike
             return
         self._step = trainer.global_step
         trainer.save_checkpoint(self.file)
