@@ -87,7 +87,7 @@ def test_a_recipe_alone_lists_its_commands_and_says_what_happens_without_one(nam
 def test_the_packages_own_commands():
     text = said(main, "compare")
     assert text.startswith("usage: ts-lightning compare")
-    assert "(default: 0)" in text
+    assert "(default: --seed_everything, 0)" in text
     assert "(default: runs/ts_lightning_compare/<time>)" in text
     text = said(main, "export")
     assert text.startswith("usage: ts-lightning export")
