@@ -186,11 +186,11 @@ class _Series:
             sys.exit(INTERRUPTED)
         if code and not (name and (part / SUMMARY).is_file()):
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
-        self.runs.append(report.Run.read(part))
-        report.watched_metric(
-            self.runs[-1:], self._metric
-        )  # which a test was to log; others are missed in the run itself
-        return self.runs[-1]
+        run = report.Run.read(part)
+        self.runs.append(run)
+        if not run.summary.failed:  # else it may have ended before the metric came
+            report.watched_metric([run], self._metric)  # which a test was to log; others are missed in the run itself
+        return run
 
 
 def in_a_process(program: Program, arguments: Sequence[str]) -> int:

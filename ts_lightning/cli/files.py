@@ -142,8 +142,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # in target space every process has all weights, so that all decide alike
-        if space_of(pl_module) == "target" and not all(weight.isfinite().all() for weight in pl_module.parameters()):
+        # in target space every process has all weights, so that all decide alike; a frozen mask may be infinite
+        trained = (weight for weight in pl_module.parameters() if weight.requires_grad)
+        if space_of(pl_module) == "target" and not all(weight.isfinite().all() for weight in trained):
             return
         self._step = trainer.global_step
         trainer.save_checkpoint(self.file)
