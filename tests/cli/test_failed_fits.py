@@ -94,3 +94,12 @@ def test_a_learning_rate_that_fails_before_the_metric_comes_ends_no_comparison(t
         ended = program(main, "compare", *model, *options, drawn=False)
     assert ended.code == 0, str(ended)
     assert len(trained) == 4
+
+
+def test_a_metric_that_there_is_not_ends_a_comparison_of_learning_rates_with_its_first_run(tmp_path):
+    options = ["--metric", "acuracy", "--lrs", "0.01", "0.02", "--out", tmp_path / "out"]
+    with within_this_process() as trained:
+        ended = program(main, "compare", *MODULE, *SHORT, *options, drawn=False)
+    assert ended.code == 2
+    assert len(trained) == 1
+    assert "metric 'acuracy': found test/accuracy" in ended.err

@@ -188,8 +188,9 @@ class _Series:
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
         run = report.Run.read(part)
         self.runs.append(run)
-        if not run.summary.failed:  # else it may have ended before the metric came
-            report.watched_metric([run], self._metric)  # which a test was to log; others are missed in the run itself
+        # that a fit lacks the metric is found in the run itself, but not that a test does; a failed run may have ended
+        # before it came
+        report.watched_metric(self.runs if run.summary.failed else [run], self._metric)
         return run
 
 
