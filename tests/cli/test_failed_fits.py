@@ -5,21 +5,24 @@ import shlex
 
 import pytest
 import torch
+from torch import nn
 
 from tests.cli.solved import Solved
 from tests.cli.test_compare import within_this_process
 from tests.support.runs import files, program
+from ts_lightning import TargetSpaceError
 from ts_lightning.cli.main import main
 
 SHORT = ["--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
 class Failing(Solved):
-    """Fails in the second epoch, by an error, or by a loss that is NaN if the learning rate is above 1."""
+    """Fails in the second epoch, by an error, or by a loss that is NaN if the learning rate is above 1; has a mask."""
 
     def __init__(self, error: bool = False, lr: float = 0.02):
         super().__init__(lr=lr)
         self.error = error
+        self.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -50,7 +53,7 @@ def test_it_leaves_a_report_and_the_last_checkpoint_with_finite_weights(by, tmp_
     assert json.loads((folder / "summary.json").read_text())["failed"]
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0
-    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert all(value.isfinite().all() for name, value in checkpoint["state_dict"].items() if name != "mask")
 
 
 def test_one_that_measured_nothing_leaves_no_report(tmp_path):
@@ -72,3 +75,31 @@ def test_a_learning_rate_that_fails_is_not_chosen_and_ends_no_comparison(tmp_pat
     assert ended.code == 2
     assert [run[-run[::-1].index("--seed_everything")] for run in trained] == ["5", "5"]
     assert "--lrs: found none that trains in target space" in ended.err
+
+
+class FailingEarly(Failing):
+    """Fails ahead of the first validation, where the learning rate is above 1."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 2 and self.lr > 1:
+            raise TargetSpaceError("found NaN")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_learning_rate_that_fails_before_the_metric_comes_ends_no_comparison(tmp_path):
+    """The metric's name was said to be wrong."""
+    model = ["--model", f"{__name__}.FailingEarly", *MODULE[2:], *SHORT, "--trainer.log_every_n_steps", "1"]
+    options = ["--metric", "test/accuracy", "--lrs", "0.01", "2", "--out", tmp_path / "out"]
+    with within_this_process() as trained:
+        ended = program(main, "compare", *model, *options, drawn=False)
+    assert ended.code == 0, str(ended)
+    assert len(trained) == 4
+
+
+def test_a_metric_that_there_is_not_ends_a_comparison_of_learning_rates_with_its_first_run(tmp_path):
+    options = ["--metric", "acuracy", "--lrs", "0.01", "0.02", "--out", tmp_path / "out"]
+    with within_this_process() as trained:
+        ended = program(main, "compare", *MODULE, *SHORT, *options, drawn=False)
+    assert ended.code == 2
+    assert len(trained) == 1
+    assert "metric 'acuracy': found test/accuracy" in ended.err

@@ -90,6 +90,17 @@ def test_a_second_pullback_is_an_error_until_the_next_solve():
     space.pullback()
 
 
+def test_a_step_behind_a_loaded_state_without_a_solve_is_refused():
+    """It moved targets by gradients that they did not have, and no weight, without a word."""
+    model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(30, 3)
+    space = TargetSpace(model, x)
+    optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
+    space.load_state_dict(space.state_dict())
+    model(x).square().mean().backward()
+    with pytest.raises(TargetSpaceError, match=r"Adam steps targets without a solve, as behind space\.load_state_dict"):
+        optimizer.step()
+
+
 def test_the_optimizer_of_a_released_space_is_refused():
     model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(30, 3)
     space = TargetSpace(model, x)

@@ -206,13 +206,14 @@ def test_a_layer_without_inputs_or_outputs_stays(sizes):
         TargetSpace(Beside(), torch.randn(9, 4), TargetSpaceConfig(layers=["net", "none"]))
 
 
+@pytest.mark.parametrize("experts", [2, 4])
 @pytest.mark.parametrize("seed", range(8))
-def test_experts_that_had_as_many_rows_with_random_weights_by_chance_stay(seed):
+def test_experts_that_had_as_many_rows_with_random_weights_by_chance_stay(seed, experts):
     class Router(nn.Module):
         def __init__(self):
             super().__init__()
-            self.gate, self.head = nn.Linear(3, 4), nn.Linear(3, 2)
-            self.experts = nn.ModuleList(nn.Linear(3, 3) for _ in range(4))
+            self.gate, self.head = nn.Linear(3, experts), nn.Linear(3, 2)
+            self.experts = nn.ModuleList(nn.Linear(3, 3) for _ in range(experts))
 
         def forward(self, x):
             chosen, out = self.gate(x).argmax(1), torch.zeros_like(x)

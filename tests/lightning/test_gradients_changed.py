@@ -201,3 +201,66 @@ def test_a_factor_on_targets_between_two_backward_passes_is_one_on_weights():
         fit(model)
     for found, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+HALVED = {
+    "in place": lambda p: p.grad.mul_(0.5),
+    "another": lambda p: setattr(p, "grad", 0.5 * p.grad),
+}
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("way", HALVED)
+def test_gradients_halved_after_every_accumulated_batch_count_once(way, penalty):
+    """What a hook put in the place of a gradient counted twice, and so did a target's behind a ``penalty`` on it."""
+
+    class Halved(Lit):
+        halves = True
+
+        def training_step(self, batch, batch_idx):
+            targets = () if self.target_space_engine is None else self.target_space_engine.targets.values()
+            return self.loss(batch) + penalty * sum(target.square().sum() for target in targets)
+
+        def on_after_backward(self):
+            for parameter in self.optimizers().param_groups[0]["params"]:
+                if self.halves:
+                    HALVED[way](parameter)
+
+        def on_before_optimizer_step(self, optimizer):
+            self.steps.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    models = [build(Halved, norm=True, optimizer=lambda p: torch.optim.SGD(p, lr=0.0)) for _ in range(2)]
+    models[0].halves = False
+    for accumulated, model in enumerate(models, 1):
+        model.steps = []
+        fit(model, max_epochs=1, accumulate_grad_batches=accumulated)
+    first, second = models[0].steps[:2]
+    for found, one, other in zip(models[1].steps[0], first, second, strict=True):
+        torch.testing.assert_close(found, (0.25 * one + 0.5 * other) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_that_the_second_backward_pass_adds_stays():
+    """Of a norm that the first one reached by the reference batch alone."""
+
+    class Skipping(Manual):
+        twice = skip = False
+
+        def forward(self, x):
+            return self.net[2:](self.net[0](x)) if self.skip else self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            self.skip = True
+            losses = [self.loss(batch)]
+            self.skip = False
+            losses.append(self.loss(batch))
+            for loss in losses if self.twice else [sum(losses)]:
+                self.manual_backward(loss)
+            self.found = [p.grad.clone() for p in self.optimizers().param_groups[0]["params"]]
+            self.optimizers().step()
+
+    models = [build(Skipping, norm=True, **SGD) for _ in range(2)]
+    models[1].twice = True
+    for model in models:
+        fit(model, max_steps=1)
+    for found, expected in zip(models[1].found, models[0].found, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,7 @@
 """A model that is changed in mid-fit: heads, adapters, parametrizations, pruning, ties, other optimizers."""
 
+from enum import Enum
+
 import pytest
 import torch
 from torch import nn
@@ -215,3 +217,16 @@ def test_parameters_of_another_name_in_the_same_order_are_noticed(change):
     change(model[0])
     with pytest.raises(TargetSpaceError, match=r"of another name: 0\.weight \(0\.weight_orig\)"):
         space.solve()
+
+
+def test_names_of_parameters_may_be_of_a_subclass_of_str():
+    """Sites of a ParameterDict by an enumeration; the start failed."""
+
+    class Site(str, Enum):
+        NORTH = "north"
+
+    model = build(**ADAM)
+    model.offsets = nn.ParameterDict({Site.NORTH: nn.Parameter(torch.zeros(2))})
+    model.loss = lambda batch: nn.functional.cross_entropy(model(batch[0]) + model.offsets[Site.NORTH], batch[1])
+    fit(model, max_epochs=1)
+    assert model.offsets[Site.NORTH].abs().min() > 0

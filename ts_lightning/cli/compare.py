@@ -186,10 +186,12 @@ class _Series:
             sys.exit(INTERRUPTED)
         if code and not (name and (part / SUMMARY).is_file()):
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
-        self.runs.append(report.Run.read(part))
-        # which a test was to log; others are missed in the run itself
-        report.watched_metric(self.runs[-1:], self._metric)
-        return self.runs[-1]
+        run = report.Run.read(part)
+        self.runs.append(run)
+        # that a fit lacks the metric is found in the run itself, but not that a test does; a failed run may have ended
+        # before it came
+        report.watched_metric(self.runs if run.summary.failed else [run], self._metric)
+        return run
 
 
 def in_a_process(program: Program, arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ those of the weights. So whatever is pulled back anew, since weights' gradients 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,17 +96,28 @@ class GivenGradients:
         for one, norm, largest in zip(dense, found, found, strict=True):
             one.version, one.sizes = one.gradient._version, (norm, largest)
 
-    def multiplied(self) -> Iterator[tuple[nn.Parameter, Tensor, float]]:
-        """The parameters whose gradients were multiplied, with what was pulled back of these and the factor."""
-        for one in self._of.values():
-            factor = one.factor()
-            if factor is not None and factor != 1.0:
-                yield one.parameter, one.share, factor
+    @torch.no_grad()
+    def settle(self) -> list[tuple[nn.Parameter, float]]:
+        """Take them as they are, since a backward pass is at hand, which may add to them.
 
-    def settle(self) -> None:
-        """Take them as they are, since a backward pass is at hand, and the weights' gradients have followed."""
+        Returns:
+            The parameters whose gradients were multiplied, and by what: the weights' have to follow.
+        """
+        multiplied = []
         for one in self._of.values():
+            if one.settled:
+                continue
+            factor, present = one.factor(), stored(one.parameter)
+            if present is not None:
+                if one.share is one.gradient:
+                    one.share = present.clone()  # without what the pass adds
+                elif factor is not None:
+                    one.share.mul_(factor)
+                one.gradient = present
+            if factor is not None and factor != 1.0:
+                multiplied.append((one.parameter, factor))
             one.settled = True
+        return multiplied
 
     @torch.no_grad()
     def withdraw(self, parameters: Iterable[nn.Parameter]) -> dict[int, float | None]:

@@ -88,16 +88,14 @@ class Pulled:
         What others have made of the targets' gradients, as a loop that clears them one by one, holds for those of
         their weights from here on, to which the pass adds.
         """
-        for parameter, share, factor in list(self.given.multiplied()):
+        for parameter, factor in self.given.settle():
             weights = self.weights_of.get(id(parameter))
             if weights is None:
-                if share is not parameter.grad:  # else multiplied with it
-                    share.mul_(factor)
-            elif factor == 0:
+                continue
+            if factor == 0:
                 self.clear(weights)
             else:
                 self.multiply(factor, weights)
-        self.given.settle()
         self._spent.update(self._stepped)
         self._stepped.clear()
 

@@ -58,14 +58,19 @@ class Stepping:
             return
         solution = self._cascade.solution
         if not solution.exists:
-            if solution.released and any(weight.grad is not None for weight in self.weights(optimizer)):
+            if all(weight.grad is None for weight in self.weights(optimizer)):
+                return
+            if solution.released:
                 raise TargetSpaceError(
                     f"{type(optimizer).__name__} trains targets of a target space that was released, as at the end of "
                     f"a fit, and the weights would stay as they are. To train the weights, make another optimizer, of "
                     f"model.parameters() (in Lightning by configure_optimizers()); to go on in target space, call "
                     f"space.solve() before the forward, or fit again."
                 )
-            return
+            raise TargetSpaceError(
+                f"{type(optimizer).__name__} steps targets without a solve, as behind space.load_state_dict(): the "
+                f"weights hold gradients that were not pulled back. Call space.solve() before the forward."
+            )
         pulled = self._cascade.pulled
         if pulled.arrived():
             raise TargetSpaceError(

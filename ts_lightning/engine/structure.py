@@ -76,7 +76,8 @@ def _found(model: nn.Module) -> list[Any]:
             rest.extend(module._modules.values())
             continue
         if inside["_parameters"]:
-            found.extend(map(sys.intern, inside["_parameters"].keys()))  # TorchScript has no other way
+            # TorchScript has no other way than keys(), and an enumeration's are of a subclass of str
+            found.extend(map(sys.intern, map(str, inside["_parameters"].keys())))
             found.extend(inside["_parameters"].values())
         if inside["_modules"]:
             rest.extend(inside["_modules"].values())

@@ -31,7 +31,7 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
 
-_PROBES = 3  # runs with random weights, where rows follow the weights at all
+_PROBES = 3  # runs with random weights; the last one where rows follow the weights at all
 
 
 class Survey:
@@ -158,8 +158,8 @@ def _moved(
 ) -> dict[str, torch.Size | None]:
     """Where layers are applied with random weights, None for nowhere, of those with other ``places`` than before.
 
-    Where there are such layers, others may have as many rows by chance, as two experts of a router, and are given more
-    random weights.
+    At one draw of weights all may be where they were by chance, as two experts of a router, so that there are two. If
+    layers have moved by then, others may have as many rows by chance, and there is a third.
     """
     generator = torch.Generator().manual_seed(0)
     moved: dict[str, torch.Size | None] = {}
@@ -170,7 +170,7 @@ def _moved(
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
         moved.update(others)
-        if not others:
+        if probe and not moved:
             break
     return moved
 
