@@ -151,3 +151,21 @@ def test_kinds_of_optimizers(make):
     with torch.no_grad():
         assert float(model.loss(data())) < 0.3 * model.losses[0]
     assert_solved(model)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_early_stopping_sees_a_loss_that_is_not_finite(at):
+    """Also where steps follow in the same epoch."""
+
+    class Diverging(Lit):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx) * (float("nan") if batch_idx == at else 1.0)
+            self.log("loss", loss)
+            return loss
+
+    stopping = callbacks.EarlyStopping("loss", check_finite=True, check_on_train_epoch_end=True)
+    model = build(Diverging)
+    with pytest.warns(UserWarning, match="The weights are NaN to the end of the epoch"):
+        run = fit(model, callbacks=[stopping])
+    assert run.should_stop
+    assert len(model.losses) == 4

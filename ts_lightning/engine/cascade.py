@@ -156,6 +156,7 @@ class Cascade:
     def lose(self) -> None:
         """Let the weights be NaN, as those of weight space are behind a loss that is, since targets are not finite."""
         self.solution.drop()
+        self.solution.lost = True
         with torch.no_grad():
             for layer in self.layers:
                 for parameter in layer.parameters:

@@ -34,6 +34,7 @@ class Solution:
         pairs: the Parameters and their values; empty where there was no solve since the last :meth:`drop`.
         graphs: see above.
         released: whether :meth:`release` was called since the last solve.
+        lost: whether a solve failed since the last one, so that the weights are NaN.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Solution:
         lasting: Callable[[], bool],
     ) -> None:
         self.differentiable = False
-        self.kept = self.released = False
+        self.kept = self.released = self.lost = False
         self.graphs = graphs
         self._run, self._read, self._lasting = run, read, lasting
         self.pairs: Solved = []
@@ -97,7 +98,8 @@ class Solution:
         self._made(solved(), kept=True)
 
     def _made(self, solved: Solved, *, kept: bool) -> None:
-        self.pairs, self.kept, self.released = solved, kept, False
+        self.pairs, self.kept = solved, kept
+        self.released = self.lost = False
         self._versions = {id(p): version(p) for p in self._read()}
         self.differentiable = True
 

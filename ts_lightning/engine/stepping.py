@@ -58,7 +58,7 @@ class Stepping:
             return
         solution = self._cascade.solution
         if not solution.exists:
-            if all(weight.grad is None for weight in self.weights(optimizer)):
+            if solution.lost or all(weight.grad is None for weight in self.weights(optimizer)):
                 return
             if solution.released:
                 raise TargetSpaceError(
