@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ts_lightning.ridge.api import ridge_solve
     from ts_lightning.ridge.scales import RidgeScale, register_ridge_scale
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ReferenceConfig": "config",
