@@ -168,7 +168,7 @@ def _class(checkpoint: dict[str, Any], given: str | None) -> type[LightningModul
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingError(f"--model {path}: cannot be imported ({error}); expected package.module.Class.") from error
     if isinstance(kind, type):
-        refuse_other_name([kind], f"--model {path}")
+        refuse_other_name(kind, f"--model {path}")
     if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
         raise SettingError(f"--model {path}: found no LightningModule; expected the class of one.")
     return kind

@@ -9,6 +9,7 @@ samples of a nested tensor have no common shape. The columns of a sparse one wou
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -40,13 +41,13 @@ def unfit_site(*, first: bool = True) -> str | None:
 
 def calling_module() -> nn.Module | None:
     """The module whose method is the nearest on the call stack."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if isinstance(first, nn.Module):
             return first
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

@@ -54,7 +54,7 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
         >>> {name: tuple(target.shape) for name, target in model.target_space_engine.targets.items()}
         {'layer': (20, 2)}
     """
-    refuse_other_name([type(module)], "convert")
+    refuse_other_name(type(module), "convert")
     if not isinstance(module, LightningModule):
         compiled = isinstance(getattr(module, "_orig_mod", None), LightningModule)
         hint = "convert it before torch.compile" if compiled else "for other modules there is ts_lightning.TargetSpace"

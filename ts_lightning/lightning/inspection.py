@@ -52,7 +52,7 @@ def inspect(
     """
     settings = config if config is not None else getattr(module, "target_space", None)
     call: Callable[[Any], Any] | None = None
-    refuse_other_name([type(module)], "inspect")
+    refuse_other_name(type(module), "inspect")
     if isinstance(module, LightningModule):
         givers = [kind for kind in (module, *type(module).__mro__) if "reference_forward" in vars(kind)]
         own = [kind for kind in givers if not getattr(kind, "__module__", "").startswith("ts_lightning.lightning")]

@@ -126,7 +126,7 @@ class TargetSpaceMixin(TargetSpaceModule):
             TargetSpaceError: the class is a plain module's, which no Trainer can fit, or one of ``pytorch_lightning``.
         """
         super().__init_subclass__(**options)
-        refuse_other_name(cls.__bases__, f"class {cls.__name__}")
+        refuse_other_name(cls, f"class {cls.__name__}")
         _refuse_plain_module(cls)
         for name, hear in (("on_save_checkpoint", Session.saved), ("on_load_checkpoint", Session.loaded)):
             setattr(cls, name, _heard(cls, name, hear))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -22,19 +21,18 @@ def of_other_name(kind: type[Any]) -> bool:
     return any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in kind.__mro__)
 
 
-def refuse_other_name(kinds: Iterable[type[Any]], where: str) -> None:
+def refuse_other_name(kind: type[Any], where: str) -> None:
     """Refuse modules of ``pytorch_lightning``, whose Trainer knows nothing of target space.
 
     Args:
-        kinds: classes that are used.
+        kind: the class of one.
         where: the beginning of the message.
 
     Raises:
-        TargetSpaceError: one of them is of that name.
+        TargetSpaceError: it is of that name.
     """
-    for kind in kinds:
-        if of_other_name(kind):
-            raise TargetSpaceError(f"{where}: found {kind.__name__}, a class of pytorch_lightning. {WRITE}")
+    if of_other_name(kind):
+        raise TargetSpaceError(f"{where}: found {kind.__name__}, a class of pytorch_lightning. {WRITE}")
 
 
 def say_others(trainer: Trainer) -> None:
