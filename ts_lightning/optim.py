@@ -68,6 +68,8 @@ class TargetAdam(Optimizer):
             Schedulers that cycle a momentum (OneCycleLR) change the first of ``betas``, and not this one.
         eps: added to the root mean squares.
         weight_decay: AdamW's, of everything but targets; weights that are solved are decayed by the ridge.
+        rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as there are targets. Tables of
+            words, norms and tokens learn best at about ten times the targets' rate; layers that are not solved may not.
 
     Raises:
         SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
@@ -81,8 +83,16 @@ class TargetAdam(Optimizer):
         momentum: float = 0.5,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        rest_lr_mult: float = 1.0,
     ) -> None:
-        options = {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "momentum": momentum,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rest_lr_mult": rest_lr_mult,
+        }
         _check(options)
         super().__init__(params, options)
 
@@ -95,7 +105,7 @@ class TargetAdam(Optimizer):
         """Take a state, as ``load_state_dict`` does; of another optimizer's only what is the same in both."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name in ("betas", "momentum", "eps", "weight_decay"):
+            for name in ("betas", "momentum", "eps", "weight_decay", "rest_lr_mult"):
                 group.setdefault(name, self.defaults[name])
         others = [p for p, held in self.state.items() if isinstance(p, Target) and not shares_one(held)]
         for target in others:
@@ -124,6 +134,7 @@ class TargetAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        beside = any(isinstance(p, Target) for group in self.param_groups for p in group["params"])
         mine: list[tuple[dict[str, Any], list[tuple[Target, Tensor]]]] = []
         for group in self.param_groups:
             found = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
@@ -132,7 +143,8 @@ class TargetAdam(Optimizer):
                     "TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them."
                 )
             mine.append((group, [(p, gradient) for p, gradient in found if isinstance(p, Target)]))
-            self._step_others(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)])
+            lr = group["lr"] * group["rest_lr_mult"] if beside else group["lr"]
+            self._step_others(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)], lr)
         every = [pair for _, pairs in mine for pair in pairs]
         if every:
             present = _mean_square(every)
@@ -142,7 +154,7 @@ class TargetAdam(Optimizer):
                     self._step_targets(group, pairs, *measured[group["betas"][1]], present)
         return loss
 
-    def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]], lr: float | Tensor) -> None:
         """AdamW's step."""
         states = []
         for parameter, _ in found:
@@ -164,7 +176,7 @@ class TargetAdam(Optimizer):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
+            lr=lr,
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
@@ -224,7 +236,7 @@ def shares_one(state: Mapping[str, Any]) -> bool:
 
 def _check(options: dict[str, Any]) -> None:
     """Raise SettingError where an option is out of its range, or asks for what this optimizer has not."""
-    for name in ("lr", "eps", "weight_decay"):
+    for name in ("lr", "eps", "weight_decay", "rest_lr_mult"):
         expect(name, options[name], 0)
     beta1, beta2 = options["betas"]
     for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):

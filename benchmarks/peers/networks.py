@@ -62,10 +62,10 @@ class Residual(nn.Module):
         return out.relu()
 
 
-def resnet(widths: tuple[int, ...] = (16, 32, 64), blocks: int = 1) -> nn.Module:
-    """A small ResNet for images of three channels and ten classes."""
+def resnet(widths: tuple[int, ...] = (16, 32, 64), blocks: int = 1, stride: int = 1) -> nn.Module:
+    """A small ResNet for images of three channels and ten classes; ``stride`` is that of the first convolution."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
+        nn.Conv2d(3, widths[0], 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(),
     ]
@@ -75,6 +75,14 @@ def resnet(widths: tuple[int, ...] = (16, 32, 64), blocks: int = 1) -> nn.Module
             layers.append(Residual(inputs, width, 2 if stage and not block else 1))
             inputs = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def strided_cnn() -> nn.Module:
+    """Three convolutions of stride 2 for images of 28 x 28 in one channel, and ten classes."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
 
 
 def dropped(build: Callable[[], nn.Module], rate: float, activation: type[nn.Module]) -> nn.Module:

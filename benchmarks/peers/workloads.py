@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from benchmarks.cases import mlp, paper_cnn
 from benchmarks.peers import data
-from benchmarks.peers.networks import Sequence, dropped, resnet
+from benchmarks.peers.networks import Sequence, dropped, resnet, strided_cnn
 from benchmarks.peers.workload import Data, Workload
 
 P = ParamSpec("P")
@@ -68,6 +68,21 @@ def _vision() -> Iterator[Workload]:
     )
     vit = partial(VisionTransformer, 32, 4, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
     yield Workload("vit", "Images", "vision transformer, CIFAR-10", vit, vision, 1600, (0.4, 0.5, 0.55), "relu")
+
+
+def _small_vision() -> Iterator[Workload]:
+    """The same kinds of network, small enough for all contenders on two cores."""
+    group = "Small networks on images"
+    fashion = partial(data.images, name="fashion_mnist")
+    vision = partial(data.images, name="cifar10")
+    vit = partial(VisionTransformer, 32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=10)
+    residual = partial(resnet, (8, 16, 32), stride=2)
+    for name, title, build, read, levels in (
+        ("cnn-small", "CNN of 3 convolutions, Fashion-MNIST", strided_cnn, fashion, (0.82, 0.86, 0.88)),
+        ("vit-small", "vision transformer of 2 blocks, CIFAR-10", vit, vision, (0.28, 0.34, 0.38)),
+        ("resnet-small", "ResNet of 3 blocks with batch norm, CIFAR-10", residual, vision, (0.35, 0.44, 0.49)),
+    ):
+        yield Workload(name, group, f"{title}, 600 steps", build, read, 600, levels, "relu")
 
 
 def _memories() -> Iterator[Workload]:
@@ -194,5 +209,5 @@ def _reviews() -> Iterator[Workload]:
 
 
 WORKLOADS: dict[str, Workload] = {
-    one.name: one for part in (_deep, _vision, _memories, _small, _reviews) for one in part()
+    one.name: one for part in (_deep, _vision, _small_vision, _memories, _small, _reviews) for one in part()
 }

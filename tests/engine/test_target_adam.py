@@ -61,6 +61,35 @@ def test_everything_else_is_trained_by_adamw(dtype, decay):
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("where", ["all", "group"])
+def test_what_is_not_solved_has_a_rate_of_its_own_beside_targets(where):
+    """It is a multiple of the group's, which schedulers change; without targets, as behind ``until``, there is none."""
+    torch.manual_seed(0)
+    target, table, twin = Target(torch.zeros(4, 3)), nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    options = {"rest_lr_mult": 10.0}
+    groups = [{"params": [target]}, {"params": [table], **(options if where == "group" else {})}]
+    ours = TargetAdam(groups, 0.002, weight_decay=0.1, **(options if where == "all" else {}))
+    adamw = torch.optim.AdamW([twin], 0.02, weight_decay=0.1)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(one, 0.5) for one in (ours, adamw)]
+    alone, held = Target(torch.zeros(4, 3)), torch.randn(4, 3)
+    plain = TargetAdam([alone], 0.002)
+    for step in range(4):
+        target.grad, alone.grad, table.grad = held.clone(), held.clone(), torch.randn(5)
+        twin.grad = table.grad.clone()
+        ours.step()
+        adamw.step()
+        torch.testing.assert_close(table, twin)
+        if step == 0:
+            plain.step()
+            torch.testing.assert_close(target.detach(), alone.detach(), rtol=0, atol=0)
+        for schedule in schedules:
+            schedule.step()
+    ours.param_groups[0]["params"], before = [], table.detach().clone()
+    ours.param_groups[1]["lr"], table.grad = 0.001, torch.randn(5)
+    ours.step()
+    assert 0 < float((table.detach() - before).abs().max()) < 0.002
+
+
 @pytest.mark.parametrize("betas", [[0.9, 0.999], [0.999, 0.9], [0.5, 0.9, 0.5]])
 def test_each_group_averages_with_its_own_beta(betas):
     """The average of the first group was taken for that of the others: steps were up to 22 times too short."""
@@ -219,6 +248,7 @@ def test_a_closure_is_called_with_gradients_on():
         ({"momentum": 1.0}, "momentum: found 1"),
         ({"eps": -1e-8}, "eps: found -1e-08"),
         ({"weight_decay": -1.0}, "weight_decay: found -1"),
+        ({"rest_lr_mult": -1.0}, "rest_lr_mult: found -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, what):

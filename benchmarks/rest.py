@@ -1,11 +1,10 @@
-"""How fast embeddings, which stay in weight space, should learn beside targets: questions of TREC, an RNN and an LSTM.
+"""How fast what stays in weight space should learn beside targets: tables of words, norms, tokens and positions.
 
-    python benchmarks/embeddings.py --data FOLDER   # measures what is missing, writes results/embeddings.jsonl
-    python benchmarks/embeddings.py --draw          # the table of docs/evidence.md
+    python benchmarks/rest.py --data FOLDER   # measures what is missing, writes results/rest.jsonl
+    python benchmarks/rest.py --draw          # the table of docs/evidence.md
 
 Workloads and schedule are those of ``benchmarks/peers``, with three seeds. TargetAdam trains the targets at 0.002, or
-at 0.004 with own gradients and ``untangle="auto"``, and the embeddings, in a parameter group of their own, at each of
-``RATES``.
+at 0.004 with own gradients and ``untangle="auto"``, and all else at each of ``RATES``.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpaceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Results(ROOT / "benchmarks" / "results" / "embeddings.jsonl")
-CHOSEN = ["trec-rnn", "trec-lstm"]
+RESULTS = Results(ROOT / "benchmarks" / "results" / "rest.jsonl")
+CHOSEN = ["trec-rnn", "trec-lstm", "vit-small", "resnet-small"]
 RATES = (0.002, 0.01, 0.03, 0.1)
 SEEDS = (1, 2, 3)
 #: rate of the targets, and settings of the target space
@@ -42,12 +41,10 @@ FORMS = {
 
 
 def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: Setting) -> Learner:
-    """Targets and embeddings in two parameter groups."""
+    """Targets at the rate of the form, and all else at the setting's."""
     lr, config = FORMS[form]
-    tables = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
     space = target_space(model, data, config)
-    others = [p for p in space.parameters() if all(p is not table for table in tables)]
-    optimizer = TargetAdam([{"params": others}, {"params": tables, "lr": setting["lr"]}], lr=lr)
+    optimizer = TargetAdam(space.parameters(), lr=lr, rest_lr_mult=setting["lr"] / lr)
     return Learner([optimizer], workload.steps, space.pullback, space.solve)
 
 
@@ -55,11 +52,11 @@ def page() -> None:
     """The table: the test metric at the end, in per cent."""
     rows = []
     for name, form in itertools.product(CHOSEN, FORMS):
-        found = [ends(RESULTS, workload=name, form=form, embeddings=rate) for rate in RATES]
+        found = [ends(RESULTS, workload=name, form=form, rest=rate) for rate in RATES]
         if all(len(values) == len(SEEDS) for values in found):
             rows.append([WORKLOADS[name].title, form, *map(percent, found)])
-    head = ["workload", "targets", *(f"embeddings {rate:g}" for rate in RATES)]
-    fill(ROOT / "docs" / "evidence.md", {"embeddings": markdown(head, rows)})
+    head = ["workload", "targets", *(f"the rest {rate:g}" for rate in RATES)]
+    fill(ROOT / "docs" / "evidence.md", {"rest": markdown(head, rows)})
 
 
 def main() -> None:
@@ -69,7 +66,7 @@ def main() -> None:
     if not given.draw:
         for name, seed, form, rate in itertools.product(CHOSEN, SEEDS, FORMS, RATES):
             contender = Contender(form, form, partial(make, form), (rate,), rate)
-            line = {"workload": name, "form": form, "embeddings": rate, "seed": seed}
+            line = {"workload": name, "form": form, "rest": rate, "seed": seed}
             train_once(RESULTS, line, contender, {"lr": rate}, given.data)
     page()
 
