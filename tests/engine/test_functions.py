@@ -151,12 +151,17 @@ def test_a_dense_solve_gives_the_same_weights():
     assert close(model[2].bias, w[-1])
 
 
+MAPPED = "called in a transform of torch.func"
 LEFT = {
     "in two forms": (lambda b, x: torch.tanh(x @ b.weight) @ b.weight.T, "applied in several ways"),
     "of which more is made": (lambda b, x: x @ b.weight + b.weight.square().sum(), "used by square"),
     "of weights alone": (lambda b, x: x @ (b.weight @ b.weight), "used by matmul"),
     "another reading": (lambda b, x: x @ b.weight.view(torch.int64).double(), "used by view"),
     "standardised": (lambda b, x: x @ ((b.weight - b.weight.mean()) / b.weight.std()), "used by mean, sub, std"),
+    "mapped": (lambda b, x: torch.vmap(lambda w: torch.tanh(x @ w), 1, 1)(b.weight), MAPPED),
+    "mapped, in a dictionary": (lambda b, x: torch.vmap(lambda p: x @ p["w"], 1, 1)({"w": b.weight}), MAPPED),
+    "mapped twice": (lambda b, x: x + torch.vmap(torch.vmap(torch.tanh))(b.weight).sum(), MAPPED),
+    "pulled back": (lambda b, x: x + torch.func.vjp(lambda w: w.sin().sum(0), b.weight)[0], MAPPED),
 }
 
 
@@ -170,6 +175,35 @@ def test_what_is_left(case):
         reason.removeprefix("used by ").split(", ")
     )
     assert list(space.targets) == ["0", "4"]
+
+
+BESIDE = {
+    "idle": (lambda b, x: x @ b.weight, "not called in the reference forward"),
+    "added": (lambda b, x: x @ b.weight + b.other.square().sum(0), "used by square"),
+    "mapped": (lambda b, x: x @ b.weight + torch.vmap(torch.sum)(b.other), MAPPED),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_weight_beside_a_solved_one_is_left_for_its_own_reason_and_goes_on_so(case):
+    run, reason = BESIDE[case]
+
+    def made():
+        model = network(lambda: Block(run, bias=False))
+        model[2].other = matrix(4, 4)
+        return model
+
+    model, reference = made(), torch.randn(20, 3, dtype=torch.float64)
+    space = TargetSpace(model, reference)
+    assert list(space.targets) == ["0", "2", "4"]
+    assert space.left == [("2", "Block", reason)]
+    twin = made()
+    twin.load_state_dict(model.state_dict())
+    other = TargetSpace(twin, reference, state=space.state_dict())
+    assert list(other.targets) == ["0", "2", "4"]
+    assert other.left == space.left
+    other.solve()
+    assert all(map(torch.equal, twin.parameters(), model.parameters()))
 
 
 class Table(nn.Module):

@@ -147,6 +147,36 @@ def test_a_weight_that_is_used_before_its_layer_is_refused_with_both_names():
         TargetSpace(Tied(ahead=True).double(), batch(), EXACT)
 
 
+class Mapped(nn.Module):
+    """A layer's weight in a mapped function, behind the layer's own call: handed over, or taken from around it."""
+
+    def __init__(self, handed_over):
+        super().__init__()
+        self.first, self.last, self.handed_over = nn.Linear(3, 4), nn.Linear(4, 2), handed_over
+
+    def forward(self, x):
+        h, weight = torch.tanh(self.first(x)), self.first.weight
+        if self.handed_over:
+            return self.last(h * torch.vmap(lambda row: row.square().sum())(weight))
+        return self.last(torch.vmap(lambda sample: sample * weight.square().sum(1))(h))
+
+
+def test_a_solved_weight_that_is_handed_to_a_transform_is_refused_and_one_around_it_has_exact_gradients():
+    torch.manual_seed(0)
+    with pytest.raises(TargetSpaceError, match=r"'last' depends on the weight of layer 'first'.* transform.*'first'"):
+        TargetSpace(Mapped(handed_over=True).double(), batch(), EXACT)
+    model = Mapped(handed_over=False).double()
+    space = TargetSpace(model, batch(), EXACT)
+
+    def loss():
+        return model(batch(8, seed=2)).square().sum()
+
+    loss().backward()
+    space.pullback()
+    assert list(space.targets) == ["first", "last"]
+    check_each_target(space, loss, step=1e-6, rel=1e-5, absolute=1e-7)
+
+
 def test_a_layer_behind_its_own_weight_is_refused():
     class Ahead(nn.Module):
         def __init__(self):

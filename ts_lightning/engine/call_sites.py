@@ -9,11 +9,12 @@ samples of a nested tensor have no common shape. The columns of a sparse one wou
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ts_lightning.engine.batches import tensors_in
@@ -37,6 +38,14 @@ def unfit_site(*, first: bool = True) -> str | None:
         return WITHOUT_GRADIENTS
     transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     return IN_A_TRANSFORM if first and transformed else None
+
+
+def handed_to_a_transform(given: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors that transforms were given from outside, of those that a function is given within them."""
+    for value in given:
+        while isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
+            yield value
 
 
 def calling_module() -> nn.Module | None:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.call_sites import unfit_site
+from ts_lightning.engine.call_sites import handed_to_a_transform, unfit_site
 from ts_lightning.engine.noise import DROPOUTS, Noise
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import Applied, Form, Seen, applied
@@ -42,6 +42,7 @@ class Watch:
         calls: that apply a parameter as a layer's weight, by its id.
         others: the names of other functions that were given a parameter, by its id.
         unfit: why the layer of a parameter cannot be solved whatever else is made of it, by its id.
+        transformed: the ids of parameters that were arguments of a transform of ``torch.func``.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -49,6 +50,7 @@ class Watch:
         self.calls: dict[int, list[tuple[Form, Tensor | None]]] = {}
         self.others: dict[int, list[str]] = {}
         self.unfit: dict[int, str] = {}
+        self.transformed: set[int] = set()
         self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
 
     def applied(self, call: Applied) -> Applied | None:
@@ -63,7 +65,9 @@ class Watch:
     def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, int]]:
         """The arguments of a call that are parameters or their ``data``: each with the parameter and its version."""
         found = []
-        for argument in _flat((*args, *kwargs.values())):
+        given = list(_flat((*args, *kwargs.values())))
+        self.transformed.update(id(t) for t in handed_to_a_transform(given) if id(t) in self.parameters)
+        for argument in given:
             parameter = self._parameter(argument)
             if parameter is not None:
                 found.append((argument, parameter, argument._version))

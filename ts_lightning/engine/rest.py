@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.call_sites import IN_A_TRANSFORM
 from ts_lightning.engine.calls import Watch
 from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, plain_name
 from ts_lightning.engine.selection import Left, Selection, solvable_modules
@@ -46,9 +47,10 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
     solved = {id(p) for layer in found.layers for p in layer.parameters}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     for name, module in modules.items():
-        matrices = [p for p in module.parameters(recurse=False) if p.requires_grad and is_matrix(p)]
+        trained = [p for p in module.parameters(recurse=False) if p.requires_grad and is_matrix(p)]
+        matrices = [p for p in trained if id(p) not in solved]
         whole = inner.get(id(module), name)
-        if not any(id(p) not in solved for p in matrices) or whole in found.left:
+        if not matrices or whole in found.left:
             continue
         if isinstance(module, ParametrizationList):
             name = name.rpartition(".parametrizations.")[0]
@@ -109,4 +111,6 @@ def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
         return "a table" if used.keys() <= _LOOK_UPS else f"used by {', '.join(used)}"
     if any(id(p) in watch.calls for p in weights):
         return "applied in several ways"
+    if any(id(p) in watch.transformed for p in weights):
+        return IN_A_TRANSFORM
     return "not called in the reference forward"

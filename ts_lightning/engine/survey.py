@@ -110,6 +110,8 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
     with as_when_made(model, state):
         found = select_layers(model, config)
         known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
+        # a layer that is solved has its module's name, which the rest of the module is left under
+        known = {name: left for name, left in known.items() if state is None or name not in state["targets"]}
         found.left.update(known)
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
         name_the_rest(model, found, config, survey(batch, found, config, probe=state is None))
