@@ -103,3 +103,53 @@ def test_a_metric_that_there_is_not_ends_a_comparison_of_learning_rates_with_its
     assert ended.code == 2
     assert len(trained) == 1
     assert "metric 'acuracy': found test/accuracy" in ended.err
+
+
+def test_a_learning_rate_that_fails_before_anything_is_logged_ends_no_comparison(tmp_path):
+    """Lightning logs every 50 steps; the comparison ended as for a mistake in the options."""
+    model = ["--model", f"{__name__}.FailingEarly", *MODULE[2:], *SHORT]
+    with within_this_process() as trained:
+        ended = program(main, "compare", *model, "--lrs", "0.01", "2", "--out", tmp_path / "out", drawn=False)
+        mistaken = program(main, "compare", *model, "--lrs", "2", "3", "--out", tmp_path / "none", drawn=False)
+    assert ended.code == 0, str(ended)
+    assert "Learning rates: 0.01 in target space" in ended.out
+    assert "run 4 of 4" in ended.out
+    assert mistaken.code == 2
+    assert len(trained) == 5  # one that fails at once with the smallest rate is taken for a mistake
+
+
+class FailingSeed(Solved):
+    """Fails with seed 7, in target space alone: ahead of the first validation, or behind it."""
+
+    def __init__(self, early: bool = False, lr: float = 0.02):
+        super().__init__(lr=lr)
+        self.early = early
+
+    def training_step(self, batch, batch_idx):
+        if torch.initial_seed() == 7 and self.target_space is not None and self.global_step == (2 if self.early else 5):
+            raise TargetSpaceError("found NaN")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("early", ["true", "false"])
+def test_a_later_seed_that_fails_is_left_out_and_said(early, tmp_path):
+    """The runs of the other seeds were lost."""
+    model = ["--model", f"{__name__}.FailingSeed", "--model.early", early, *MODULE[2:], *SHORT]
+    with within_this_process() as trained:
+        ended = program(main, "compare", *model, "--seeds", "5", "7", "8", "--out", tmp_path / "out", drawn=False)
+    assert ended.code == 0, str(ended)
+    assert len(trained) == 6
+    said = "Left out: seed 7, with which training in target space failed."
+    assert said in " ".join(ended.out.split())
+    assert "both spaces, 2 seeds" in ended.out
+
+
+@pytest.mark.parametrize("given", [("true", "0"), ("false", "0"), ("3", "3")])
+def test_a_seed_that_is_left_to_lightning_is_0(given, tmp_path):
+    """Lightning takes 0 for true; the comparison had 1."""
+    setting, seed = given
+    with within_this_process() as trained:
+        options = ["--seed_everything", setting, "--trainer.max_epochs", "1", "--out", tmp_path / "out"]
+        ended = program(main, "compare", *MODULE, *SHORT[2:], *options, drawn=False)
+    assert ended.code == 0, str(ended)
+    assert [run[-run[::-1].index("--seed_everything")] for run in trained] == [seed, seed]

@@ -83,7 +83,7 @@ CONFIGS = [{}, {"untangle": 3}, {"cascade_gradient": False}, {"cascade_gradient"
 def test_weights_written_behind_a_solve_are_kept_by_the_next_solve(write, config):
     loop = Loop(2, TargetSpaceConfig(**config))
     written = loop.written_by(write)
-    with pytest.warns(UserWarning, match="were changed between two optimizer steps. They are kept"):
+    with pytest.warns(UserWarning, match="were changed since the last optimizer step. They are kept"):
         loop.space.solve()
     assert loop.holds(written)
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def test_weights_written_behind_a_solve_are_kept_by_the_next_step(write, config)
     written = loop.written_by(write)
     for group in loop.optimizer.param_groups:
         group["lr"] = 0.0
-    with pytest.warns(UserWarning, match="were changed between two optimizer steps. They are kept"):
+    with pytest.warns(UserWarning, match="were changed since the last optimizer step. They are kept"):
         loop.step()
     assert loop.holds(written)
 

@@ -90,7 +90,7 @@ class Run:
         return losses
 
 
-@pytest.mark.filterwarnings("ignore:The weights of .* were changed between two optimizer steps")
+@pytest.mark.filterwarnings("ignore:The weights of .* were changed since the last optimizer step")
 @pytest.mark.parametrize("untangle", [1, 3])
 @pytest.mark.parametrize("name", CHANGES)
 def test_training_goes_on_as_it_did(name, untangle):

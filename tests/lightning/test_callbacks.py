@@ -126,7 +126,7 @@ def test_weights_changed_by_hand_are_solved_again_and_said():
                 self.net[2].weight.clamp_(-0.01, 0.01)
 
     model = build(Clamping)
-    with pytest.warns(UserWarning, match=r"weights of net\.2 were changed between two optimizer steps.*exclude"):
+    with pytest.warns(UserWarning, match=r"weights of net\.2 were changed since the last optimizer step.*exclude"):
         fit(model)
     assert float(model.net[2].weight.detach().abs().max()) > 0.01
 

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional
 
-from tests.support.fits import CONFIG, Lit, Plain, build, data, fit
+from tests.support.fits import CONFIG, Lit, Plain, build, data, fit, loader
 from ts_lightning import TargetSpace
 
 ADAM = {"optimizer": lambda p: torch.optim.Adam(p, lr=0.002)}
@@ -38,7 +38,9 @@ def test_written_weights_are_kept_and_said(write, hook):
 
     setattr(Clamping, hook, clamp)
     model = build(Clamping, **ADAM)
-    with pytest.warns(UserWarning, match=r"weights of net\.2 were changed between two optimizer steps.*kept.*exclude"):
+    with pytest.warns(
+        UserWarning, match=r"weights of net\.2 were changed since the last optimizer step.*kept.*exclude"
+    ):
         fit(model, max_epochs=10)
     assert max(model.largest[1:]) <= 0.3 + 1e-6
     assert model.losses[-1] < model.losses[0]
@@ -59,7 +61,7 @@ def test_weights_and_a_norm_written_between_two_steps():
                 del self.written
 
     model = build(Writing, norm=True, **ADAM)
-    with pytest.warns(UserWarning, match="were changed between two optimizer steps"):
+    with pytest.warns(UserWarning, match="were changed since the last optimizer step"):
         fit(model, max_epochs=1)
 
 
@@ -156,6 +158,29 @@ def test_weights_written_between_reading_gradients_and_the_step_are_kept(clip):
 
     model = build(Decaying, **ADAM)
     model.written, model.kept = None, []
-    with pytest.warns(UserWarning, match=r"weights of net\.0 were changed between two optimizer steps"):
+    with pytest.warns(UserWarning, match=r"weights of net\.0 were changed since the last optimizer step"):
         fit(model, max_epochs=1, gradient_clip_val=clip)
     assert model.kept == [True, False, False, False]
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+def test_weights_written_behind_the_last_step_are_kept_in_the_next_fit(hook):
+    class Halved(Lit):
+        def __init__(self):
+            super().__init__(**ADAM)
+            self.written = []
+
+    def halve(self):
+        with torch.no_grad():
+            self.net[2].weight.mul_(0.5)
+        self.written.append(self.loss(data()).item())
+
+    setattr(Halved, hook, halve)
+    model = build(Halved)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changed since")
+        fit(model, max_epochs=1)
+    del model.losses[:]
+    with pytest.warns(UserWarning, match=r"weights of net\.2 were changed since the last optimizer step"):
+        fit(model, loader(64), max_epochs=1)
+    assert model.losses[0] == pytest.approx(model.written[0], rel=1e-5)

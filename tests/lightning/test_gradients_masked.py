@@ -130,3 +130,24 @@ def test_the_gradient_that_is_seen_is_the_one_that_is_stepped(batches):
     fit(build(Seeing, **SGD), words(), max_epochs=1, accumulate_grad_batches=batches)
     assert seen
     assert all(torch.equal(*pair) for pair in zip(seen, stepped, strict=False))
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_gradients_clipped_by_value_ahead_of_another_backward_pass_are_named(manual):
+    """The second pass replaced them without a word; a factor counts."""
+
+    def clip(self):
+        for parameter in self.optimizers().param_groups[0]["params"]:
+            parameter.grad.clamp_(-1e-3, 1e-3)
+
+    def twice(self, batch, batch_idx):
+        self.manual_backward(self.loss(batch))
+        clip(self)
+        self.manual_backward(self.loss(batch))
+        self.optimizers().step()
+
+    model = build(Lit, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    model.automatic_optimization = not manual
+    model.__class__ = type("Clipped", (Lit,), {"training_step": twice} if manual else {"on_after_backward": clip})
+    with pytest.warns(UserWarning, match="changed, other than by a factor, ahead of another backward pass"):
+        fit(model, max_epochs=1, **({} if manual else {"accumulate_grad_batches": 2}))

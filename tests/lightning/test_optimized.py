@@ -1,7 +1,11 @@
 """What optimizers train of a module: none of it, biases alone, all but biases; one optimizer over two fits."""
 
+import copy
+import io
+import pickle
 import warnings
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -69,6 +73,55 @@ def test_an_optimizer_in_two_fits_goes_on_with_its_moments(made):
     fit(model, max_epochs=2)
     fit(once, max_epochs=4)
     assert_equal(model, once)
+
+
+def saved(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module)), saved])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_copy_of_a_fitted_module_trains_by_the_copy_of_its_optimizer(copied, within):
+    """That held copies of targets, so that nothing was trained."""
+    model = build(Holding)
+    if within:
+        model.on_train_epoch_end = partial(_keep, model, copied)
+    fit(model)
+    twin = model.__dict__.pop("twin") if within else copied(model)
+    other, (optimizer,) = build(), twin.kept
+    other.load_state_dict(twin.state_dict())
+    other.configure_optimizers = lambda: adam(other.parameters())
+    assert twin.schedule.optimizer is optimizer
+    assert [p for group in optimizer.param_groups for p in group["params"]] == list(twin.parameters())
+    assert not optimizer.state
+    for module in (twin, other):
+        torch.manual_seed(1)
+        fit(module)
+    assert_equal(twin, other)
+    assert model.target_space_engine.targets["net.0"] in model.kept[0].state  # the original goes on as it was
+
+
+class Holding(Lit):
+    """Holds its optimizer, and a schedule of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.make = None  # which no pickle takes
+        self.kept = [adam(self.parameters())]
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.kept[0], 100)
+
+    def configure_optimizers(self):
+        return self.kept[0]
+
+
+def _keep(model, copied):
+    hook = model.__dict__.pop("on_train_epoch_end")
+    if model.current_epoch == 0:
+        model.__dict__["twin"] = copied(model)
+    model.__dict__["on_train_epoch_end"] = hook
 
 
 def test_hooks_and_steps_that_are_set_on_the_instance_are_called():

@@ -74,3 +74,11 @@ def test_the_loader_of_a_choice_of_ones_own():
             return next(iter(loaders["a"]))
 
     fit(build(Chosen), loaders)
+
+
+@pytest.mark.parametrize("loaders", [[loader(), loader()], {"a": loader(), "b": loader()}, loader()])
+def test_loaders_one_behind_the_other_are_refused_by_lightning(loaders, monkeypatch):
+    """The reference batch, of all of them at once, was refused first, as one that ``training_step`` cannot take."""
+    monkeypatch.setattr(Lit, "reference_batch", lambda self: pytest.fail("taken"))
+    with pytest.raises(ValueError, match="does not support the `CombinedLoader"):
+        fit(build(), CombinedLoader(loaders, "sequential"))

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shlex
 import sys
 
 import pytest
@@ -89,6 +90,16 @@ def test_it_learns_and_its_checkpoint_classifies_new_text(options, cell, pets, t
     assert [row[2] for row in rows] == ["text 99 has a CAT in it", "text has a dog, in it!", ""]
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
     assert re.search(r"warning: 3 lines: words that are not among the .*: 1 \(7\.7%\); 1 without any known word", err)
+
+
+def test_the_command_for_new_text_can_be_pasted_from_a_folder_with_spaces(pets, tmp_path, capsys):
+    short = ["--trainer.max_steps", "2", "--out", tmp_path / "a run"]
+    ended = done(lstm_nlp.main, *pets, *WEIGHT, *short, drawn=False)
+    (line,) = (line for line in ended.out.splitlines() if line.startswith("new text"))
+    command = shlex.split(line.partition(" predict ")[2])
+    assert command == [str(tmp_path / "a run" / "last.ckpt"), "some text"]
+    rows, _ = predicted(capsys, *command)
+    assert [row[2] for row in rows] == ["some text"]
 
 
 def test_predict_reads_lines_of_standard_input_as_the_run_did_its_test_texts(begun, texts, capsys, monkeypatch):

@@ -46,7 +46,7 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         then_test: runs without a command, which the program takes for ``fit`` and then ``test``.
 
     Raises:
-        SettingError: the options leave the module in weight space, a run failed, or it has no such metric.
+        SettingError: the options leave the module in weight space, the first runs failed, or there is no such metric.
         SystemExit: with 130 after Ctrl-C.
     """
     # not jsonargparse, which leaves no options over for another parser
@@ -72,7 +72,7 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     own, rest = parser.parse_known_args(arguments)
     settings = _checked(program, rest)
     rate = _rate_option(settings) if own.lrs else ""
-    lrs, seeds = sorted(set(own.lrs or [])), list(dict.fromkeys(own.seeds or [int(settings["seed_everything"] or 0)]))
+    lrs, seeds = sorted(set(own.lrs or [])), list(dict.fromkeys(own.seeds or [_seed(settings)]))
     folder = run_folder(f"{name}_compare", own.out)
     named = []
     if own.metric is not None:
@@ -86,21 +86,29 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         trials: dict[str, list[report.Trial]] = {"target": [], "weight": []}
         for lr in lrs:
             for space, tried in trials.items():
-                run = series.run(space, first, [f"--{rate}", f"{lr:g}"], f"-lr{lr:g}")
+                run = series.run(space, first, [f"--{rate}", f"{lr:g}"], f"-lr{lr:g}", needed=lr == lrs[0])
                 tried.append(report.Trial(lr, run))
         for space, tried in trials.items():
-            if all(trial.run.summary.failed for trial in tried):
+            if all(trial.failed for trial in tried):
                 raise SettingError(f"--lrs: found none that trains in {space} space; what went wrong is said above.")
         complete = [run for run in series.runs if not run.summary.failed]
         tuning = report.Tuning(report.watched_metric(complete, own.metric), first, **trials)
         chosen = {space: tuning.chosen(space) for space in trials}
-        runs = [trial.run for trial in chosen.values()]
+        runs = [trial.run for trial in chosen.values() if trial.run is not None]
         options = {space: [f"--{rate}", f"{trial.lr:g}"] for space, trial in chosen.items()}
     else:
         options = {"target": [], "weight": []}
-        runs = [series.run(space, first) for space in options]
-    runs += [series.run(space, seed, options[space]) for seed in others for space in options]
-    comparison = report.Comparison.of(runs, own.metric, own.levels, tuning=tuning)
+        runs = [run for space in options if (run := series.run(space, first, needed=True)) is not None]
+    left_out = []
+    for seed in others:
+        made = {space: series.run(space, seed, options[space]) for space in options}
+        complete = [run for run in made.values() if run is not None and not run.summary.failed]
+        if len(complete) == len(made):
+            runs += complete
+        else:
+            failed = [f"{space} space" for space, run in made.items() if run not in complete]
+            left_out.append(f"Left out: seed {seed}, with which training in {' and in '.join(failed)} failed.")
+    comparison = report.Comparison.of(runs, own.metric, own.levels, tuning=tuning, left_out=left_out)
     report.draw_comparison(comparison, folder)
     report.write_comparison_page(comparison, folder)
     print(f"\n{report.verdict(comparison)}\n{report.comparison_table(comparison)}\n\nreport: {folder / PAGE}")
@@ -129,6 +137,12 @@ def _checked(program: Program, options: Sequence[str]) -> dict[str, Any]:
             "--target_space.ridge 1."
         )
     return settings
+
+
+def _seed(settings: Mapping[str, Any]) -> int:
+    """The seed that the settings say; 0 where they leave it to Lightning, by true or false."""
+    seed = settings["seed_everything"]
+    return 0 if seed is None or isinstance(seed, bool) else int(seed)
 
 
 def _rate_option(settings: Mapping[str, Any]) -> str:
@@ -166,26 +180,42 @@ class _Series:
 
     def __init__(self, program: Program, arguments: Sequence[str], folder: Path, metric: str | None) -> None:
         self.runs: list[report.Run] = []
-        self.expected = 0
+        self.expected = self._begun = 0
         self._program, self._arguments, self._folder, self._metric = program, list(arguments), folder, metric
 
-    def run(self, space: str, seed: int, options: Sequence[str] = (), name: str = "") -> report.Run:
+    def run(
+        self, space: str, seed: int, options: Sequence[str] = (), name: str = "", *, needed: bool = False
+    ) -> report.Run | None:
         """Train in a space, in a process of its own, with these further options.
 
+        Args:
+            space: target or weight.
+            seed: of the run.
+            options: beside those of all runs.
+            name: of a trial; empty for a run that is to be compared.
+            needed: whether a failure ends the comparison; that of a trial only if it has measured nothing.
+
+        Returns:
+            The run, which may have failed; None for one that failed before it measured anything.
+
         Raises:
-            SettingError: the run failed; one with a name is a trial, and may fail once it has measured something.
+            SettingError: a run that is needed failed.
             SystemExit: with 130 after Ctrl-C.
         """
+        self._begun += 1
         rate = f", learning rate {options[1]}" if options else ""
-        print(f"{space} space, seed {seed}{rate} (run {len(self.runs) + 1} of {self.expected})", flush=True)
+        print(f"{space} space, seed {seed}{rate} (run {self._begun} of {self.expected})", flush=True)
         part = self._folder / f"{space}-{seed}{name}"
         own = ["--seed_everything", str(seed), *options, *_SPACES[space], "--out", str(part)]
         code = in_a_process(self._program, [*self._arguments, *own])
         if code == INTERRUPTED:
             print(f"interrupted; what the runs left is in {self._folder}/")
             sys.exit(INTERRUPTED)
-        if code and not (name and (part / SUMMARY).is_file()):
+        measured = (part / SUMMARY).is_file()
+        if code and needed and not (name and measured):
             raise SettingError(f"the run in '{part}' ended with exit code {code}; what went wrong is said above.")
+        if code and not measured:
+            return None
         run = report.Run.read(part)
         self.runs.append(run)
         # that a fit lacks the metric is found in the run itself, but not that a test does; a failed run may have ended

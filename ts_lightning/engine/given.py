@@ -72,7 +72,7 @@ class GivenGradients:
         self.hears = False
         self.signature = Signature(weights)
         self._of: dict[int, _Given] = {}
-        self._said_changed = False
+        self._said_changed = self._said_replaced = False
 
     def clear(self) -> None:
         """Forget them, and the signature."""
@@ -108,6 +108,8 @@ class GivenGradients:
             if one.settled:
                 continue
             factor, present = one.factor(), stored(one.parameter)
+            if factor is None and isinstance(one.parameter, Target):
+                self._say_replaced()
             if present is not None:
                 if one.share is one.gradient:
                     one.share = present.clone()  # without what the pass adds
@@ -152,6 +154,15 @@ class GivenGradients:
                 parameter.grad = gradient - factor * given.share
             del self._of[id(parameter)]
         return factors
+
+    def _say_replaced(self) -> None:
+        if not self._said_replaced:
+            self._said_replaced = True
+            warnings.warn(
+                "The targets' gradients were changed, other than by a factor, ahead of another backward pass, which "
+                "replaces them by those of all passes. Change them behind the last one, or change the weights'.",
+                stacklevel=6,
+            )
 
     def _say_changed(self) -> None:
         if not self._said_changed:

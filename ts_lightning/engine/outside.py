@@ -112,7 +112,7 @@ class Outside:
         if not self._said:
             self._said = True
             warnings.warn(
-                f"The weights of {', '.join(found)} were changed between two optimizer steps. They are kept, and "
+                f"The weights of {', '.join(found)} were changed since the last optimizer step. They are kept, and "
                 f"solved around from here on, as after any such change. Add the layers to exclude if it happens at "
                 f"every step: in weight space it costs nothing.",
                 stacklevel=7,

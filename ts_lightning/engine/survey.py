@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.call_sites import refused_call, unfit_call
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
@@ -32,6 +32,7 @@ from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
 
 _PROBES = 3  # runs with random weights; the last one where rows follow the weights at all
+_ODD_PROBES = 8  # the same, where layers have other rows than so many for each sample, as experts of a router
 
 
 class Survey:
@@ -161,18 +162,21 @@ def _moved(
     """Where layers are applied with random weights, None for nowhere, of those with other ``places`` than before.
 
     At one draw of weights all may be where they were by chance, as two experts of a router, so that there are two. If
-    layers have moved by then, others may have as many rows by chance, and there is a third.
+    layers have moved by then, others may have as many rows by chance, and there is a third. Of few samples chance is
+    not rare, so that layers with an odd number of rows are looked at until they move, up to a bound.
     """
     generator = torch.Generator().manual_seed(0)
     moved: dict[str, torch.Size | None] = {}
-    for probe in range(_PROBES):
+    samples = None if callable(batch.data) else batch_size(batch.data)
+    odd = {name for name, here in places.items() if samples and here.numel() % samples}
+    for probe in range(_ODD_PROBES if odd else _PROBES):
         try:
             survey = Survey(layers, config, generator, None if probe else uses).make(batch, Watch(()))
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
         moved.update(others)
-        if probe and not moved:
+        if probe and odd <= moved.keys() and (not moved or probe >= _PROBES - 1):
             break
     return moved
 

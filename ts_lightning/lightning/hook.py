@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps import OptimizerSteps
 from ts_lightning.errors import TargetSpaceError, first_line
+from ts_lightning.lightning.batch_changes import BatchChanges
 
 #: hooks in which gradients are complete; the first two are those of callbacks, too
 _LOOKING = ("on_after_backward", "on_before_optimizer_step", "configure_gradient_clipping", "optimizer_step")
@@ -34,9 +35,9 @@ class SolveHook:
     """Puts a target space into a strategy's steps, from :meth:`attach` to :meth:`detach`.
 
     Args:
-        strategy: the strategy in use; its ``optimizer_step``, ``training_step``, ``validation_step`` and ``backward``,
-            the precision plugin's ``post_backward`` and ``clip_gradients``, the scaler's ``unscale_``, and what
-            Lightning's wrappers of optimizers have copied are covered on the instance.
+        strategy: the strategy in use; its ``optimizer_step``, ``training_step``, ``validation_step``, ``backward`` and
+            ``batch_to_device``, the precision plugin's ``post_backward`` and ``clip_gradients``, the scaler's
+            ``unscale_``, and what Lightning's wrappers of optimizers have copied are covered on the instance.
         space: the target space whose weights the strategy's optimizers train.
     """
 
@@ -49,6 +50,7 @@ class SolveHook:
             for optimizer in strategy.optimizers
         }
         self._failure: tuple[TargetSpaceError, int] | None = None
+        self._changes = BatchChanges(strategy.lightning_module)
         self._begun: list[int] = []  # versions of the weights at the start of the training step
 
     def attach(self) -> None:
@@ -56,6 +58,7 @@ class SolveHook:
         precision = self.strategy.precision_plugin
         self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
         self._training_step = self._cover(self.strategy, "training_step", self.training_step)
+        self._batch_to_device = self._cover(self.strategy, "batch_to_device", self.batch_to_device)
         self._validation_step = self._cover(self.strategy, "validation_step", self.validation_step)
         self._backward = self._cover(self.strategy, "backward", self.backward)
         self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
@@ -81,6 +84,7 @@ class SolveHook:
 
         Behind it, too, where it may have moved targets by hand, or by an optimizer that another one holds.
         """
+        self._changes.say(args[0] if args else None)
         self._prepare()
         self._begun = self._versions()
         result = self._training_step(*args, **kwargs)
@@ -88,6 +92,12 @@ class SolveHook:
         if module is not None and not module.automatic_optimization:
             self._prepare()
         return result
+
+    def batch_to_device(self, *args: Any, **kwargs: Any) -> Any:
+        """The strategy's own, with the transfer hooks, behind which nobody changes a batch without a word."""
+        batch = self._batch_to_device(*args, **kwargs)
+        self._changes.note(batch)
+        return batch
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """The strategy's own, with the weights of the targets that an optimizer or a callback has put there for it."""

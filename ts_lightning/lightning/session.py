@@ -29,7 +29,7 @@ from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
 from ts_lightning.lightning.substitution import KEY, Substitution
-from ts_lightning.lightning.training_data import isolated
+from ts_lightning.lightning.training_data import isolated, refused
 
 
 def session_of(module: TargetSpaceModule) -> Session:
@@ -137,7 +137,8 @@ class Session:
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
-        self._begin()
+        if not refused(self.trainer):
+            self._begin()
         self._own(self.trainer.fit_loop, "on_run_start")()
 
     def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -9,6 +9,7 @@ and the moments of what is trained in both spaces.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -26,6 +27,8 @@ from ts_lightning.optim import TargetAdam, shares_one
 
 #: of target space's own entries in a checkpoint and in an optimizer's state
 KEY = "target_space"
+#: methods that stand on an optimizer with targets
+_OWN = ("__getstate__", "zero_grad", "add_param_group")
 
 
 class Substitution:
@@ -64,14 +67,15 @@ class Substitution:
         known = [
             o for o in (optimizer, *inner_optimizers(optimizer)) if hasattr(o, "_optimizer_load_state_dict_pre_hooks")
         ]
+        optimizer.__dict__["__getstate__"] = self._of_weights  # which copies and pickles ask for
         self._handles = [o.register_load_state_dict_pre_hook(self._before_load) for o in known[:1]]
 
     def undo(self) -> None:
         """Put the weights back, with fresh moments."""
         targets = set(self._space.targets.values())
-        for i, group in enumerate(self.optimizer.param_groups):
-            weights = self._weights[i] if i < len(self._weights) else []
-            group["params"][:] = [*weights, *(p for p in group["params"] if p not in {*weights, *targets})]
+        self.optimizer.__dict__.pop("__getstate__", None)
+        for group, parameters in zip(self.optimizer.param_groups, self._groups(), strict=True):
+            group["params"][:] = parameters
         for one in (self.optimizer, *inner_optimizers(self.optimizer)):
             for target in targets:
                 one.state.pop(target, None)
@@ -81,6 +85,28 @@ class Substitution:
         for handle in self._handles:
             handle.remove()
         restore(self.optimizer)
+
+    def _groups(self) -> list[list[nn.Parameter]]:
+        """What is in each of the optimizer's groups, with the weights in the place of their targets."""
+        targets, found = set(self._space.targets.values()), []
+        for i, group in enumerate(self.optimizer.param_groups):
+            weights = self._weights[i] if i < len(self._weights) else []
+            found.append([*weights, *(p for p in group["params"] if p not in {*weights, *targets})])
+        return found
+
+    def _of_weights(self) -> dict[str, Any]:
+        """What a copy of the optimizer is made of: the weights, as behind :meth:`undo`.
+
+        With the module goes a copy of an optimizer that it holds, and not one of its targets.
+        """
+        optimizer = self.optimizer
+        targets = set(self._space.targets.values())
+        state = {p: moments for p, moments in optimizer.state.items() if p not in targets}
+        state.update({weight: _copied(made) for weight, made in self._made.items()})
+        pairs = zip(optimizer.param_groups, self._groups(), strict=True)
+        groups = [{**group, "params": parameters} for group, parameters in pairs]
+        given = {name: value for name, value in type(optimizer).__getstate__(optimizer).items() if name not in _OWN}
+        return {**given, "state": defaultdict(dict, state), "param_groups": groups}
 
     def names(self) -> list[str]:
         """The names of what the optimizer trains, in its order; of what is not the model's "?", "? 2", and so on."""

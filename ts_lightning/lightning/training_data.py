@@ -39,6 +39,11 @@ def training_loader(trainer: Trainer) -> Any:
     return combined.iterables
 
 
+def refused(trainer: Trainer) -> bool:
+    """Whether Lightning is about to refuse the loaders, since they would follow one another; training takes none so."""
+    return getattr(trainer.fit_loop._combined_loader, "_mode", None) == "sequential"
+
+
 def each(loaders: Any, value: Any) -> Iterator[Any]:
     """What ``value`` has in the place of each of the loaders, in their order."""
     if isinstance(loaders, Mapping):

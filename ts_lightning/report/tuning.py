@@ -16,11 +16,16 @@ class Trial:
 
     Attributes:
         lr: the learning rate.
-        run: the run.
+        run: the run; ``None`` where it failed before it measured anything.
     """
 
     lr: float
-    run: Run
+    run: Run | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error ended it."""
+        return self.run is None or self.run.summary.failed
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,12 @@ class Tuning:
         return said
 
     def _value(self, trial: Trial) -> float:
-        final = trial.run.history.final(self.metric.name)
+        final = None if trial.run is None else trial.run.history.final(self.metric.name)
         return math.nan if final is None else final.value
 
     def _shown(self, trial: Trial) -> str:
-        return "failed" if trial.run.summary.failed else f"{self._value(trial):.4g}"
+        return "failed" if trial.failed else f"{self._value(trial):.4g}"
 
     def _worth(self, trial: Trial) -> float:
-        value = math.nan if trial.run.summary.failed else self._value(trial)
+        value = math.nan if trial.failed else self._value(trial)
         return -math.inf if not math.isfinite(value) else -value if self.metric.smaller_is_better else value

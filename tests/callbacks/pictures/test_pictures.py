@@ -261,7 +261,7 @@ def test_without_matplotlib_a_picture_says_what_to_install_and_a_table_needs_non
                 examine(tmp_path, callback, model, loader(data))
 
 
-@pytest.mark.parametrize("label", [-100, 3])
+@pytest.mark.parametrize("label", [-1, 3])
 @pytest.mark.parametrize(("kind", "shape"), CASES)
 def test_a_label_that_no_logit_is_of_is_refused(kind, shape, label, tmp_path, monkeypatch):
     monkeypatch.setattr(Classifier, "test_step", lambda self, batch, batch_idx: {"logits": self(batch[0])})

@@ -10,13 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.callbacks.wandb import log_image
 from ts_lightning.errors import TargetSpaceError
+
+#: the class of samples without one, which losses of PyTorch leave out by default
+_IGNORED = -100
 
 
 class PredictionCallback(Callback):
@@ -27,9 +32,12 @@ class PredictionCallback(Callback):
     ``trainer.fit`` with one of its last validation, which a test then writes anew. Of several dataloaders the first is
     taken. Files go to ``trainer.log_dir``, and to every WandbLogger under ``pictures/<name>``; one process writes.
 
+    Samples with the class -100, which the cross-entropy of PyTorch leaves out (``ignore_index``), are left out here.
+
     Attributes:
         name: of the files, without suffix.
         split: which data was seen, ``test`` or ``validation``.
+        places: of the batch that is added, the samples' numbers in the order of the dataloader, on the CPU.
 
     Raises:
         TargetSpaceError: batches or logits have another form; in a fit when validation first runs, before training.
@@ -69,7 +77,8 @@ class PredictionCallback(Callback):
 
     name: ClassVar[str]
     split = "test"
-    _samples = 0
+    places = torch.empty(0, dtype=torch.int64)
+    _samples = _given = 0
     _x: Tensor | None = None
     _logits: Tensor | None = None
     _handle: RemovableHandle | None = None
@@ -91,7 +100,7 @@ class PredictionCallback(Callback):
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
         self._end()
-        self.split, self._samples = split, 0
+        self.split, self._samples, self._given = split, 0, 0
         self.start(trainer)
         self._handle = pl_module.register_forward_hook(self._keep)
 
@@ -123,14 +132,21 @@ class PredictionCallback(Callback):
                 f"{type(self).__name__} found {_form(logits)} from forward(x) for {len(y)} classes y; expected logits "
                 f"(batch, classes), of at least two. Take the callback out, or give such logits."
             )
-        beyond = y[(y < 0) | (y >= logits.shape[1])]
+        labelled = y != _IGNORED
+        beyond = y[labelled & ((y < 0) | (y >= logits.shape[1]))]
         if len(beyond):
             raise TargetSpaceError(
                 f"{type(self).__name__} found class {int(beyond[0])} among y; expected 0 to {logits.shape[1] - 1}, the "
-                f"classes of the logits. Take the callback out, or give no samples without a class (ignore_index)."
+                f"classes of the logits, or {_IGNORED} for samples without a class. Take the callback out, or give "
+                f"such classes."
             )
-        self._samples += len(y)
-        self.add(x, y.long(), logits.detach().float())
+        self.places = labelled.nonzero().flatten().cpu() + self._given
+        self._given += len(y)
+        self._samples += len(self.places)
+        if not labelled.all():
+            x, y, logits = x[labelled], y[labelled], logits[labelled]
+        if len(y):
+            self.add(x, y.long(), logits.detach().float())
 
     def _end(self) -> None:
         self._x = self._logits = None
@@ -140,7 +156,12 @@ class PredictionCallback(Callback):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # which is to leave no files, and which the Trainer's class does not declare
-        if self._samples == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._given == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        without = torch.tensor(float(self._samples == 0), device=pl_module.device)
+        # a tensor for a tensor
+        if trainer.strategy.reduce(without, reduce_op="sum") > 0:  # type: ignore[operator]
+            rank_zero_warn(f"{type(self).__name__} found no samples with a class, and writes nothing.")
             return
         self.gather(trainer, pl_module)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked of all processes, which agree on it
@@ -190,7 +211,7 @@ class PredictionCallback(Callback):
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the batches of the sanity check, which has shown that they have the right form."""
-        self._samples = 0
+        self._samples = self._given = 0
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the last validation."""

@@ -68,6 +68,11 @@ class WorstTexts(PredictionCallback):
                 f"WorstTexts found a data set without texts, {type(loader.dataset).__name__}; expected an attribute "
                 f"texts, the text of each sample. Give it one, or take the callback out."
             )
+        if len(texts) < len(loader.dataset):
+            raise TargetSpaceError(
+                f"WorstTexts found {len(texts)} texts for {len(loader.dataset)} samples of the {self.split} data; "
+                f"expected the text of each. Give the data set those of its own samples, or take the callback out."
+            )
         sampler = loader.sampler
         in_order = isinstance(sampler, (SequentialSampler, DistributedSampler))
         if not in_order or type(loader.batch_sampler) is not BatchSampler:
@@ -77,15 +82,13 @@ class WorstTexts(PredictionCallback):
             )
         self._texts = texts
         self._order = torch.tensor(list(sampler))
-        self._place = 0
         self._worst = torch.empty(0, 5, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         """Keep the texts with the largest loss of this batch and those before."""
         loss = cross_entropy(logits, y, reduction="none")
         probability, predicted = logits.softmax(dim=1).max(dim=1)
-        index = self._order[self._place : self._place + len(y)]
-        self._place += len(y)
+        index = self._order[self.places]
         columns = [column.cpu().double() for column in (loss, index, y, predicted, probability)]
         self._worst = self._largest(torch.cat([self._worst, torch.stack(columns, dim=1)]))
         self._classes = logits.shape[1]
