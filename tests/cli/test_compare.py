@@ -116,6 +116,14 @@ REFUSED = {
     "bare": ([*NET, "--trainer.barebones", "true"], "--trainer.barebones: found True, with which a run leaves no"),
     "no logger": ([*NET, "--trainer.logger", "false"], "--trainer.logger: found False, with which a run leaves no"),
     "a seed that is none": ([*NET, "--seeds", "x"], "invalid int value: 'x'"),
+    "a seed below zero": (
+        [*NET, "--seeds", "0", "-1"],
+        "--seeds: found -1; expected whole numbers from 0 to 4294967295.",
+    ),
+    "no rate": ([*NET, "--lrs", "0"], "--lrs: found 0.0; expected finite numbers above 0."),
+    "a rate below zero": ([*NET, "--lrs", "1", "-1"], "--lrs: found -1.0; expected finite numbers above 0."),
+    "a rate that is none": ([*NET, "--lrs", "nan"], "--lrs: found nan; expected finite numbers above 0."),
+    "a level that is none": ([*NET, "--levels", "inf"], "--levels: found inf; expected finite numbers."),
 }
 
 
@@ -127,6 +135,22 @@ def test_a_mistake_is_found_before_the_first_run(options, message, within, tmp_p
     assert "Traceback" not in ended.err
     assert within == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--print_config", "seed_everything: 0"),
+        ("--print_config=skip_null", "seed_everything: 0"),
+        ("--target_space.help", "--target_space.ridge"),
+        ("--trainer.callbacks.help=EarlyStopping", "--trainer.callbacks.monitor"),
+    ],
+)
+def test_what_is_asked_of_the_options_is_printed_and_nothing_is_trained(option, said, within, tmp_path):
+    ended = program(main, "compare", *NET, option)
+    assert ended.code == 0, str(ended)
+    assert said in ended.out
+    assert (within, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_a_folder_that_holds_files_is_left_alone(within, tmp_path):

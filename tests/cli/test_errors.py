@@ -213,6 +213,12 @@ def test_an_option_that_nobody_knows_suggests_the_one_that_is_meant(word, meant)
     assert f"Did you mean --{meant}?" in mistake(main, *NET, f"--{word}", "3")
 
 
+def test_an_option_of_a_group_names_those_of_the_group():
+    error = mistake(two_spirals.main, "--data.points", "3")
+    assert "--data.points 3. Expected one of --data.steps_per_epoch." in error
+    assert "--qqqq.zzzz 3. No option is called anything like it. All" in mistake(main, *NET, "--qqqq.zzzz", "3")
+
+
 def test_an_option_of_a_recipes_module_and_data_is_suggested():
     assert "Did you mean --model.lr?" in mistake(two_spirals.main, "--lr", "3")
     assert "An argument of the module is --model.lr, of the data --data.lr." in mistake(main, *NET, "--lr", "3")

@@ -6,7 +6,9 @@ import torch
 from tests.cli.plain import Net, Points
 from tests.support.runs import done, files, metrics
 from ts_lightning.cli.main import main
+from ts_lightning.cli.meant import replaced
 from ts_lightning.recipes import rnn_bits
+from ts_lightning.recipes.cnn_images import ImageClassifier
 
 NET = ["--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points", "--trainer.accelerator", "cpu"]
 
@@ -58,6 +60,20 @@ def test_what_a_checkpoint_replaces_is_said(module, options, said, run):
     text = f"--ckpt_path {file}: its hyperparameters are used, and not those of options and config files: "
     lines = [line.partition(text)[2] for line in ended.err.splitlines() if text in line]
     assert lines == ([] if said is None else [said.format(net=net)]), ended.err
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["any module", "a recipe's"])
+def test_what_a_module_has_taken_from_its_data_replaces_nothing(named):
+    """The command to resume that a run of cnn_images prints warned of shape and classes, which nobody had given."""
+    kind = ImageClassifier
+    path, prefix = ({"class_path": f"{kind.__module__}.{kind.__name__}"}, "init_args.") if named else ({}, "")
+    said = {**path, f"{prefix}shape": None, f"{prefix}classes": None, f"{prefix}dropout": None}
+    used = {**path, f"{prefix}shape": (1, 8, 8), f"{prefix}classes": 10, f"{prefix}dropout": 0.1}
+    assert replaced(said, used, None if named else kind) == ["--model.dropout 0.1 in place of None"]
+    assert replaced({**said, f"{prefix}classes": 3}, used, None if named else kind) == [
+        "--model.classes 10 in place of 3",
+        "--model.dropout 0.1 in place of None",
+    ]
 
 
 def test_a_recipe_predicts_with_the_checkpoint_of_its_run(tmp_path):

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from tests.report.folders import rows, run
 from ts_lightning.report import draw_run
 from ts_lightning.report.curves import draw_quantity, quantities
-from ts_lightning.report.drawing import axes
+from ts_lightning.report.drawing import axes, markers
 
 
 def drawn(folder, table, **changes):
@@ -89,3 +89,22 @@ def test_values_that_are_one_but_for_rounding_have_an_axis_of_their_size(value):
     low, high = panel.get_ylim()
     assert low < value < high
     assert high - low == pytest.approx(0.2 * abs(value))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "few", "expected"),
+    [
+        ([1.0], 1, {"marker": "o"}),
+        ([1.0, 2.0], 1, {}),
+        ([1.0, NAN, 2.0], 1, {"marker": "o", "markevery": [0, 2]}),
+        ([1.0, 2.0, NAN, 3.0, INF, 4.0, 5.0], 2, {"marker": "o", "markevery": [3]}),
+        ([NAN, NAN], 1, {}),
+        ([], 1, {"marker": "o"}),
+    ],
+)
+def test_a_value_that_no_line_reaches_has_a_marker(values, few, expected):
+    """Of a metric that is NaN in every other epoch a figure showed nothing."""
+    assert markers(values, few) == expected

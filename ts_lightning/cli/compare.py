@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import multiprocessing
 import signal
 import sys
@@ -70,6 +71,11 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     parser.add_argument("--levels", type=float, nargs="+", help="Levels to reach (default: some that were reached).")
     parser.add_argument("--out", type=Path, help=f"Folder, new or empty (default: runs/{name}_compare/<time>).")
     own, rest = parser.parse_known_args(arguments)
+    names = [word.partition("=")[0] for word in rest]
+    if any(name.startswith("--print_") or (name.startswith("--") and name.endswith(".help")) for name in names):
+        program(["fit", *rest])  # which prints what is asked for, and ends
+        return
+    _check_numbers(own)
     settings = _checked(program, rest)
     rate = _rate_option(settings) if own.lrs else ""
     lrs, seeds = sorted(set(own.lrs or [])), list(dict.fromkeys(own.seeds or [_seed(settings)]))
@@ -112,6 +118,19 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     report.draw_comparison(comparison, folder)
     report.write_comparison_page(comparison, folder)
     print(f"\n{report.verdict(comparison)}\n{report.comparison_table(comparison)}\n\nreport: {folder / PAGE}")
+
+
+def _check_numbers(own: argparse.Namespace) -> None:
+    """Refuse numbers with which no run can train, or that no metric can reach."""
+    expected: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "seeds": (lambda seed: 0 <= seed < 2**32, "whole numbers from 0 to 4294967295"),
+        "lrs": (lambda lr: math.isfinite(lr) and lr > 0, "finite numbers above 0"),
+        "levels": (math.isfinite, "finite numbers"),
+    }
+    for name, (takes, what) in expected.items():
+        for number in getattr(own, name) or []:
+            if not takes(number):
+                raise SettingError(f"--{name}: found {number}; expected {what}.")
 
 
 def _checked(program: Program, options: Sequence[str]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, file: Path) -> None:
         self.file = file
         self._step = -1
+        self.best_model_path = ""  # none, which Lightning says in words where one asks for the best
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the file; processes may have made up their own names."""

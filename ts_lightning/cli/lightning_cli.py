@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
-from ts_lightning.cli import helptext, meant
+from ts_lightning.cli import causes, helptext, meant
 from ts_lightning.cli.checks import check_data, check_keys
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
@@ -40,7 +40,7 @@ from ts_lightning.report.summary import spaces
 #: what --trainer.callbacks+= and --optimizer know by their names alone, being imported
 NAMED = (TargetSpaceMonitor, TargetAdam)
 #: what Lightning takes for --ckpt_path beside a file
-_KNOWN_CHECKPOINTS = ("best", "last", "hpc", "registry")
+_KNOWN_CHECKPOINTS = ("last", "hpc", "registry")
 _HELP = (
     "Settings of target space for the module, whether or not it has the mixin: --target_space.ridge 0.1 sets one, "
     "--target_space.help lists all, null trains in weight space. Default: the module's own."
@@ -147,6 +147,8 @@ class TargetSpaceCLI(LightningCLI):
         files = [*(self.config.get("config") or []), *(chosen.get("config") or [])]
         check_keys(files, [*vars(chosen), *self.subcommands()])
         checkpoint = chosen.get("ckpt_path")
+        if checkpoint == "best":  # which Lightning remembers of a fit in the same process
+            raise SettingError("--ckpt_path best: a command begins without a best checkpoint; expected a file.")
         if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
             # a file that cannot be used is said before anything is made; mapped, its tensors are not read
             loaded(Path(checkpoint), mmap=True)
@@ -161,7 +163,7 @@ class TargetSpaceCLI(LightningCLI):
             return
         given = self._arguments
         parse: Any = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
-        lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after)
+        lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after, self.model_class)
         if lost:
             file = self.config[chosen].ckpt_path
             warnings.warn(
@@ -198,7 +200,7 @@ class TargetSpaceCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make the module, in target space if that is asked for, the data module and the Trainer."""
-        super().instantiate_classes()
+        causes.unwrapped(super().instantiate_classes)
         settings = self._get(self.config_init, "target_space")
         if settings != getattr(type(self.model), "target_space", None):  # else those of its constructor stay
             convert(self.model, settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Callable, Collection, Iterator
 from pkgutil import resolve_name
 from typing import Any
 
@@ -79,23 +80,29 @@ def classes(path: str, base: str) -> str:
     return f"{wrong}. Expected {f'one of {listed}' if listed else f'a {kind.__name__}'}."
 
 
-def replaced(said: Any, used: Any) -> list[str]:
+def replaced(said: Any, used: Any, kind: Callable[..., Any] | None) -> list[str]:
     """What was said of a module and is not used, each with what is: ``--model.width 8 in place of 4``.
 
     Args:
         said: the module's class and arguments on the command line, without defaults; ``None`` where there are none.
         used: those that are used.
+        kind: the module's class, if the command line names none.
     """
     if said is None:
         return []
     named, taken = said.get("class_path"), used.get("class_path")
     if named != taken:  # whose arguments are others
         return [f"--model {taken} in place of {named}"] if named else []
-    return [
-        f"--model.{name.removeprefix('init_args.')} {used.get(name)} in place of {value}"
-        for name, value in said.items()
-        if name in used and used.get(name) != value
-    ]
+    made = resolve_name(named) if named else kind
+    parameters = inspect.signature(made).parameters if made else {}
+    lost = []
+    for name, value in said.items():
+        option = name.removeprefix("init_args.")
+        # an argument that is None by default, as the number of classes, the module has taken from its data
+        left = value is None and option in parameters and parameters[option].default is None
+        if name in used and used.get(name) != value and not left:
+            lost.append(f"--model.{option} {used.get(name)} in place of {value}")
+    return lost
 
 
 def _below(kind: type[Any]) -> Iterator[type[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ts_lightning.cli import helptext, meant, values
+from ts_lightning.cli import causes, helptext, meant, values
 
 _MANY = 20
 #: lines of jsonargparse's errors that speak of its own inside
@@ -22,6 +22,7 @@ _NO_FILE = re.compile(r"""^Parser key "config": (?:File does not exist|Path is n
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
 #: the content of a config file follows it, which is empty
 _EMPTY_FILE = re.compile(r"^(?:Parser key \"config\": )?Unexpected config:\s*$")
+_CLASS = re.compile(r"""^Parser key "([\w.+]+)":(?:.|\n)*Given value: *(?:\{'class_path': ')?([\w.]+)""")
 _NO_CLASS = re.compile(
     r"""^Parser key "([\w.+]+)":(?:.|\n)*?<class '([\w.]+)'>(?:.|\n)*?"""
     r"""(?:Problem with given class_path '[\w.]+':\s+(?:module '.*' has no attribute|No module named)"""
@@ -68,6 +69,8 @@ class Parser(LightningArgumentParser):
             message = "--config: found an empty file. Expected a YAML with settings."
         elif (given := _NO_CLASS.search(message)) and given[1] != "target_space" and not values.within(message):
             message = f"--{given[1]} {given[3]}: {meant.classes(given[3], given[2])}"
+        elif (given := _CLASS.search(message)) and (failed := causes.of_an_import(ex)):
+            message = f"--{given[1]} {given[2]}: {failed}"
         else:
             message = values.explained(message) or _shortened(message)
             message += f" All options: {program} --help"
@@ -110,10 +113,14 @@ class Parser(LightningArgumentParser):
         near = meant.options(word, known)
         if near:
             return f"Did you mean {' or '.join(f'--{name}' for name in near)}?"
-        return (
-            f"No option is called anything like it. An argument of the module is --model.{word.lstrip('-')}, of the "
-            f"data --data.{word.lstrip('-')}."
-        )
+        none, word = "No option is called anything like it.", word.lstrip("-")
+        group, dot, _ = word.partition(".")
+        if dot:
+            same = [f"--{name}" for name in known if name.startswith(f"{group}.")]
+            return f"Expected one of {', '.join(same)}." if 0 < len(same) <= _MANY else none
+        if "trainer" not in {name.partition(".")[0] for name in known}:  # of a class's arguments
+            return none
+        return f"{none} An argument of the module is --model.{word}, of the data --data.{word}."
 
 
 def _shortened(message: str) -> str:

@@ -60,10 +60,10 @@ def plain(name: str) -> Iterator[None]:
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
-            missing = _missing(error)
-            if missing is None:
+            said = _missing(error) or _of_wandb(error)
+            if said is None:
                 raise
-            fail(name, missing)
+            fail(name, said)
 
 
 def _missing(error: BaseException) -> str | None:
@@ -80,6 +80,14 @@ def _missing(error: BaseException) -> str | None:
     named = re.search(r"[`'\"]([\w.-]+)[`'\"]", text)
     module = (cause.name or (named[1] if named else "")).partition(".")[0]
     return f"{text}. Install it: {install(module)}" if module else f"{text}."
+
+
+def _of_wandb(error: Exception) -> str | None:
+    """What is said of a W&B run that did not begin, as without a login."""
+    if not any(kind.__module__.startswith("wandb.errors") for kind in type(error).__mro__):
+        return None
+    said = first_line(error).rstrip(".")
+    return f"W&B did not begin the run ({said}): run wandb login, or keep it on this machine with WANDB_MODE=offline."
 
 
 def install(module: str) -> str:

@@ -16,7 +16,10 @@ _KEY = re.compile(r'Parser key "([\w.+]+)":')
 _COMPLAINT = re.compile(r"Expected a |is not accepted|unrecognized arguments|Unable to load|Not a valid subclass")
 _UNION = "Does not validate against any of the Union subtypes"
 _OF_NAMES = ("is not accepted", "unrecognized arguments")
-_UNKNOWN = re.compile(r"(?:Option '|unrecognized arguments: --)([\w.]+).*\n\s*(Expected one of .+|Did you mean .+)")
+_UNKNOWN = re.compile(
+    r"(?:Option '|unrecognized arguments: --)([\w.]+).*\n\s*(Expected one of .+|Did you mean .+|No option .+)"
+)
+_REQUIRED = re.compile(r"Problem with given class_path '([\w.]+)':\s+the following arguments are required: (.+)")
 _BARE = re.compile(r"^\s*Unable to load config '(.+)'")
 _GIVEN = re.compile(r"Given value: (?!NestedArg\()(.+)")
 _GOT = re.compile(r"Got value: (.+)")
@@ -43,6 +46,12 @@ def explained(message: str) -> str | None:
     complaint = _COMPLAINT.search(message)
     if complaint is None or not message.startswith("Parser key"):
         return None
+    lacking = _REQUIRED.search(message, 0, complaint.start())  # behind the complaint it is of another type
+    if lacking:
+        path = ".".join(key[1] for key in _KEY.finditer(message, 0, lacking.start()))
+        names = [f"--{path}.{name.strip()}" for name in lacking[2].split(",")]
+        kind = lacking[1].rpartition(".")[2]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing: {kind} has no default."
     keys = list(_KEY.finditer(message, 0, complaint.start()))
     path = ".".join(key[1] for key in keys)
     rest = message[keys[-1].end() :]

@@ -30,7 +30,7 @@ def predict(program: str, argv: Sequence[str]) -> None:
         description="Classify lines of text: label, its probability and the text are printed for each.",
     )
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
-    parser.add_argument("text", nargs="*", help="lines of text; without any, standard input is read")
+    parser.add_argument("text", nargs="*", default=[], help="lines of text; without any, standard input is read")
     arguments = parser.parse_args(argv)
     with plain(f"{program} predict"):
         model = _loaded(arguments.checkpoint)

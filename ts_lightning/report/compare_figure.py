@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from ts_lightning.report.compare import Comparison, Side, counted_seeds
-from ts_lightning.report.drawing import SPACES, axes, figure, literal
+from ts_lightning.report.drawing import SPACES, axes, figure, literal, markers
 from ts_lightning.report.history import Point, means
 from ts_lightning.report.metric import Metric
 
@@ -50,14 +50,8 @@ def draw_metric(panel: Any, comparison: Comparison, metric: Metric, x: Axis = "s
 def _line(panel: Any, points: list[Point], x: Axis, **style: Any) -> None:
     groups = means(points)
     places = [[point.step if x == "steps" else point.seconds or 0.0 for point in group] for group in groups]
-    marker = "o" if len(groups) == 1 else None
-    panel.plot(
-        [fmean(group) for group in places],
-        [fmean(point.value for point in group) for group in groups],
-        marker=marker,
-        markersize=4,
-        **style,
-    )
+    values = [fmean(point.value for point in group) for group in groups]
+    panel.plot([fmean(group) for group in places], values, **markers(values, few=1), markersize=4, **style)
 
 
 def _label(side: Side, count: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ts_lightning.report.drawing import SPLITS, axes, figure, literal
+from ts_lightning.report.drawing import SPLITS, axes, figure, literal, markers
 from ts_lightning.report.history import History, Point, means
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
@@ -68,9 +68,9 @@ def draw_quantity(panel: Any, history: History, metrics: Sequence[Metric]) -> No
 
 def draw_line(panel: Any, points: Sequence[Point], label: str | None, colour: str, **style: Any) -> None:
     """Draw points against steps, with a marker each where they are few."""
-    marker = "o" if len(points) <= 40 else None
-    style = {"linewidth": 1.8, "marker": marker, "markersize": 3, **style}
-    panel.plot([point.step for point in points], [point.value for point in points], label=label, color=colour, **style)
+    values = [point.value for point in points]
+    style = {"linewidth": 1.8, "markersize": 3, **markers(values, few=40), **style}
+    panel.plot([point.step for point in points], values, label=label, color=colour, **style)
 
 
 def _draw_training(panel: Any, points: Sequence[Point], metric: Metric, alpha: float) -> None:
@@ -80,11 +80,9 @@ def _draw_training(panel: Any, points: Sequence[Point], metric: Metric, alpha: f
     steps = [fmean(point.step for point in group) for group in groups]
     name = f"training, every {metric.per}" if metric.per else "training"
     label = name if size == 1 else f"{name} (mean and range of {size})"
-    marker = "o" if len(groups) <= 2 else None
     values = [fmean(point.value for point in group) for group in groups]
-    panel.plot(
-        steps, values, label=label, color=SPLITS["training"], linewidth=1.2, alpha=alpha, marker=marker, markersize=3
-    )
+    style = {"linewidth": 1.2, "alpha": alpha, "markersize": 3, **markers(values, few=2)}
+    panel.plot(steps, values, label=label, color=SPLITS["training"], **style)
     if size > 1:
         low, high = ([choose(point.value for point in group) for group in groups] for choose in (min, max))
         panel.fill_between(steps, low, high, color=SPLITS["training"], alpha=0.2 * alpha, linewidth=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +50,20 @@ class Picture:
             with figure(Path(place) / "panel", "", size[:1], size[1], [".svg"]) as [panel]:
                 draw(panel, *arguments)
             return cls.read(title, Path(place) / "panel.svg")
+
+
+def markers(values: Sequence[float], few: int) -> dict[str, Any]:
+    """The markers of a line: on all of a few values, else on those that no line reaches, between NaN or infinite ones.
+
+    Args:
+        values: along the line.
+        few: so many values, or fewer, have a marker each.
+    """
+    if len(values) <= few:
+        return {"marker": "o"}
+    finite = [False, *map(math.isfinite, values), False]
+    alone = [place for place in range(len(values)) if finite[place : place + 3] == [False, True, False]]
+    return {"marker": "o", "markevery": alone} if alone else {}
 
 
 def axes(panel: Any, values: Iterable[float], *, x: str = "steps", log: bool = False) -> None:

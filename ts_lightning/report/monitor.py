@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ts_lightning.report.drawing import Picture, axes
+from ts_lightning.report.drawing import Picture, axes, markers
 from ts_lightning.report.history import History, Point, means
 
 #: in inches: three have room beside each other on a page
@@ -53,12 +53,13 @@ def layers(history: History) -> list[tuple[str, str]]:
 def _draw_layers(panel: Any, lines: Mapping[str, Sequence[Point]], colours: Mapping[str, str]) -> None:
     for name, points in lines.items():
         groups = means(points)
+        values = [fmean(point.value for point in group) for group in groups]
         panel.plot(
             [fmean(point.step for point in group) for group in groups],
-            [fmean(point.value for point in group) for group in groups],
+            values,
             color=colours[name],
             linewidth=1.4 if len(lines) <= 8 else 1.0,
-            marker="o" if len(groups) <= 2 else None,
+            **markers(values, few=2),
             markersize=4,
             clip_on=len(groups) > 2,
         )
