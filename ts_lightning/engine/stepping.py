@@ -42,8 +42,10 @@ class Stepping:
         cascade.pulled.weights_of = {id(cascade.targets[layer.name]): layer.parameters for layer in cascade.layers}
         alone = cascade.partition.group is None
         before = cascade.pulled.pull_pending if self._optimizers and alone else None
-        for target in cascade.targets.values():
+        for layer in cascade.layers:
+            target = cascade.targets[layer.name]
             target.before_reading = before
+            target.weights = () if self._optimizers else layer.parameters
 
     def check(self, optimizer: Optimizer) -> None:
         """Look ahead of a step in a loop of one's own whether gradients were pulled back for it.
