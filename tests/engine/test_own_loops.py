@@ -1,6 +1,7 @@
 """Loops of one's own: a pull-back that is left out, gradients that nobody clears, several optimizers."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.nets import dense, moons
-from ts_lightning import TargetSpace, TargetSpaceError
+from ts_lightning import TargetAdam, TargetSpace, TargetSpaceError
 
 
 def by_hand(backward, zero_grad="optimizer", steps=3):
@@ -190,3 +191,45 @@ def test_pullbacks_that_keep_the_weights_gradients_leave_them_there():
         gradients.append([p.grad for p in (*space.parameters(), *model.parameters())])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+def refreshed(optimizer, fresh, rows=40):
+    """The targets after a step on either side of a refresh; ``fresh`` may make something anew behind it."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double(), torch.randn(60, 3).double()
+    space = TargetSpace(model, x[:30])
+    optimizer = optimizer(space.parameters(), lr=0.01)
+
+    def backward(one):
+        model(x).square().mean().backward()
+        one.pullback()
+
+    backward(space)
+    optimizer.step()
+    space.solve()
+    space.refresh(x[-rows:])
+    fresh(optimizer, space)
+    backward(space)
+    optimizer.step()
+    space.solve()
+    return [target.detach() for target in space.targets.values()]
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9), TargetAdam])
+def test_moments_of_another_number_of_samples_are_refused_by_name(optimizer):
+    with pytest.raises(
+        TargetSpaceError, match=r"holds moments \(30, 8\) of targets \(40, 8\), as behind space.refresh"
+    ):
+        refreshed(optimizer, lambda *_: None)
+
+    def drop(optimizer, space):
+        for target in space.targets.values():
+            optimizer.state.pop(target, None)
+
+    assert all(len(target) == 40 and target.isfinite().all() for target in refreshed(optimizer, drop))
+
+
+def test_a_refresh_with_another_number_of_samples_drops_the_gradients_of_the_old_ones():
+    """Without moments, nobody has to clear them."""
+    cleared = refreshed(torch.optim.SGD, lambda optimizer, _: optimizer.zero_grad())
+    assert all(map(torch.equal, refreshed(torch.optim.SGD, lambda *_: None), cleared))

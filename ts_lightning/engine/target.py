@@ -27,12 +27,14 @@ class Target(nn.Parameter):
         weights: whose gradients are cleared with its own: in a loop of one's own the layer's, on which another model's
             backward pass may have left some; none where the optimizers' ``zero_grad`` was given it to do.
         replacements: how many times ``data`` was given another tensor, which moves no version.
+        former: the shape that they had until a refresh gave them another one; None without.
         shards: the processes that hold shares of the layer's targets, of which these are one; None where they are all.
     """
 
     before_reading: Callable[[], object] | None = None
     weights: Sequence[nn.Parameter] = ()
     replacements = 0
+    former: torch.Size | None = None
     shards: Shards | None = None
 
     @property
