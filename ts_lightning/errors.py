@@ -30,10 +30,14 @@ def expect(option: str, value: float, minimum: float, *, below: float = float("i
     """Check that ``minimum <= value < below``; ``strict`` excludes the minimum.
 
     Raises:
-        SettingError: it is not so.
+        SettingError: it is not so, or the value is no number.
     """
-    if (minimum < value if strict else minimum <= value) and value < below:
-        return
+    try:
+        if (minimum < value if strict else minimum <= value) and value < below:
+            return
+    except TypeError:  # no number
+        pass
     bound = f"above {minimum:g}" if strict else f"at least {minimum:g}"
     limit = "" if below == float("inf") else f" and below {below:g}"
-    raise SettingError(f"{option}: found {value}; expected a number {bound}{limit}.")
+    found = repr(value) if isinstance(value, str) else value
+    raise SettingError(f"{option}: found {found}; expected a number {bound}{limit}.")

@@ -23,6 +23,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import SettingError, TargetSpaceError, expect
 
+#: options of a parameter group, beside its learning rate
+_OPTIONS = ("betas", "momentum", "eps", "weight_decay", "rest_lr_mult")
 #: options of Adam that a parameter group may ask for, and that would be without effect here
 _WITHOUT = ("amsgrad", "maximize", "differentiable", "fused", "capturable")
 
@@ -68,8 +70,9 @@ class TargetAdam(Optimizer):
             Schedulers that cycle a momentum (OneCycleLR) change the first of ``betas``, and not this one.
         eps: added to the root mean squares.
         weight_decay: AdamW's, of everything but targets; weights that are solved are decayed by the ridge.
-        rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as there are targets. Tables of
-            words, norms and tokens learn best at about ten times the targets' rate; layers that are not solved may not.
+        rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as this optimizer has targets.
+            Tables of words, norms and tokens learn best at about ten times the targets' rate; layers that are not
+            solved may not.
 
     Raises:
         SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
@@ -101,11 +104,20 @@ class TargetAdam(Optimizer):
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state; options that it does not have, as of an older version or of Adam, stay each group's own."""
+        given, own = state_dict["param_groups"], self.param_groups
+        if len(given) == len(own):
+            kept = [{name: group[name] for name in _OPTIONS} for group in own]
+            state_dict = {**state_dict, "param_groups": [{**k, **g} for k, g in zip(kept, given, strict=True)]}
+        super().load_state_dict(state_dict)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, as ``load_state_dict`` does; of another optimizer's only what is the same in both."""
         super().__setstate__(state)
+        self.defaults.setdefault("rest_lr_mult", 1.0)  # of a pickle from before there was one
         for group in self.param_groups:
-            for name in ("betas", "momentum", "eps", "weight_decay", "rest_lr_mult"):
+            for name in _OPTIONS:
                 group.setdefault(name, self.defaults[name])
         others = [p for p, held in self.state.items() if isinstance(p, Target) and not shares_one(held)]
         for target in others:

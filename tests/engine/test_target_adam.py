@@ -249,6 +249,9 @@ def test_a_closure_is_called_with_gradients_on():
         ({"eps": -1e-8}, "eps: found -1e-08"),
         ({"weight_decay": -1.0}, "weight_decay: found -1"),
         ({"rest_lr_mult": -1.0}, "rest_lr_mult: found -1"),
+        ({"rest_lr_mult": None}, "rest_lr_mult: found None; expected a number"),
+        ({"lr": "1e-3"}, "lr: found '1e-3'; expected a number"),
+        ({"momentum": "0.5"}, "momentum: found '0.5'; expected a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, what):

@@ -12,6 +12,7 @@ import torch
 
 from tests.support.fits import Lit, Plain, assert_equal, assert_solved, build, fit
 from tests.support.manual import Manual
+from ts_lightning import TargetAdam
 
 
 def adam(parameters):
@@ -155,3 +156,34 @@ def test_biases_that_no_optimizer_has_are_said_to_be_solved():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Trained by no optimizer")
         fit(build(), max_epochs=1)
+
+
+@pytest.mark.parametrize(("multiple", "said"), [(10.0, True), (1.0, False)])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_multiple_of_the_rate_in_an_optimizer_without_targets_is_named(multiple, said, alone):
+    """It was without effect, without a word."""
+
+    class Normed(Manual):
+        def configure_optimizers(self):
+            norm = list(self.net[1].parameters())
+            rest = [p for p in self.parameters() if all(p is not other for other in norm)]
+            if not alone:
+                return TargetAdam([*rest, *norm], rest_lr_mult=multiple)
+            return torch.optim.SGD(rest, lr=0.01), TargetAdam(norm, rest_lr_mult=multiple)
+
+        def training_step(self, batch, batch_idx):
+            optimizers = self.optimizers() if alone else [self.optimizers()]
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            for optimizer in optimizers:
+                optimizer.step()
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit(build(Normed, norm=True))
+    messages = [str(one.message) for one in found if "rest_lr_mult" in str(one.message)]
+    expected = (
+        "An optimizer has rest_lr_mult=10 and trains no targets, beside which alone it counts. Give that optimizer"
+    )
+    assert [message.startswith(expected) for message in messages] == [True] * (said and alone)

@@ -105,7 +105,7 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
     else:
         options = {"target": [], "weight": []}
         runs = [run for space in options if (run := series.run(space, first, needed=True)) is not None]
-    left_out = []
+    remarks = _remarks(settings)
     for seed in others:
         made = {space: series.run(space, seed, options[space]) for space in options}
         complete = [run for run in made.values() if run is not None and not run.summary.failed]
@@ -113,8 +113,8 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
             runs += complete
         else:
             failed = [f"{space} space" for space, run in made.items() if run not in complete]
-            left_out.append(f"Left out: seed {seed}, with which training in {' and in '.join(failed)} failed.")
-    comparison = report.Comparison.of(runs, own.metric, own.levels, tuning=tuning, left_out=left_out)
+            remarks.append(f"Left out: seed {seed}, with which training in {' and in '.join(failed)} failed.")
+    comparison = report.Comparison.of(runs, own.metric, own.levels, tuning=tuning, remarks=remarks)
     report.draw_comparison(comparison, folder)
     report.write_comparison_page(comparison, folder)
     print(f"\n{report.verdict(comparison)}\n{report.comparison_table(comparison)}\n\nreport: {folder / PAGE}")
@@ -162,6 +162,18 @@ def _seed(settings: Mapping[str, Any]) -> int:
     """The seed that the settings say; 0 where they leave it to Lightning, by true or false."""
     seed = settings["seed_everything"]
     return 0 if seed is None or isinstance(seed, bool) else int(seed)
+
+
+def _remarks(settings: Mapping[str, Any]) -> list[str]:
+    """What of the optimizer's settings counts in one space alone."""
+    optimizer = settings.get("optimizer") or {}
+    multiple = optimizer.get("init_args", {}).get("rest_lr_mult", 1)
+    if multiple == 1:
+        return []
+    return [
+        f"rest_lr_mult={multiple:g} counts in target space alone: what is not solved has {multiple:g} times the "
+        f"learning rate there, and in weight space that of everything else."
+    ]
 
 
 def _rate_option(settings: Mapping[str, Any]) -> str:

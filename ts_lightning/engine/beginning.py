@@ -111,6 +111,9 @@ class Beginning:
         if any(target.shape != cascade.targets[name].shape for name, target in kept.items()):
             gc.collect()  # graphs in cycles, for as long as which autograd expects gradients of the old shapes
         for name, target in kept.items():
+            if target.shape != cascade.targets[name].shape:
+                target.take_grad()  # that of the old samples
+                target.former = target.shape
             target.data, target.shards = cascade.targets[name].data, cascade.targets[name].shards
             cascade.targets[name] = target
         cascade.untangling.forget()

@@ -147,7 +147,7 @@ class GivenGradients:
             if gradient is None or not holds:
                 continue
             if given.share is given.gradient:
-                parameter.grad = None
+                _take(parameter)
             elif gradient.layout == torch.strided:
                 parameter.grad = gradient.sub_(given.share, alpha=factor)
             else:
@@ -177,6 +177,14 @@ class GivenGradients:
 def stored(parameter: nn.Parameter) -> Tensor | None:
     """The gradient as it stands; that of a target without pulling back."""
     return parameter.stored_grad if isinstance(parameter, Target) else parameter.grad
+
+
+def _take(parameter: nn.Parameter) -> None:
+    """Take a gradient away; with that of a target none of the weights'."""
+    if isinstance(parameter, Target):
+        parameter.take_grad()
+    else:
+        parameter.grad = None
 
 
 def _sizes(gradients: Sequence[Tensor]) -> Tensor:

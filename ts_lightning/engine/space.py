@@ -112,6 +112,7 @@ class TargetSpace:
         self._started = start_of(self.config.init, found.layers, given, state is not None)
         self._beginning = Beginning(self.cascade, self.config, given)
         self._beginning.begin(batch, self.config.init, state)
+        self.stepping.follow(0)
         self._structure = Structure(model)
         watch(self)
 

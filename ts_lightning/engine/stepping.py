@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
@@ -42,8 +42,10 @@ class Stepping:
         cascade.pulled.weights_of = {id(cascade.targets[layer.name]): layer.parameters for layer in cascade.layers}
         alone = cascade.partition.group is None
         before = cascade.pulled.pull_pending if self._optimizers and alone else None
-        for target in cascade.targets.values():
+        for layer in cascade.layers:
+            target = cascade.targets[layer.name]
             target.before_reading = before
+            target.weights = () if self._optimizers else layer.parameters
 
     def check(self, optimizer: Optimizer) -> None:
         """Look ahead of a step in a loop of one's own whether gradients were pulled back for it.
@@ -77,7 +79,9 @@ class Stepping:
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
-        pulled.use([self._cascade.targets[layer.name] for layer in self._layers(optimizer)])
+        trained = [self._cascade.targets[layer.name] for layer in self._layers(optimizer)]
+        _check_moments(optimizer, trained)
+        pulled.use(trained)
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
@@ -134,3 +138,17 @@ class Stepping:
         cascade = self._cascade
         trained = trained_by(optimizer)
         return [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
+
+
+def _check_moments(optimizer: Optimizer, targets: Sequence[Target]) -> None:
+    """Raise TargetSpaceError where an optimizer has moments of targets of the shape from before a refresh."""
+    for target in targets:
+        if target.former is None:
+            continue
+        for value in optimizer.state.get(target, {}).values():
+            if isinstance(value, Tensor) and value.shape == target.former:
+                raise TargetSpaceError(
+                    f"{type(optimizer).__name__} holds moments {tuple(value.shape)} of targets {tuple(target.shape)}, "
+                    f"as behind space.refresh() with another number of samples. Let them start anew: make another "
+                    f"optimizer, or for each of space.targets.values() call optimizer.state.pop(target, None)."
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,18 +17,24 @@ _DATA: Any = torch.Tensor.data
 class Target(nn.Parameter):
     """The targets of one layer.
 
-    An ordinary Parameter but for two things. Reading ``grad`` first calls :attr:`before_reading`, where one is set, so
-    that whoever asks for a gradient (clipping, a scaler, an optimizer, a user) finds that of the weights pulled back.
-    And a change through ``data`` counts as a change: ``target.data.add_(1)`` moves ``target._version``.
+    An ordinary Parameter but for three things. Reading ``grad`` first calls :attr:`before_reading`, where one is set,
+    so that whoever asks for one (clipping, a scaler, an optimizer, a user) finds that of the weights pulled back.
+    Clearing it, as the ``zero_grad`` of every optimizer does, clears those of :attr:`weights`. And a change through
+    ``data`` counts as a change: ``target.data.add_(1)`` moves ``target._version``.
 
     Attributes:
         before_reading: called before a gradient is read; None where gradients are pulled back explicitly.
+        weights: whose gradients are cleared with its own: in a loop of one's own the layer's, on which another model's
+            backward pass may have left some; none where the optimizers' ``zero_grad`` was given it to do.
         replacements: how many times ``data`` was given another tensor, which moves no version.
+        former: the shape that they had until a refresh gave them another one; None without.
         shards: the processes that hold shares of the layer's targets, of which these are one; None where they are all.
     """
 
     before_reading: Callable[[], object] | None = None
+    weights: Sequence[nn.Parameter] = ()
     replacements = 0
+    former: torch.Size | None = None
     shards: Shards | None = None
 
     @property
@@ -42,10 +48,13 @@ class Target(nn.Parameter):
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         _GRAD.__set__(self, value)
+        if value is None:
+            for weight in self.weights:
+                weight.grad = None
 
     @grad.deleter
     def grad(self) -> None:
-        _GRAD.__delete__(self)
+        self.grad = None
 
     @property
     def data(self) -> Tensor:  # type: ignore[override]
@@ -62,6 +71,10 @@ class Target(nn.Parameter):
         """The gradient as it stands, without pulling back."""
         found: Tensor | None = _GRAD.__get__(self)
         return found
+
+    def take_grad(self) -> None:
+        """Take the gradient away, without clearing the weights'."""
+        _GRAD.__set__(self, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Target:
         """A copy of the values, of the same processes' shares."""

@@ -16,6 +16,7 @@ from ts_lightning.engine.optimizers import check_own, trained_by
 from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
+from ts_lightning.optim import TargetAdam
 
 
 def optimized_only(
@@ -49,7 +50,10 @@ def say_nothing_is_solved(error: NothingToSolve) -> None:
 
 
 def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
-    """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them."""
+    """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them.
+
+    And multiples of a rate in an optimizer without targets, where they are without effect.
+    """
     solved = {id(p) for layer in space.layers for p in layer.parameters}
     loose = solved - trained_by(*optimizers)
     names = [name for name, p in space.model.named_parameters() if id(p) in loose and p.requires_grad]
@@ -58,3 +62,10 @@ def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer
             f"Trained by no optimizer, and solved with their layers all the same: {', '.join(names)}. A layer in "
             f"exclude keeps its own."
         )
+    for optimizer in optimizers:
+        multiples = [group["rest_lr_mult"] for group in optimizer.param_groups if isinstance(optimizer, TargetAdam)]
+        if any(multiple != 1 for multiple in multiples) and solved.isdisjoint(trained_by(optimizer)):
+            rank_zero_warn(
+                f"An optimizer has rest_lr_mult={max(multiples):g} and trains no targets, beside which alone it "
+                f"counts. Give that optimizer the learning rate itself."
+            )

@@ -55,7 +55,7 @@ class Comparison:
         metric: the metric that is watched.
         levels: of it, the easiest first.
         tuning: how the learning rates were chosen; ``None`` where the settings say them.
-        left_out: seeds that are not among the runs, in a sentence each.
+        remarks: of seeds that are not among the runs and settings that count in one space, in a sentence each.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Comparison:
     metric: Metric
     levels: Sequence[float]
     tuning: Tuning | None = None
-    left_out: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -74,7 +74,7 @@ class Comparison:
         levels: Sequence[float] | None = None,
         title: str | None = None,
         tuning: Tuning | None = None,
-        left_out: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ) -> Comparison:
         """Compare runs.
 
@@ -84,7 +84,7 @@ class Comparison:
             levels: of the metric; ``None`` chooses some that at least one space reaches.
             title: what was run; ``None`` takes what the runs' titles begin with.
             tuning: how the learning rates were chosen.
-            left_out: seeds that are not among the runs, in a sentence each.
+            remarks: of seeds that are not among the runs and settings that count in one space, in a sentence each.
 
         Raises:
             SettingError: there is no run of one space, or no such metric.
@@ -98,7 +98,7 @@ class Comparison:
             levels = default_levels(watched, [side.curves(watched.name) for side in sides.values()])
         title = title or _common([run.summary.title for run in runs])
         ordered = sorted(levels, reverse=watched.smaller_is_better)
-        return cls(title, sides["target"], sides["weight"], watched, ordered, tuning, left_out)
+        return cls(title, sides["target"], sides["weight"], watched, ordered, tuning, remarks)
 
     @property
     def sides(self) -> tuple[Side, Side]:

@@ -63,7 +63,7 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def notes(comparison: Comparison) -> list[str]:
     """What a reader of the rows has to know."""
-    lines = [*comparison.left_out, *([] if comparison.tuning is None else comparison.tuning.notes())]
+    lines = [*comparison.remarks, *([] if comparison.tuning is None else comparison.tuning.notes())]
     if any(len(side.runs) > 1 for side in comparison.sides):
         lines.append("Mean ± standard deviation over seeds.")
     if comparison.levels:
