@@ -22,6 +22,7 @@ from ts_lightning.lightning.other_name import refuse_other_name
 from ts_lightning.lightning.session import session_of
 from ts_lightning.lightning.substitution import KEY
 from ts_lightning.optional import imported
+from ts_lightning.report.units import amount
 
 _INSTALL = "pip install 'ts-lightning[export]'"
 #: what a plain checkpoint keeps
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         raise SettingError(f"'{options.checkpoint}': found no state_dict in it; expected a Lightning checkpoint.")
     _check_out(options.out, options.checkpoint)
     write(checkpoint, options)
-    print(f"{options.out}: {sum(value.numel() for value in _tensors(checkpoint).values()):,} weights")
+    print(f"{options.out}: {amount(sum(value.numel() for value in _tensors(checkpoint).values()), 'weight')}")
 
 
 def _check_out(out: Path, checkpoint: Path) -> None:

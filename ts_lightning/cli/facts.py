@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ts_lightning.report.units import amount
+
 _CPUS = Path("/proc/cpuinfo")
 
 
@@ -43,7 +45,7 @@ def _data(trainer: Trainer) -> str:
     samples = getattr(loader, "dataset", None)
     told = [] if data is None else [type(data).__name__]
     if isinstance(samples, Sized):
-        told.append(f"{len(samples):,} training samples")
+        told.append(amount(len(samples), "training sample"))
     if isinstance(size := getattr(loader, "batch_size", None), int):
         told.append(f"batches of {size:,}")
     return ", ".join(told)
@@ -54,7 +56,7 @@ def _hardware(device: torch.device, processes: int) -> str:
     if device.type == "cuda":
         return f"{count}{torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"{count}{_cpu()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{count}{_cpu()}, {amount(threads, 'thread')}"
 
 
 def _cpu() -> str:

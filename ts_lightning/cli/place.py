@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ts_lightning.report.units import amount
+
 _STAGES = {"sanity_check": "the sanity check", "validate": "validation", "test": "testing", "predict": "prediction"}
 
 
@@ -17,7 +19,7 @@ class Place(Callback):
 
 
 def _place(trainer: Trainer) -> str:
-    steps = f"after {trainer.global_step:,} steps"
+    steps = f"after {amount(trainer.global_step, 'step')}"
     if not trainer.training:
         return (
             f"in {_STAGES[trainer.state.stage.value]}, {steps}" if trainer.state.stage else "ahead of the first batch"

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from ts_lightning.report.units import amount
+
 
 class PredictionFile(BasePredictionWriter):
     """Writes what ``predict_step`` returned, a list over batches, to ``predictions.pt`` (one file for each process).
@@ -30,4 +32,6 @@ class PredictionFile(BasePredictionWriter):
         folder.mkdir(parents=True, exist_ok=True)
         name = "predictions.pt" if trainer.world_size == 1 else f"predictions_{trainer.global_rank}.pt"
         torch.save(predictions, folder / name)
-        print(f"{folder / name}: what predict_step returned, {len(predictions):,} batches (torch.load)")
+        print(
+            f"{folder / name}: what predict_step returned, {amount(len(predictions), 'batch', 'batches')} (torch.load)"
+        )

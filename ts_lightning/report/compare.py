@@ -13,6 +13,7 @@ from ts_lightning.report.levels import default_levels
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
 from ts_lightning.report.tuning import Tuning
+from ts_lightning.report.units import amount
 
 SPACES = ("target", "weight")
 
@@ -128,7 +129,7 @@ def judged_metric(comparison: Comparison) -> Metric:
 
 def counted_seeds(count: int) -> str:
     """So many seeds."""
-    return f"{count} seed{'' if count == 1 else 's'}"
+    return amount(count, "seed")
 
 
 def _common(titles: Sequence[str]) -> str:

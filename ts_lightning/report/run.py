@@ -12,6 +12,7 @@ import yaml
 
 from ts_lightning.report.history import History, Point
 from ts_lightning.report.summary import Summary
+from ts_lightning.report.units import amount
 
 CONFIG, CHECKPOINT, METRICS, PAGE = "config.yaml", "last.ckpt", "metrics.csv", "report.html"
 #: pictures that the report draws anew, for its own size
@@ -54,7 +55,7 @@ class Run:
     def state(self) -> str:
         """How it ended, and after how many steps."""
         ended = "failed" if self.summary.failed else "interrupted" if self.summary.interrupted else "done"
-        return f"{ended} after {self.summary.steps:,} steps"
+        return f"{ended} after {amount(self.summary.steps, 'step')}"
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ts_lightning.errors import SettingError
+from ts_lightning.report.units import amount
 
 FILE = "summary.json"
 
@@ -21,8 +22,9 @@ def spaces(space: str, until: int | None, steps: int) -> str:
         until: the steps after which training was to go on in weight space; ``None``: never.
         steps: that were made.
     """
-    ended = space == "target" and until is not None and steps > until
-    return f"target space for {until:,} steps, then weight space" if ended else f"{space} space"
+    if space != "target" or until is None or steps <= until:
+        return f"{space} space"
+    return f"target space for {amount(until, 'step')}, then weight space"
 
 
 @dataclass(frozen=True)

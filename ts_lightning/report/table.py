@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ts_lightning.report.run import Run
-from ts_lightning.report.units import counted, duration, memory, plain
+from ts_lightning.report.units import amount, counted, duration, memory, plain
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     if summary.step_seconds is not None:
         text = duration(summary.step_seconds)(summary.step_seconds)
         lines.append(("time per step", f"{text} (median; without loading and validation)"))
-    lines.append(("training time", f"{duration(summary.seconds)(summary.seconds)}, {summary.steps:,} steps"))
+    lines.append(("training time", f"{duration(summary.seconds)(summary.seconds)}, {amount(summary.steps, 'step')}"))
     if summary.peak_memory is not None:
         text = memory(summary.peak_memory)(summary.peak_memory)
         lines.append(("memory added", f"{text} (peak of training, above what the process held before)"))

@@ -10,7 +10,7 @@ from ts_lightning.report.compare import Comparison, Side, judged_metric
 from ts_lightning.report.levels import first_at
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
-from ts_lightning.report.units import duration, plain
+from ts_lightning.report.units import amount, duration, plain
 
 #: measurements of a curve below which it does not tell how soon a level was reached
 _FEWEST = 3
@@ -28,7 +28,7 @@ def verdict(comparison: Comparison) -> str:
         missing = " and ".join(f"{name} space" for name, found in (("target", target), ("weight", weight)) if not found)
         return f"No verdict: {metric.label} was not measured in {missing}."
     steps = [fmean(run.summary.steps for run in side.runs) for side in comparison.sides]
-    after = [f" after {count:,.0f} steps" for count in steps]
+    after = [f" after {amount(count, 'step')}" for count in steps]
     if steps[0] == steps[1]:
         after[1] = ""
     lead = f"{ahead} in {metric.label}" if (ahead := _lead(metric, target, weight)) else metric.label.capitalize()
@@ -44,7 +44,7 @@ def verdict(comparison: Comparison) -> str:
 def verdict_of_a_run(run: Run) -> str:
     """What the run reached in its first metric: on test data where there are some, else on validation data."""
     steps, seconds = run.summary.steps, run.summary.seconds
-    spent = f"after {steps:,} steps and {duration(seconds)(seconds)} of training in {run.summary.spaces}"
+    spent = f"after {amount(steps, 'step')} and {duration(seconds)(seconds)} of training in {run.summary.spaces}"
     measured = sorted(run.history.measured, key=lambda metric: (not metric.is_accuracy, metric.split != "test"))
     for metric in measured:
         if (final := run.history.final(metric.name)) is not None:
@@ -70,7 +70,8 @@ def _sooner(comparison: Comparison) -> str:
         return ""
     whose = "Weight" if bests[1] == level else "Target"
     return (
-        f" {whose} space's best {metric.label}, {_shown(metric, [level])}, was reached after {firsts[0].step:,} steps "
+        f" {whose} space's best {metric.label}, {_shown(metric, [level])}, was reached after "
+        f"{amount(firsts[0].step, 'step')} "
         f"in target space and {firsts[1].step:,} in weight space."
     )
 
