@@ -104,6 +104,7 @@ class TargetAdam(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, as ``load_state_dict`` does; of another optimizer's only what is the same in both."""
         super().__setstate__(state)
+        self.defaults.setdefault("rest_lr_mult", 1.0)  # of a pickle from before there was one
         for group in self.param_groups:
             for name in ("betas", "momentum", "eps", "weight_decay", "rest_lr_mult"):
                 group.setdefault(name, self.defaults[name])
