@@ -68,8 +68,9 @@ class TargetAdam(Optimizer):
             Schedulers that cycle a momentum (OneCycleLR) change the first of ``betas``, and not this one.
         eps: added to the root mean squares.
         weight_decay: AdamW's, of everything but targets; weights that are solved are decayed by the ridge.
-        rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as there are targets. Tables of
-            words, norms and tokens learn best at about ten times the targets' rate; layers that are not solved may not.
+        rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as this optimizer has targets.
+            Tables of words, norms and tokens learn best at about ten times the targets' rate; layers that are not
+            solved may not.
 
     Raises:
         SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
