@@ -1,6 +1,7 @@
 """``export``: weights for use without this package, as a plain checkpoint, safetensors and ONNX."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,10 +154,17 @@ def test_mistakes(checkpoint, tmp_path):
     torch.save(POINTS, tmp_path / "points.pt")
     (folder := tmp_path / "folder.onnx").mkdir()
     damaged.write_text("no checkpoint")
+    (settings := tmp_path / "config.yaml").write_text("model: tests.cli.plain.Net\n")
+    (empty := tmp_path / "empty.ckpt").touch()
+    torch.save({"hyper_parameters": Path}, tmp_path / "paths.ckpt")
+    whole = "not a file of tensors and built-in types; expected what torch.save or Lightning wrote."
     cases = [
         ([checkpoint, "net.pt"], "'net.pt': found the ending '.pt'; expected .ckpt, .safetensors, .onnx"),
         ([tmp_path / "nowhere.ckpt", "net.ckpt"], "nowhere.ckpt': cannot be read (No such file or directory)"),
-        ([damaged, "net.ckpt"], "damaged.ckpt': not a file of tensors and built-in types"),
+        ([damaged, "net.ckpt"], f"damaged.ckpt': {whole}"),
+        ([settings, "net.ckpt"], f"config.yaml': {whole}"),
+        ([empty, "net.ckpt"], f"empty.ckpt': {whole}"),
+        ([tmp_path / "paths.ckpt", "net.ckpt"], "built-in types (it holds pathlib.Path); expected what torch.save"),
         ([tmp_path / "weights.ckpt", "net.ckpt"], "found no state_dict in it; expected a Lightning checkpoint"),
         ([tmp_path / "points.pt", "net.ckpt"], "found no state_dict in it; expected a Lightning checkpoint"),
         ([checkpoint, folder], "folder.onnx': cannot be written (Is a directory)"),

@@ -225,6 +225,23 @@ def test_its_state_goes_on():
         assert torch.equal(again.targets[name], target)
 
 
+@pytest.mark.parametrize("within", ["pickle", "state_dict"])
+def test_a_state_from_before_there_was_a_rate_for_the_rest_is_taken(within):
+    table = nn.Parameter(torch.ones(3))
+    optimizer = TargetAdam([table])
+    state = copy.deepcopy(optimizer.__getstate__() if within == "pickle" else optimizer.state_dict())
+    for options in (state.get("defaults", {}), *state["param_groups"]):
+        options.pop("rest_lr_mult", None)
+    if within == "pickle":
+        optimizer = TargetAdam.__new__(TargetAdam)
+        optimizer.__setstate__(state)
+    else:
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["rest_lr_mult"] == 1
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    assert optimizer.param_groups[1]["rest_lr_mult"] == 1
+
+
 def test_a_closure_is_called_with_gradients_on():
     target = Target(torch.ones(3))
     optimizer = TargetAdam([target], 0.1)

@@ -78,14 +78,52 @@ def test_a_change_behind_the_transfer_is_said_once(of, change):
     assert sum(SAID in str(one.message) for one in said) == 1
 
 
-def test_a_module_that_makes_the_change_in_reference_forward_is_told_nothing():
+@pytest.mark.parametrize("given", ["reference_batch", "reference_forward"])
+def test_a_module_that_gives_the_reference_batch_is_told_nothing(given):
+    """It may have made the change there."""
+
     class Making(Lit):
         def on_train_batch_start(self, batch, batch_idx):
             another(batch)
 
-        def reference_forward(self, batch):
-            return self((batch[0] - 5.0) * 0.1)
+    def batch(self):
+        x, y = data()
+        return [(x[:32] - 5.0) * 0.1, y[:32]]
 
+    def forward(self, batch):
+        return self((batch[0] - 5.0) * 0.1)
+
+    setattr(Making, given, {"reference_batch": batch, "reference_forward": forward}[given])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=SAID)
         fit(build(Making), DataLoader(Batches(), batch_size=None))
+
+
+def test_a_change_of_later_batches_is_said_once():
+    """As of a hook that mixes batches now and then."""
+
+    class Later(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if batch_idx:
+                in_place(batch)
+
+    with pytest.warns(UserWarning, match=SAID) as said:
+        fit(build(), DataLoader(Batches(), batch_size=None), callbacks=[Later()])
+    assert sum(SAID in str(one.message) for one in said) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*dataloader_iter")
+def test_a_step_that_takes_the_iterator_is_told_nothing():
+    """The last batch of a validation was taken for one that had changed."""
+
+    class Taking(Lit):
+        def training_step(self, dataloader_iter):
+            batch, batch_idx, _ = next(dataloader_iter)
+            return super().training_step(batch, batch_idx)
+
+        def on_train_batch_start(self, batch, batch_idx):
+            pass
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=SAID)
+        fit(build(Taking), DataLoader(Batches(), batch_size=None), DataLoader(Batches(), batch_size=None))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.fits import CONFIG, Lit, build, fit
+from tests.support.fits import CONFIG, Lit, assert_equal, build, fit
 
 SGD = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
 
@@ -151,3 +151,66 @@ def test_gradients_clipped_by_value_ahead_of_another_backward_pass_are_named(man
     model.__class__ = type("Clipped", (Lit,), {"training_step": twice} if manual else {"on_after_backward": clip})
     with pytest.warns(UserWarning, match="changed, other than by a factor, ahead of another backward pass"):
         fit(model, max_epochs=1, **({} if manual else {"accumulate_grad_batches": 2}))
+
+
+def _clip_targets(optimizer):
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad.clamp_(-1e-3, 1e-3)
+
+
+@pytest.mark.filterwarnings("error:.*ahead of another backward pass")
+@pytest.mark.parametrize("manual", [False, True])
+def test_clipping_by_value_is_the_same_whoever_clears_the_gradients(manual):
+    """The model's own zero_grad leaves those of targets: what was clipped came back two steps later."""
+    models = []
+    for owner in ("the optimizer", "the model"):
+
+        class Clipped(Lit):
+            automatic_optimization = not manual
+            by_model = owner == "the model"
+
+            def clear(self, optimizer):
+                (self if self.by_model else optimizer).zero_grad()
+
+            def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+                self.clear(optimizer)
+
+            def on_before_optimizer_step(self, optimizer):
+                if self.automatic_optimization:
+                    _clip_targets(optimizer)
+
+            def training_step(self, batch, batch_idx):
+                loss = self.loss(batch)
+                if self.automatic_optimization:
+                    return loss
+                optimizer = self.optimizers()
+                self.clear(optimizer)
+                self.manual_backward(loss)
+                _clip_targets(optimizer)
+                return optimizer.step()
+
+        models.append(build(Clipped, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)))
+        fit(models[-1])
+    assert_equal(*models)
+
+
+@pytest.mark.filterwarnings("error:.*ahead of another backward pass")
+def test_gradients_that_were_clipped_and_stepped_with_are_not_named():
+    """Both optimizers clear at the start, and each steps behind a backward pass of its own."""
+
+    class Both(Lit):
+        automatic_optimization = False
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[:2], self.net[2:])]
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            for optimizer in self.optimizers():
+                self.manual_backward(self.loss(batch))
+                _clip_targets(optimizer)
+                optimizer.step()
+
+    fit(build(Both))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import lightning
 import torch
@@ -16,12 +18,14 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 import ts_lightning
-from ts_lightning.errors import SettingError, first_line
+from ts_lightning.errors import SettingError
 from ts_lightning.lightning.convert import space_of
 from ts_lightning.report.run import CONFIG
 
 #: settings of one run that another should not repeat
 _ITS_OWN = ("out", "ckpt_path")
+#: the object of another kind, in torch's error
+_HELD = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def run_folder(name: str, out: Path | None) -> Path:
@@ -68,13 +72,15 @@ def loaded(file: Path, *, mmap: bool = False) -> Any:
         SettingError: it cannot be read, or it holds other than tensors and built-in types.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        # an archive can be mapped, and the form of before torch 1.6 cannot
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(file))
     except OSError as error:
         raise SettingError(f"'{file}': cannot be read ({error.strerror}).") from error
     except Exception as error:  # whatever reading bytes of another form raises
+        held = _HELD.search(str(error))
         raise SettingError(
-            f"'{file}': not a file of tensors and built-in types ({first_line(error)}); expected what "
-            f"torch.save or Lightning wrote."
+            f"'{file}': not a file of tensors and built-in types{f' (it holds {held[1]})' if held else ''}; expected "
+            f"what torch.save or Lightning wrote."
         ) from error
 
 

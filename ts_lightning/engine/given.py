@@ -7,7 +7,7 @@ those of the weights. So whatever is pulled back anew, since weights' gradients 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,8 +97,11 @@ class GivenGradients:
             one.version, one.sizes = one.gradient._version, (norm, largest)
 
     @torch.no_grad()
-    def settle(self) -> list[tuple[nn.Parameter, float]]:
+    def settle(self, waits: Callable[[nn.Parameter], bool]) -> list[tuple[nn.Parameter, float]]:
         """Take them as they are, since a backward pass is at hand, which may add to them.
+
+        Args:
+            waits: whether a target's weights hold gradients for a step that is still to come.
 
         Returns:
             The parameters whose gradients were multiplied, and by what: the weights' have to follow.
@@ -108,10 +111,11 @@ class GivenGradients:
             if one.settled:
                 continue
             factor, present = one.factor(), stored(one.parameter)
-            if factor is None and isinstance(one.parameter, Target):
+            replaced = factor is None and isinstance(one.parameter, Target)
+            if replaced and waits(one.parameter):
                 self._say_replaced()
             if present is not None:
-                if one.share is one.gradient:
+                if replaced or one.share is one.gradient:  # all of a target's gradient is pulled back
                     one.share = present.clone()  # without what the pass adds
                 elif factor is not None:
                     one.share.mul_(factor)

@@ -88,7 +88,7 @@ class Pulled:
         What others have made of the targets' gradients, as a loop that clears them one by one, holds for those of
         their weights from here on, to which the pass adds.
         """
-        for parameter, factor in self.given.settle():
+        for parameter, factor in self.given.settle(self._waits):
             weights = self.weights_of.get(id(parameter))
             if weights is None:
                 continue
@@ -217,6 +217,11 @@ class Pulled:
                 self.given.note(parameter, found, gradient)
         if keep:
             self.settle()
+
+    def _waits(self, target: nn.Parameter) -> bool:
+        """Whether the weights of a target hold gradients with which no optimizer has made a step."""
+        weights = self.weights_of.get(id(target), ())
+        return any(p.grad is not None and not _is_as_marked(p.grad, _STEPPED) for p in weights)
 
     def _gradients(self) -> list[Tensor]:
         """The gradients on the weights."""

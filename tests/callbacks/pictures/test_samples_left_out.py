@@ -1,6 +1,7 @@
 """Samples that pictures leave out, since they have no class, and texts that are missing."""
 
 import pytest
+from torch.utils.data import IterableDataset
 
 from tests.callbacks.pictures.test_pictures import CASES, FILES, case, examine, files
 from tests.support.classifiers import Classifier, loader
@@ -46,3 +47,18 @@ def test_fewer_texts_than_samples_are_refused_at_the_start(tmp_path):
     data.texts = data.texts[:-2]
     with pytest.raises(TargetSpaceError, match=rf"WorstTexts found {len(data) - 2} texts for {len(data)} samples"):
         examine(tmp_path, callback, model, loader(data))
+
+
+def test_a_stream_with_texts_is_refused_for_its_order(tmp_path):
+    """It has no length to compare their number with."""
+    (shape,) = (shape for kind, shape in CASES if kind is WorstTexts)
+    callback, model, data = case(WorstTexts, shape)
+
+    class Stream(IterableDataset):
+        texts = data.texts
+
+        def __iter__(self):
+            return zip(*data.tensors, strict=True)
+
+    with pytest.raises(TargetSpaceError, match="expected samples in the data set's order"):
+        examine(tmp_path, callback, model, loader(Stream()))

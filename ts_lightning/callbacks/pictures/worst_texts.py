@@ -68,17 +68,17 @@ class WorstTexts(PredictionCallback):
                 f"WorstTexts found a data set without texts, {type(loader.dataset).__name__}; expected an attribute "
                 f"texts, the text of each sample. Give it one, or take the callback out."
             )
-        if len(texts) < len(loader.dataset):
-            raise TargetSpaceError(
-                f"WorstTexts found {len(texts)} texts for {len(loader.dataset)} samples of the {self.split} data; "
-                f"expected the text of each. Give the data set those of its own samples, or take the callback out."
-            )
         sampler = loader.sampler
         in_order = isinstance(sampler, (SequentialSampler, DistributedSampler))
         if not in_order or type(loader.batch_sampler) is not BatchSampler:
             raise TargetSpaceError(
                 f"WorstTexts found {type(sampler).__name__} in the {self.split} dataloader; expected samples in the "
                 f"data set's order. Leave out shuffle=True and samplers there."
+            )
+        if len(texts) < len(loader.dataset):
+            raise TargetSpaceError(
+                f"WorstTexts found {len(texts)} texts for {len(loader.dataset)} samples of the {self.split} data; "
+                f"expected the text of each. Give the data set those of its own samples, or take the callback out."
             )
         self._texts = texts
         self._order = torch.tensor(list(sampler))
