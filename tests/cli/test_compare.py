@@ -219,18 +219,6 @@ def test_learning_rates_are_tried_alike_in_both_spaces_and_the_best_go_on(within
     assert "There is no validation data: they were chosen on training data" in ended.out
 
 
-@pytest.mark.parametrize(
-    ("settings", "option"),
-    [
-        ({"model": {"class_path": "x", "init_args": {"lr": 0.1}}}, "model.lr"),
-        ({"model": {"learning_rate": 0.1}}, "model.learning_rate"),
-        ({"model": {"lr": 0.1}, "optimizer": {"class_path": "torch.optim.SGD"}}, "optimizer.lr"),
-    ],
-)
-def test_the_option_of_the_learning_rate_is_found(settings, option):
-    assert module._rate_option(settings) == option
-
-
 def test_a_module_without_a_learning_rate_cannot_try_some(within, tmp_path):
     error = mistake(
         main, "compare", "--model", "tests.cli.solved.Asked", *NET[2:], "--lrs", "1", "--out", tmp_path / "o"

@@ -31,7 +31,7 @@ def unwrapped(make: Callable[[], object]) -> None:
     try:
         make()
         return
-    except Exception as error:
+    except Exception as error:  # whatever a user's class raises
         found = cause(error)
         if found is error:
             raise

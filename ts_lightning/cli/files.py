@@ -21,6 +21,7 @@ import ts_lightning
 from ts_lightning.errors import SettingError
 from ts_lightning.lightning.convert import space_of
 from ts_lightning.report.run import CONFIG
+from ts_lightning.report.units import amount
 
 #: settings of one run that another should not repeat
 _ITS_OWN = ("out", "ckpt_path")
@@ -108,7 +109,7 @@ class Settings(SaveConfigCallback):
         versions = [("ts_lightning", ts_lightning), ("torch", torch), ("lightning", lightning)]
         head = ", ".join(f"{name} {module.__version__}" for name, module in versions)
         threads = torch.get_num_threads()
-        head = f"{head}, {threads} CPU thread{'' if threads == 1 else 's'}"
+        head = f"{head}, {amount(threads, 'CPU thread')}"
         text = f"# {head}\n{yaml.safe_dump(settings, sort_keys=False)}"
         (Path(trainer.default_root_dir) / self.config_filename).write_text(text, encoding="utf-8")
         for logger in trainer.loggers:

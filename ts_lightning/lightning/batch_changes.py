@@ -29,13 +29,12 @@ class BatchChanges:
     """
 
     def __init__(self, module: LightningModule | None) -> None:
-        self._module = module
-        self._looks = module is not None and _may_change(module)
+        self._watched = module if module is not None and _may_change(module) else None
         self._seen: list[tuple[Tensor, int]] | None = None
 
     def note(self, batch: Any) -> None:
         """Take note of a batch for training behind its transfer hooks."""
-        if self._looks and self._module is not None and self._module.trainer.training:
+        if self._watched is not None and self._watched.trainer.training:
             self._seen = [(tensor, version_of(tensor)) for tensor in tensors_in(batch)]
 
     def say(self, batch: Any) -> None:
@@ -46,7 +45,7 @@ class BatchChanges:
         now = list(tensors_in(batch))
         same = len(now) == len(seen) and all(tensor is given for tensor, (given, _) in zip(now, seen, strict=True))
         if not same or any(version_of(tensor) != version for tensor, version in seen):
-            self._looks = False
+            self._watched = None
             rank_zero_warn(
                 "A hook changes batches in on_train_batch_start, which the reference batch does not go through: layers "
                 "are solved for inputs without the change. Make it in on_after_batch_transfer or in training_step, "
@@ -58,7 +57,7 @@ def _may_change(module: LightningModule) -> bool:
     """Whether there is a hook that may change batches, of which the reference batch knows nothing."""
     if gives(module, "reference_batch") or gives(module, "reference_forward"):
         return False
-    callbacks = module.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = module.trainer.callbacks  # type: ignore[attr-defined] # the Trainer's class does not declare them
     return is_overridden(_HOOK, module, LightningModule) or any(
         is_overridden(_HOOK, one, Callback) for one in callbacks
     )

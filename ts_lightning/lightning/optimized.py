@@ -49,12 +49,17 @@ def say_nothing_is_solved(error: NothingToSolve) -> None:
     rank_zero_warn(f"{error} What the module trains, it trains in weight space.")
 
 
-def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
-    """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them.
-
-    And multiples of a rate in an optimizer without targets, where they are without effect.
-    """
+def say_what_is_trained(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
+    """Name what the optimizers train otherwise than they say."""
     solved = {id(p) for layer in space.layers for p in layer.parameters}
+    _say_what_is_solved_beside(space, solved, optimizers)
+    for optimizer in optimizers:
+        if isinstance(optimizer, TargetAdam) and solved.isdisjoint(trained_by(optimizer)):
+            _say_multiples(optimizer)
+
+
+def _say_what_is_solved_beside(space: TargetSpace, solved: set[int], optimizers: Sequence[Optimizer]) -> None:
+    """Name the parameters of solved layers, as their biases, that no optimizer has: weight space would leave them."""
     loose = solved - trained_by(*optimizers)
     names = [name for name, p in space.model.named_parameters() if id(p) in loose and p.requires_grad]
     if names:
@@ -62,10 +67,13 @@ def say_what_is_solved_beside(space: TargetSpace, optimizers: Sequence[Optimizer
             f"Trained by no optimizer, and solved with their layers all the same: {', '.join(names)}. A layer in "
             f"exclude keeps its own."
         )
-    for optimizer in optimizers:
-        multiples = [group["rest_lr_mult"] for group in optimizer.param_groups if isinstance(optimizer, TargetAdam)]
-        if any(multiple != 1 for multiple in multiples) and solved.isdisjoint(trained_by(optimizer)):
-            rank_zero_warn(
-                f"An optimizer has rest_lr_mult={max(multiples):g} and trains no targets, beside which alone it "
-                f"counts. Give that optimizer the learning rate itself."
-            )
+
+
+def _say_multiples(optimizer: TargetAdam) -> None:
+    """Name multiples of the rate in an optimizer without targets, where they are without effect."""
+    multiples = [group["rest_lr_mult"] for group in optimizer.param_groups]
+    if any(multiple != 1 for multiple in multiples):
+        rank_zero_warn(
+            f"An optimizer has rest_lr_mult={max(multiples):g} and trains no targets, beside which alone it counts. "
+            f"Give that optimizer the learning rate itself."
+        )

@@ -27,7 +27,7 @@ from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
 from ts_lightning.lightning.module import TargetSpaceModule
-from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_solved_beside
+from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_trained
 from ts_lightning.lightning.substitution import KEY, Substitution
 from ts_lightning.lightning.training_data import isolated, refused
 
@@ -189,7 +189,7 @@ class Session:
         """Let the present optimizers train a target space, with the moments that were restored."""
         rank_zero_info(space.describe())
         optimizers = self.trainer.strategy.optimizers
-        say_what_is_solved_beside(space, optimizers)
+        say_what_is_trained(space, optimizers)
         self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
         states = () if restored is None else restored.optimizer_states
         for substitution, state in zip(self._substitutions, states, strict=False):

@@ -117,7 +117,7 @@ class Comparison:
     def seeds(self) -> str:
         """How many seeds each space was trained with."""
         target, weight = (len(side.runs) for side in self.sides)
-        return counted_seeds(target) if target == weight else f"{target} and {counted_seeds(weight)}"
+        return amount(target, "seed") if target == weight else f"{target} and {amount(weight, 'seed')}"
 
 
 def judged_metric(comparison: Comparison) -> Metric:
@@ -125,11 +125,6 @@ def judged_metric(comparison: Comparison) -> Metric:
     watched = comparison.metric
     same = [metric for metric in comparison.metrics if (metric.split, metric.quantity) == ("test", watched.quantity)]
     return same[0] if same and watched.split != "test" else watched
-
-
-def counted_seeds(count: int) -> str:
-    """So many seeds."""
-    return amount(count, "seed")
 
 
 def _common(titles: Sequence[str]) -> str:

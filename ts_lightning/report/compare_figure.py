@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from ts_lightning.report.compare import Comparison, Side, counted_seeds
+from ts_lightning.report.compare import Comparison, Side
 from ts_lightning.report.drawing import SPACES, axes, figure, literal, markers
 from ts_lightning.report.history import Point, means
 from ts_lightning.report.metric import Metric
+from ts_lightning.report.units import amount
 
 Axis = Literal["steps", "seconds"]
 AXES: tuple[Axis, Axis] = ("steps", "seconds")
@@ -55,4 +56,4 @@ def _line(panel: Any, points: list[Point], x: Axis, **style: Any) -> None:
 
 
 def _label(side: Side, count: int) -> str:
-    return f"{side.space} space" if count == 1 else f"{side.space} space, mean of {counted_seeds(count)}"
+    return f"{side.space} space" if count == 1 else f"{side.space} space, mean of {amount(count, 'seed')}"

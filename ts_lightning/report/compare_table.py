@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from ts_lightning.report.compare import Comparison, counted_seeds, judged_metric
+from ts_lightning.report.compare import Comparison, judged_metric
 from ts_lightning.report.levels import first_at
-from ts_lightning.report.units import Scale, Spread, counted, duration, memory, plain
+from ts_lightning.report.units import Scale, Spread, amount, counted, duration, memory, plain
 
 Numbers = Sequence[float | None]
 
@@ -75,7 +75,7 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append("Where not all seeds reached a level, the mean is over those that did: a lower bound.")
     for side in comparison.sides:
         if interrupted := sum(run.summary.interrupted for run in side.runs):
-            lines.append(f"Interrupted in {side.space} space: {interrupted} of {counted_seeds(len(side.runs))}.")
+            lines.append(f"Interrupted in {side.space} space: {interrupted} of {amount(len(side.runs), 'seed')}.")
     return lines
 
 
@@ -107,7 +107,7 @@ def _reached(label: str, sides: Sequence[Numbers], scale: Callable[[float], Scal
     cells = []
     for side, values, text in zip(sides, found, _spreads(found, scale, "not reached"), strict=True):
         missed = len(side) > 1 and len(values) < len(side)
-        cells.append(f"{text} ({len(values)} of {counted_seeds(len(side))})" if missed else text)
+        cells.append(f"{text} ({len(values)} of {amount(len(side), 'seed')})" if missed else text)
     return Row(label, cells[0], cells[1], _ratio(sides))
 
 

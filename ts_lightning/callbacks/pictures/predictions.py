@@ -159,7 +159,7 @@ class PredictionCallback(Callback):
         if self._given == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         without = torch.tensor(float(self._samples == 0), device=pl_module.device)
-        # a tensor for a tensor
+        # its type is that of any value; it gives a tensor for a tensor
         if trainer.strategy.reduce(without, reduce_op="sum") > 0:  # type: ignore[operator]
             rank_zero_warn(f"{type(self).__name__} found no samples with a class, and writes nothing.")
             return

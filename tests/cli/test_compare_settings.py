@@ -1,10 +1,22 @@
-"""What ``compare`` says of settings that count in one space alone."""
+"""What ``compare`` reads in the settings: the option of the rate, and what counts in one space alone."""
 
 import pytest
 
 import ts_lightning.cli.compare as module
 
 TARGET_ADAM = "ts_lightning.TargetAdam"
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"model": {"class_path": "x", "init_args": {"lr": 0.1}}}, "model.lr"),
+        ({"model": {"learning_rate": 0.1}}, "model.learning_rate"),
+        ({"model": {"lr": 0.1}, "optimizer": {"class_path": "torch.optim.SGD"}}, "optimizer.lr"),
+    ],
+)
+def test_the_option_of_the_learning_rate_is_found(settings, option):
+    assert module._rate_option(settings) == option
 
 
 @pytest.mark.parametrize(
