@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from ts_lightning.amount import amount
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import SettingError, TargetSpaceError, expect
 
@@ -123,9 +124,10 @@ class TargetAdam(Optimizer):
         for target in others:
             del self.state[target]
         if others:
+            whose = amount(len(others), "layer's", "layers'")
             warnings.warn(
-                f"TargetAdam was given the state of another optimizer. The moments of {len(others)} layers' targets "
-                f"start anew: those are of every number, and it needs one for all.",
+                f"TargetAdam was given the state of another optimizer. The moments of {whose} targets start anew: "
+                f"those are of every number, and it needs one for all.",
                 stacklevel=2,
             )
 

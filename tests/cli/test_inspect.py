@@ -32,7 +32,7 @@ def test_a_table_from_a_config_and_no_file(folder):
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
     ended = program(main, "inspect", "--config", "run.yaml")
     assert ended.code == 0, str(ended)
-    assert "Net: 1 layers solved, 63.2 % of 38 trainable parameters; 12 reference samples" in ended.out
+    assert "Net: 1 layer solved, 63.2 % of 38 trainable parameters; 12 reference samples" in ended.out
     assert re.search(r"^net\.0 +nn\.Linear +yes +12 +4 +6 +primal +288 B +100 %$", ended.out, re.MULTILINE)
     assert re.search(r"^net\.2 +nn\.Linear +no: excluded$", ended.out, re.MULTILINE)
     assert [path.name for path in folder.iterdir()] == ["run.yaml"]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from ts_lightning.amount import amount
 from ts_lightning.cli.files import loaded
 from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
@@ -22,7 +23,6 @@ from ts_lightning.lightning.other_name import refuse_other_name
 from ts_lightning.lightning.session import session_of
 from ts_lightning.lightning.substitution import KEY
 from ts_lightning.optional import imported
-from ts_lightning.report.units import amount
 
 _INSTALL = "pip install 'ts-lightning[export]'"
 #: what a plain checkpoint keeps

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ts_lightning.report.units import amount
+from ts_lightning.amount import amount
 
 _CPUS = Path("/proc/cpuinfo")
 

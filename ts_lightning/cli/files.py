@@ -18,10 +18,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 import ts_lightning
+from ts_lightning.amount import amount
 from ts_lightning.errors import SettingError
 from ts_lightning.lightning.convert import space_of
 from ts_lightning.report.run import CONFIG
-from ts_lightning.report.units import amount
 
 #: settings of one run that another should not repeat
 _ITS_OWN = ("out", "ckpt_path")

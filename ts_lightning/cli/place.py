@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ts_lightning.report.units import amount
+from ts_lightning.amount import amount
 
 _STAGES = {"sanity_check": "the sanity check", "validate": "validation", "test": "testing", "predict": "prediction"}
 

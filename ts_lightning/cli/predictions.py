@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from ts_lightning.report.units import amount
+from ts_lightning.amount import amount
 
 
 class PredictionFile(BasePredictionWriter):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ts_lightning.amount import amount
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.names import is_matrix, kind_of, listed, matches, plain_name
@@ -49,8 +50,8 @@ def described(
     trained = [p for p in model.parameters() if p.requires_grad]
     share = sum(p.numel() for p in trained if id(p) in solved) / max(1, sum(p.numel() for p in trained))
     text = (
-        f"Target space: {len(modules) - len(left)} of {len(modules)} layers ({100 * share:.1f} % of the trainable "
-        f"parameters), {_samples(batch)}, {started}"
+        f"Target space: {len(modules) - len(left)} of {amount(len(modules), 'layer')} ({100 * share:.1f} % of the "
+        f"trainable parameters), {_samples(batch)}, {started}"
     )
     kinds: dict[str, list[str]] = {}
     for name, module in left.items():
@@ -87,13 +88,13 @@ def _samples(batch: ReferenceBatch) -> str:
     if callable(batch.data):
         return "a reference function of your own"
     if batch.shards is not None:
-        return f"{batch.shards.samples} reference samples"
+        return amount(batch.shards.samples, "reference sample")
     count = batch_size(batch.data)
     if count is None:
         return f"a reference batch of type {type(batch.data).__name__}"
     if len({len(tensor) for tensor in tensors_in(batch.data) if tensor.dim() > 0}) > 1:  # texts end to end, a graph
         return "a reference batch whose tensors differ in length"
-    return f"{count} reference samples"
+    return amount(count, "reference sample")
 
 
 def _why(config: TargetSpaceConfig, name: str, module: nn.Module, reasons: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ts_lightning.amount import amount
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size
 from ts_lightning.engine.calls import Calls
@@ -107,11 +108,12 @@ class Inspection:
     def facts(self) -> list[str]:
         """The lines above the table."""
         solved = [row for row in self.rows if row.why is None]
-        samples = "a reference batch of its own" if self.samples is None else f"{self.samples} reference samples"
+        samples = "a reference batch of its own" if self.samples is None else amount(self.samples, "reference sample")
         batches = f"batches of {self.batch_size}" if self.batch_size else "batches as large as the reference batch"
         return [
-            f"{self.model}: {len(solved)} layers solved, {100 * self.solved / max(1, self.parameters):.1f} % of "
-            f"{self.parameters:,} trainable parameters; {samples}",
+            f"{self.model}: {amount(len(solved), 'layer')} solved, "
+            f"{100 * self.solved / max(1, self.parameters):.1f} % of "
+            f"{amount(self.parameters, 'trainable parameter')}; {samples}",
             f"targets: {_bytes(self.targets)}, as much again for every moment that the optimizer keeps",
             f"a step: about {self.cost:.1f} times the multiplications of weight space, with {batches}",
         ]

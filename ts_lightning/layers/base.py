@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.amount import amount
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, Size, StepUnit
@@ -211,9 +212,10 @@ class TargetLayer(ABC):
         if dim is None:
             low, high = shards.bounds(0)
             raise TargetSpaceError(
-                f"layer '{self.name}' is applied at {tuple(whole.places)} places of the {shards.samples} samples of "
-                f"the reference batch, and at {tuple(everywhere[0])} of {high - low} of them; one dimension should be "
-                f"a multiple of the samples. Use reference.shard=False, or add '{self.module_name}' to exclude."
+                f"layer '{self.name}' is applied at {tuple(whole.places)} places of the "
+                f"{amount(shards.samples, 'sample')} of the reference batch, and at {tuple(everywhere[0])} of "
+                f"{high - low} of them; one dimension should be a multiple of the samples. Use "
+                f"reference.shard=False, or add '{self.module_name}' to exclude."
             )
         rows, shared, cut = share_rows(whole.rows, whole.places, here, dim, shards)
         shape = self.target_shape(here, rows)

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from ts_lightning.amount import amount
 from ts_lightning.engine.batches import batch_size, part
 from ts_lightning.engine.copies import fresh
 from ts_lightning.engine.mode import forwards
@@ -101,7 +102,10 @@ def _hint(module: TargetSpaceModule, batch: Any) -> str:
         reference_call(module, part(batch, 0, size))
     except Exception:  # whatever a user's forward raises, or a batch that has no part
         return ""
-    return f" It can be run on {size} samples, as many as the loader's batches have: set ReferenceConfig(size={size})."
+    return (
+        f" It can be run on {amount(size, 'sample')}, as many as the loader's batches have: set "
+        f"ReferenceConfig(size={size})."
+    )
 
 
 def by_signature(module: TargetSpaceModule, batch: Any) -> Call | None:

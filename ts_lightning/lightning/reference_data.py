@@ -23,6 +23,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from ts_lightning.amount import amount
 from ts_lightning.config import Selection, Size
 from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
 from ts_lightning.engine.copies import fresh
@@ -126,8 +127,9 @@ def _indexed(loader: Any, size: int, selection: Selection, seed: int) -> Any:
     batch = _fetched(loader, [keys[i] for i in chosen])
     if batch is None:
         raise TargetSpaceError(
-            f"The reference batch is empty, because the loader's collate_fn returned None for {len(chosen)} samples. "
-            f"Choose others by ReferenceConfig(size=..., selection='random'), or override reference_batch()."
+            f"The reference batch is empty, because the loader's collate_fn returned None for "
+            f"{amount(len(chosen), 'sample')}. Choose others by ReferenceConfig(size=..., selection='random'), or "
+            f"override reference_batch()."
         )
     return batch
 
@@ -181,9 +183,10 @@ def _gathered(batches: Iterator[Any], size: int) -> Any:
         return part(joined(kept), 0, size)
     except (RuntimeError, LookupError, TypeError) as error:
         raise TargetSpaceError(
-            f"The first {len(kept)} batches of the training data do not make one reference batch of {size} samples "
-            f"({first_line(error)}). Override reference_batch() to return one batch of your own, padded to one "
-            f"length; or ask for no more samples than a batch has, by reference.size."
+            f"The first batches of the training data do not make one reference batch of {amount(size, 'sample')} (of "
+            f"{amount(len(kept), 'batch', 'batches')}: {first_line(error)}). Override reference_batch() to return "
+            f"one batch of your own, padded to one length; or ask for no more samples than a batch has, by "
+            f"reference.size."
         ) from error
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
 
+from ts_lightning.amount import amount
 from ts_lightning.engine.optimizers import inner_optimizers, restore
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.target import Target
@@ -190,9 +191,10 @@ def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: 
     """The moments that an optimizer with moments of every number goes on from, without those of :class:`TargetAdam`."""
     kept = {n: state for n, state in moments.items() if not isinstance(trained[n], Target) or not shares_one(state)}
     if len(kept) < len(moments):
+        whose = amount(len(moments) - len(kept), "layer's", "layers'")
         rank_zero_warn(
-            f"{kind} was given the state of TargetAdam. The moments of {len(moments) - len(kept)} layers' targets "
-            f"start anew: it needs those of every number, and TargetAdam has one for all."
+            f"{kind} was given the state of TargetAdam. The moments of {whose} targets start anew: it needs those of "
+            f"every number, and TargetAdam has one for all."
         )
     return kept
 

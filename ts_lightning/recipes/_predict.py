@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ts_lightning.amount import amount
 from ts_lightning.cli.program import plain
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.recipes._text_classifier import TextClassifier
@@ -39,7 +40,7 @@ def predict(program: str, argv: Sequence[str]) -> None:
             raise SettingError("found no text; expected lines of it as arguments or on standard input.")
         said = remarks(model.encoder(lines), model.encoder)
         if said:
-            warnings.warn(f"{len(lines):,} lines: {'; '.join(said)}.", stacklevel=1)
+            warnings.warn(f"{amount(len(lines), 'line')}: {'; '.join(said)}.", stacklevel=1)
         for line, row in zip(lines, model.probabilities(lines), strict=True):
             print(f"{model.labels[int(row.argmax())]}\t{float(row.max()):.4f}\t{line}")
 

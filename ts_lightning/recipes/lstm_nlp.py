@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.pictures import ConfusionMatrix, WorstTexts
 from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.recipes._predict import predict
@@ -24,8 +25,8 @@ class TextCLI(TargetSpaceCLI):
         """Data, network and space."""
         data, given = self.datamodule, self.model.given
         name = data.source if data.file is None else data.file.name
-        layers = given.cell if given.layers == 1 else f"{given.layers} {given.cell} layers"
-        return f"{name}, {layers} of {given.units} units, {self.spaces}"
+        layers = given.cell if given.layers == 1 else amount(given.layers, f"{given.cell} layer")
+        return f"{name}, {layers} of {amount(given.units, 'unit')}, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """What the accuracy is to be compared with, and how to classify new text."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ts_lightning.amount import amount
 from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
 from ts_lightning.errors import expect
@@ -14,7 +15,6 @@ from ts_lightning.recipes._recipe import first_step, recipe
 from ts_lightning.recipes._recurrent import Cell, recurrent
 from ts_lightning.recipes.data import BitsDataModule
 from ts_lightning.report import History
-from ts_lightning.report.units import amount
 
 #: units beyond the delay (paper, section 4.2)
 SPARE = {"recall": 3, "xor": 5, "adder": 5}
@@ -86,7 +86,8 @@ class BitsCLI(TargetSpaceCLI):
     def title(self) -> str:
         """Task, network and space."""
         data, given = self.datamodule, self.model.given
-        return f"{data.task} over {amount(data.delay, 'step')}, {given.cell} of {given.units} units, {self.spaces}"
+        units = amount(given.units, "unit")
+        return f"{data.task} over {amount(data.delay, 'step')}, {given.cell} of {units}, {self.spaces}"
 
     def remarks(self, history: History) -> dict[str, str]:
         """The first measurement at which the task was solved."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from statistics import fmean
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import SettingError
 from ts_lightning.report.history import Point
 from ts_lightning.report.levels import default_levels
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
 from ts_lightning.report.tuning import Tuning
-from ts_lightning.report.units import amount
 
 SPACES = ("target", "weight")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from ts_lightning.amount import amount
 from ts_lightning.report.compare import Comparison, Side
 from ts_lightning.report.drawing import SPACES, axes, figure, literal, markers
 from ts_lightning.report.history import Point, means
 from ts_lightning.report.metric import Metric
-from ts_lightning.report.units import amount
 
 Axis = Literal["steps", "seconds"]
 AXES: tuple[Axis, Axis] = ("steps", "seconds")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from ts_lightning.amount import amount
 from ts_lightning.report.compare import Comparison, judged_metric
 from ts_lightning.report.levels import first_at
-from ts_lightning.report.units import Scale, Spread, amount, counted, duration, memory, plain
+from ts_lightning.report.units import Scale, Spread, counted, duration, memory, plain
 
 Numbers = Sequence[float | None]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from ts_lightning.amount import amount
 from ts_lightning.report.history import History, Point
 from ts_lightning.report.summary import Summary
-from ts_lightning.report.units import amount
 
 CONFIG, CHECKPOINT, METRICS, PAGE = "config.yaml", "last.ckpt", "metrics.csv", "report.html"
 #: pictures that the report draws anew, for its own size

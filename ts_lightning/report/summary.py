@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import SettingError
-from ts_lightning.report.units import amount
 
 FILE = "summary.json"
 

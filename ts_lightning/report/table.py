@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ts_lightning.amount import amount
 from ts_lightning.report.run import Run
-from ts_lightning.report.units import amount, counted, duration, memory, plain
+from ts_lightning.report.units import counted, duration, memory, plain
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from math import isfinite, sqrt
 from statistics import fmean, stdev
 
+from ts_lightning.amount import amount
 from ts_lightning.report.compare import Comparison, Side, judged_metric
 from ts_lightning.report.levels import first_at
 from ts_lightning.report.metric import Metric
 from ts_lightning.report.run import Run
-from ts_lightning.report.units import amount, duration, plain
+from ts_lightning.report.units import duration, plain
 
 #: measurements of a curve below which it does not tell how soon a level was reached
 _FEWEST = 3

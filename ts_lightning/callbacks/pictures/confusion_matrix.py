@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.pictures.predictions import Picture, class_names, percent
 from ts_lightning.callbacks.pictures.style import figure, plain
 from ts_lightning.callbacks.wandb import log_confusion_matrix
@@ -74,7 +75,7 @@ class ConfusionMatrix(Picture):
         """Draw counts on the left and shares of each true class on the right."""
         labels = class_names(trainer, pl_module, len(self._counts))
         total, right = int(self._counts.sum()), float(self._counts.trace() / self._counts.sum())
-        title = f"confusion matrix, {total:,} {self.split} samples, {percent(right)} right"
+        title = f"confusion matrix, {amount(total, f'{self.split} sample')}, {percent(right)} right"
         draw_confusion_matrix(file_stem, self._counts, labels, title)
         log_confusion_matrix(trainer, f"pictures/{self.name}_chart", self._counts.tolist(), labels)
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.pictures.predictions import Picture, class_names, percent
 from ts_lightning.callbacks.pictures.style import COLOURS, INK, figure, plain
 from ts_lightning.errors import TargetSpaceError
@@ -71,7 +72,7 @@ class DecisionRegions(Picture):
         with figure(file_stem, "", [5.6], 5.2) as [panel]:
             right, classes = draw_regions(panel, pl_module, self._points, self._classes)
             share = percent(float(right.mean()))
-            panel.set_title(f"decision regions, {len(right):,} {self.split} points, {share} right")
+            panel.set_title(f"decision regions, {amount(len(right), f'{self.split} point')}, {share} right")
             marks = _legend(class_names(trainer, pl_module, classes), bool(right.min() < 1))
             panel.legend(*marks, title="class", alignment="left", loc="upper left", bbox_to_anchor=(1.0, 1.01))
 

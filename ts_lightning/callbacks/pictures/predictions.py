@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.wandb import log_image
 from ts_lightning.errors import TargetSpaceError
 
@@ -129,8 +130,9 @@ class PredictionCallback(Callback):
                 logits = pl_module(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
             raise TargetSpaceError(
-                f"{type(self).__name__} found {_form(logits)} from forward(x) for {len(y)} classes y; expected logits "
-                f"(batch, classes), of at least two. Take the callback out, or give such logits."
+                f"{type(self).__name__} found {_form(logits)} from forward(x) for "
+                f"{amount(len(y), 'class', 'classes')} y; expected logits (batch, classes), of at "
+                f"least two. Take the callback out, or give such logits."
             )
         labelled = y != _IGNORED
         beyond = y[labelled & ((y < 0) | (y >= logits.shape[1]))]

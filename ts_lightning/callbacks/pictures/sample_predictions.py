@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.pictures.predictions import Picture, class_names, percent
 from ts_lightning.callbacks.pictures.style import BLUE, INK, ORANGE, figure, plain
 from ts_lightning.errors import TargetSpaceError
@@ -90,7 +91,7 @@ class SamplePredictions(Picture):
         """Draw rightly classified images on the left and wrongly classified ones on the right."""
         names = [plain(name, _LONGEST_NAME) for name in class_names(trainer, pl_module, self._classes)]
         right, total = map(int, self._totals.tolist())
-        title = f"sample predictions, {total:,} {self.split} images, {percent(right / total)} right"
+        title = f"sample predictions, {amount(total, f'{self.split} image')}, {percent(right / total)} right"
         rows = math.ceil(max(drawn.kept for drawn in self._drawn.values()) / _COLUMNS)
         tall = max(_height(drawn) for drawn in self._drawn.values())
         width, height = _SIDE * (_COLUMNS + 0.2), _SIDE * (tall + _LINES) * rows + 0.65

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
+from ts_lightning.amount import amount
 from ts_lightning.callbacks.pictures.predictions import PredictionCallback, class_names
 from ts_lightning.callbacks.wandb import log_table
 from ts_lightning.errors import TargetSpaceError
@@ -77,8 +78,9 @@ class WorstTexts(PredictionCallback):
             )
         if len(texts) < len(loader.dataset):
             raise TargetSpaceError(
-                f"WorstTexts found {len(texts)} texts for {len(loader.dataset)} samples of the {self.split} data; "
-                f"expected the text of each. Give the data set those of its own samples, or take the callback out."
+                f"WorstTexts found {amount(len(texts), 'text')} for {amount(len(loader.dataset), 'sample')} of the "
+                f"{self.split} data; expected the text of each. Give the data set those of its own samples, or "
+                f"take the callback out."
             )
         self._texts = texts
         self._order = torch.tensor(list(sampler))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import DataError
 
 #: the smallest height and width: three 2 x 2 poolings leave one pixel of it
@@ -70,7 +71,8 @@ def image_set(x_train: Any, y_train: Any, x_test: Any, y_test: Any, source: str)
         found, expected = len(labels[f"y_{split}"]), len(images[f"x_{split}"])
         if found != expected:
             raise DataError(
-                f"{source}: found {expected} images in x_{split} and {found} labels in y_{split}; expected as many."
+                f"{source}: found {amount(expected, 'image')} in x_{split} and {amount(found, 'label')} in "
+                f"y_{split}; expected as many."
             )
     train, test = images["x_train"], images["x_test"]
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import DataError, expect
 from ts_lightning.recipes.data.order import ordering
 from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
@@ -180,7 +181,7 @@ class TextDataModule(LightningDataModule):
                 encoded = encoder(x)
                 if said := remarks(encoded, encoder):
                     self.notes[name] = "; ".join(said)
-                    text = f"{len(x):,} {name} texts: {self.notes[name]}."
+                    text = f"{amount(len(x), f'{name} text')}: {self.notes[name]}."
                     if self._usual:
                         rank_zero_info(text)
                     else:

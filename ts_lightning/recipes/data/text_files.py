@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import DataError, first_line
 from ts_lightning.optional import imported
 
@@ -38,8 +39,8 @@ def csv_texts(file: Path, text_column: str, label_column: str) -> tuple[list[str
                 continue  # a blank line holds no field at all
             if len(row) != len(header):
                 raise DataError(
-                    f"'{file}', line {reader.line_num}: found {len(row)} fields, expected {len(header)} as in the "
-                    f"first line. A text with a comma or a line break in it stands in double quotes."
+                    f"'{file}', line {reader.line_num}: found {amount(len(row), 'field')}, expected {len(header)} as "
+                    f"in the first line. A text with a comma or a line break in it stands in double quotes."
                 )
             if row[label_place].strip() == "":
                 raise DataError(f"'{file}', line {reader.line_num}: found no label; expected an integer or a string.")

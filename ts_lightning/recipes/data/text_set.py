@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import DataError
 
 #: where there is no test split, one text of this many becomes a test text
@@ -77,7 +78,7 @@ def text_set(
     known = set(y_train)
     unseen = {label: y_test.count(label) for label in sorted(set(y_test) - known, key=str)}
     if unseen:
-        found = ", ".join(f"{label!r} ({count} texts)" for label, count in list(unseen.items())[:5])
+        found = ", ".join(f"{label!r} ({amount(count, 'text')})" for label, count in list(unseen.items())[:5])
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         raise DataError(
             f"{source}: found labels in the test texts that no training text has: {found}{more}. Expected every class "
@@ -110,8 +111,8 @@ def split_by_hash(texts: Sequence[str], labels: Sequence[Any], source: str) -> T
     test_rows = [i for i, is_test in enumerate(test) if is_test]
     if not train_rows or not test_rows:
         raise DataError(
-            f"{source}: found {len(texts)} texts, too few to set a fifth aside for testing. Expected more, or test "
-            f"texts of their own."
+            f"{source}: found {amount(len(texts), 'text')}, too few to set a fifth aside for testing. Expected more, "
+            f"or test texts of their own."
         )
     parts = [[column[i] for i in rows] for rows in (train_rows, test_rows) for column in (texts, labels)]
     return text_set(parts[0], parts[1], parts[2], parts[3], source)
@@ -135,8 +136,8 @@ def held_out(texts: TextSet, share: float, source: str) -> tuple[TextSet, list[s
     chosen = [_hash(text) // _TEST_SHARE % 1000 < 1000 * share for text in texts.x_train]
     if share > 0 and (all(chosen) or not any(chosen)):
         raise DataError(
-            f"{source}: found {len(chosen)} training texts, too few to hold out a share of {share:g} for validation. "
-            f"Expected more, or --data.validation 0, which validates on the test texts."
+            f"{source}: found {amount(len(chosen), 'training text')}, too few to hold out a share of {share:g} for "
+            f"validation. Expected more, or --data.validation 0, which validates on the test texts."
         )
     left, out = ([i for i, it in enumerate(chosen) if it == side] for side in (False, True))
     train = replace(texts, x_train=[texts.x_train[i] for i in left], y_train=texts.y_train[left])

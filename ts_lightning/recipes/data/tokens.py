@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ts_lightning.amount import amount
 from ts_lightning.errors import DataError
 from ts_lightning.optional import imported
 
@@ -97,7 +98,7 @@ class TextEncoder:
         trainer = library.trainers.WordLevelTrainer(vocab_size=size, special_tokens=[PAD, UNKNOWN], show_progress=False)
         tokenizer.train_from_iterator(counted, trainer)
         if tokenizer.get_vocab_size() == 2:
-            raise DataError(f"found no word in {len(texts):,} training texts; expected letters or digits.")
+            raise DataError(f"found no word in {amount(len(texts), 'training text')}; expected letters or digits.")
         return cls(_of_length(tokenizer, 0, PAD, texts, limit, split), split)
 
     @classmethod
