@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from traceback import walk_tb
@@ -10,6 +11,17 @@ from types import FrameType
 from ts_lightning.errors import SettingError, first_line
 
 _PARSER, _OURS = "jsonargparse", "ts_lightning"
+#: what torch makes from a user's numbers, by the module that refuses them
+_MADE = {
+    "torch.optim.lr_scheduler": ("schedule", "--lr_scheduler or of what the module makes it with"),
+    "torch.optim": ("optimizer", "--optimizer or of what the module makes it with"),
+    "torch.utils.data": ("loader", "--data or of what the module makes it with"),
+}
+#: whose places in a file say nothing to a user
+_LIBRARIES = {"torch", "lightning", "jsonargparse", "ts_lightning", "__main__", "runpy", "contextlib"}
+#: a disk on which nothing can be written, or nothing more
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_NO_SAMPLES = "num_samples should be a positive"
 
 
 def cause(error: BaseException) -> BaseException:
@@ -58,6 +70,39 @@ def of_an_import(error: BaseException | None) -> str | None:
     return f"its file cannot be imported. {_short(place[0])}, line {place[1]}: {said}."
 
 
+def of_a_setting(error: BaseException) -> str | None:
+    """What is said of a number that an optimizer, schedule or loader of torch refuses when it is made, or ``None``."""
+    frames = list(walk_tb(error.__traceback__))
+    if not frames or not isinstance(error, (TypeError, ValueError)) or frames[-1][0].f_code.co_name != "__init__":
+        return None
+    module = _module(frames[-1][0])
+    made = next((made for name, made in _MADE.items() if f"{module}.".startswith(f"{name}.")), None)
+    if made is None:
+        return None
+    what, where = made
+    text = first_line(error).rstrip(".")
+    if text.startswith(_NO_SAMPLES):
+        text, where = "its data set is empty, and it shuffles", "data with at least one sample"
+    else:
+        where = f"other values of {where}"
+    own = [(frame, line) for frame, line in frames if _module(frame).partition(".")[0] not in _LIBRARIES]
+    place = f" ({_short(own[-1][0].f_code.co_filename)}, line {own[-1][1]})" if own else ""
+    return f"The {what} cannot be made{place}: {text}. Expected {where}."
+
+
+def of_a_disk(error: BaseException) -> str | None:
+    """What is said of a disk that is full or read-only, or ``None`` for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    file = f"'{error.filename2 or error.filename}'" if error.filename else "A file of the run"
+    return f"{file}: cannot be written ({error.strerror}). Expected a folder with room, --out FOLDER."
+
+
+def _module(frame: FrameType) -> str:
+    """The module whose code a frame runs."""
+    return str(frame.f_globals.get("__name__", ""))
+
+
 def _is_body(frame: FrameType) -> bool:
     """Whether a frame is the body of a file, and not one of importlib's."""
     return frame.f_code.co_name == "<module>" and not frame.f_code.co_filename.startswith("<")
@@ -66,7 +111,7 @@ def _is_body(frame: FrameType) -> bool:
 def _package(error: BaseException) -> str:
     """The package whose code raised it."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
+    return _module(frames[-1]).partition(".")[0] if frames else ""
 
 
 def _short(file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from datetime import datetime
@@ -33,7 +34,7 @@ def run_folder(name: str, out: Path | None) -> Path:
     """The folder of a new run: ``out``, or one named after program and time.
 
     Raises:
-        SettingError: ``out`` holds files already.
+        SettingError: ``out`` holds files already, cannot be made, or takes none.
     """
     if out is None:
         out = _unused(Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
@@ -43,6 +44,8 @@ def run_folder(name: str, out: Path | None) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError(f"--out '{out}': cannot be made ({error.strerror}).") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise SettingError(f"--out '{out}': no file can be written in it; expected a folder of your own.")
     return out
 
 

@@ -45,9 +45,16 @@ class _Look(Callback):
 
     def __init__(self) -> None:
         self.found: Inspection | None = None
+        self.began = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the limits of training away if there is a checkpoint, whose fit may have ended at them."""
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.max_epochs = trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Inspect, and stop."""
+        self.began = True
         space = getattr(pl_module, "target_space_engine", None)
         if space is not None:
             size = getattr(trainer.train_dataloader, "batch_size", None)
@@ -65,9 +72,34 @@ class _InspectCLI(TargetSpaceCLI):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         if self._get(self.config_init, "trainer").max_epochs is None:
             kwargs["max_epochs"] = 1  # else Lightning says that it takes 1000
-        alone = {"devices": 1, "num_nodes": 1, "num_sanity_val_steps": 0, "min_epochs": None, "min_steps": None}
+        alone = {
+            "devices": 1,
+            "num_nodes": 1,
+            "num_sanity_val_steps": 0,
+            "min_epochs": None,
+            "min_steps": None,
+            "max_time": None,
+        }
         options = {**kwargs, **quiet, **alone, "enable_model_summary": False, "callbacks": [self.look]}
         return super(TargetSpaceCLI, self).instantiate_trainer(**options)
+
+
+def _why(made: _InspectCLI) -> str:
+    """Why a fit has no target space."""
+    if made.space == "weight":
+        return (
+            "the module trains in weight space, as one without the mixin does without --target_space, and any with "
+            "null. Expected options of fit that train in target space, as --target_space {}."
+        )
+    until = made.model.target_space.until
+    if made.look.began:
+        return (
+            f"it has ended at step {until} (until), before the checkpoint was written. Expected an earlier checkpoint."
+        )
+    return (
+        "there is no step to train. Expected training data, and no 0 for --trainer.max_steps, --trainer.max_epochs or "
+        "--trainer.limit_train_batches."
+    )
 
 
 def main(command: str, arguments: Sequence[str]) -> None:
@@ -93,9 +125,5 @@ def main(command: str, arguments: Sequence[str]) -> None:
     with _unsaid():
         made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
     if made.look.found is None:
-        raise SettingError(
-            "inspect: found no target space: without --target_space a module without the mixin trains in weight space, "
-            "as with null, and options like --trainer.max_steps 0 train nothing. Expected options of fit that train in "
-            "target space, as --target_space {}."
-        )
+        raise SettingError(f"inspect: found no target space: {_why(made)}")
     print(f"\n{made.look.found}")

@@ -8,9 +8,11 @@ from argparse import _SubParsersAction
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ts_lightning.cli import causes, helptext, meant, values
+from ts_lightning.errors import first_line
 
 _MANY = 20
 #: lines of jsonargparse's errors that speak of its own inside
@@ -29,6 +31,10 @@ _NO_CLASS = re.compile(
     r"""|Expected a dot import path string|Import path does not correspond)"""
     r"""(?:.|\n)*Given value: *(?:\{'class_path': ')?([\w.]+)"""
 )
+
+
+#: begins what is said of a config file, and is not said
+_BROKEN = "broken config: "
 
 
 class Parser(LightningArgumentParser):
@@ -51,6 +57,27 @@ class Parser(LightningArgumentParser):
         formatter._get_help_string = lambda action: helptext.names(said(action))
         return formatter
 
+    def parse_path(self, path: Any, *args: Any, **options: Any) -> Any:
+        """jsonargparse's; the file that cannot be read is named."""
+        try:
+            return super().parse_path(path, *args, **options)
+        except UnicodeDecodeError as error:
+            self.error(
+                f"{_BROKEN}--config {path}: found a byte that is not UTF-8. Expected a YAML with settings.", error
+            )
+
+    def parse_string(self, content: str, path: Any = "", *args: Any, **options: Any) -> Any:
+        """jsonargparse's; what is wrong with a file's YAML is said with the file's name and line."""
+        if path:
+            try:
+                found = yaml.safe_load(content)
+            except yaml.YAMLError as error:
+                self.error(f"{_BROKEN}--config {path}{_of_yaml(error)}. Expected a YAML with settings.", error)
+            if found is not None and not isinstance(found, dict):
+                kind = "a list" if isinstance(found, list) else "a single value"
+                self.error(f"{_BROKEN}--config {path}: found {kind}. Expected a YAML with settings by their names.")
+        return super().parse_string(content, path, *args, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the options that there are or the nearest of them, and end with exit code 2."""
         message = message.strip()
@@ -61,7 +88,9 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser within another, which goes on to say it
             super().error(message, ex)
         program = self.prog.replace(" [options]", "")
-        if missing := _MISSING.search(message):
+        if message.startswith(_BROKEN):
+            message = message.removeprefix(_BROKEN)
+        elif missing := _MISSING.search(message):
             program, message = self._missing(program, missing[1])
         elif file := _NO_FILE.search(message):
             message = f"--config {file[1]}: found no such file. Expected a YAML with settings."
@@ -121,6 +150,13 @@ class Parser(LightningArgumentParser):
         if "trainer" not in {name.partition(".")[0] for name in known}:  # of a class's arguments
             return none
         return f"{none} An argument of the module is --model.{word}, of the data --data.{word}."
+
+
+def _of_yaml(error: yaml.YAMLError) -> str:
+    """Where a YAML is broken, and how."""
+    mark = getattr(error, "problem_mark", None)
+    place = "" if mark is None else f", line {mark.line + 1}"
+    return f"{place}: {getattr(error, 'problem', None) or first_line(error)}"
 
 
 def _shortened(message: str) -> str:

@@ -9,10 +9,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from ts_lightning.cli import causes
 from ts_lightning.cli.allocator import keep_freed_memory
 from ts_lightning.errors import DataError, SettingError, TargetSpaceError, first_line
 from ts_lightning.optional import imported
@@ -60,7 +62,7 @@ def plain(name: str) -> Iterator[None]:
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
-            said = _missing(error) or _of_wandb(error)
+            said = _missing(error) or _of_wandb(error) or causes.of_a_setting(error) or causes.of_a_disk(error)
             if said is None:
                 raise
             fail(name, said)
@@ -85,9 +87,21 @@ def _missing(error: BaseException) -> str | None:
 def _of_wandb(error: Exception) -> str | None:
     """What is said of a W&B run that did not begin, as without a login."""
     if not any(kind.__module__.startswith("wandb.errors") for kind in type(error).__mro__):
-        return None
+        return _of_a_setting_of_wandb(error)
     said = first_line(error).rstrip(".")
     return f"W&B did not begin the run ({said}): run wandb login, or keep it on this machine with WANDB_MODE=offline."
+
+
+def _of_a_setting_of_wandb(error: Exception) -> str | None:
+    """What is said of a value, as of a variable of the environment, that W&B's settings do not take."""
+    frames = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__)]
+    if "wandb.sdk.wandb_settings" not in frames or not hasattr(error, "errors"):
+        return None
+    wrong = [
+        f"WANDB_{'_'.join(map(str, each['loc'])).upper()}={each.get('input')}: {each['msg'].rstrip('.')}"
+        for each in error.errors()
+    ]
+    return f"W&B did not begin the run ({'; '.join(wrong)}): correct the variable, or the logger's setting."
 
 
 def install(module: str) -> str:
