@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.undo import of_user
+from ts_lightning.engine.libraries import of_user
 
 _FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_pre_hooks", "_backward_hooks")

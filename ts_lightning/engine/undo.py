@@ -9,28 +9,24 @@ appends. Objects of installed libraries, modules aside, and arrays of NumPy are 
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from collections import deque
-from functools import cache
+from collections.abc import Callable
 from operator import is_
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import own, sequence
+from ts_lightning.engine.generators import is_generator, putting_back, start_at
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
+from ts_lightning.engine.libraries import of_user
 from ts_lightning.engine.written import LARGE, Written, bytes_of, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
 _DICTIONARIES = ("_buffers", "_parameters", "_modules", "_forward_pre_hooks", "_forward_hooks")
 _MISSING = object()
-_PATHS = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-_LIBRARIES = (*_PATHS, str(Path(__file__).parents[1]))  # this package too, wherever it is
 
 
 class Undo:
@@ -42,7 +38,7 @@ class Undo:
     Args:
         model: what will be run.
         learned: by earlier runs.
-        seed: of every ``torch.Generator`` that modules hold, for as long as the record stands.
+        seed: of every generator of random numbers that modules hold, for as long as the record stands.
 
     Attributes:
         modules: the model's, with those that modules hold without registering them.
@@ -57,7 +53,7 @@ class Undo:
         self._empty: list[dict[Any, Any]] = []  # of modules
         self._sequences: list[tuple[Any, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
-        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._generators: list[Callable[[], Any]] = []  # which put them back
         self._elsewhere: list[tuple[nn.Module, bool]] = []  # modules that keep their mode outside of their attributes
         self._scripted: list[tuple[nn.Module, str, Tensor]] = []  # buffers of TorchScript, by module and name
         self._tensors: list[tuple[Any, Any, Any]] = []  # container, key, value
@@ -175,8 +171,8 @@ class Undo:
                 held.extend(kept)
         for cell, value in self._cells:
             cell.cell_contents = value
-        for generator, state in self._generators:
-            generator.set_state(state)
+        for put_back in self._generators:
+            put_back()
         for module, training in self._elsewhere:
             module.training = training
 
@@ -239,9 +235,9 @@ class Undo:
                 self._record(entry)
         elif isinstance(value, set):
             self._sequences.append((value, value.copy()))
-        elif isinstance(value, torch.Generator):
-            self._generators.append((value, value.get_state()))
-            value.manual_seed(self._seed)
+        elif is_generator(value):
+            self._generators.append(putting_back(value))
+            start_at(value, self._seed)
         elif hasattr(value, "__dict__") and of_user(type(value).__module__):
             self._record(value.__dict__)
 
@@ -282,10 +278,3 @@ def _detached(value: Any) -> Any:
     if isinstance(value, tuple):
         return sequence(value, [_detached(item) for item in value])
     return own(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
-
-
-@cache
-def of_user(module: str) -> bool:
-    """Whether a Python module is a user's own, and none of an installed library's."""
-    path = getattr(sys.modules.get(module), "__file__", None)
-    return module == "__main__" or (path is not None and not path.startswith(_LIBRARIES))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, formed, tensors_in
+from ts_lightning.engine.generators import unmoved
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import Restored
 from ts_lightning.lightning.fingerprint import differing
 from ts_lightning.lightning.module import TargetSpaceModule, gives
 from ts_lightning.lightning.reference_call import by_position, by_signature, needs, reference_call
-from ts_lightning.lightning.reference_data import form_of
+from ts_lightning.lightning.reference_data import form_of, generators_beside
 from ts_lightning.lightning.strategy import process_group
 from ts_lightning.lightning.trial import quiet
 
@@ -99,14 +103,27 @@ class Construction:
             batch = batch if entry["plain"] else formed(batch, self.drawn(self.epoch))
         return self._made(batch, replace(settings, init="weights"))
 
-    def drawn(self, epoch: int = 0) -> Any:
-        """A new reference batch, the same in all processes, as the training loop would hand it on."""
+    def drawn(self, epoch: int = 0, seed: int | None = None) -> Any:
+        """A new reference batch, the same in all processes, as the training loop would hand it on.
+
+        Args:
+            epoch: in which it is taken.
+            seed: where the generators start that data sets and hooks hold; as they are by default.
+        """
         self.epoch = epoch
         trainer = self._module.trainer
-        batch = trainer.strategy.broadcast(self._module.reference_batch())
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = self._module._on_before_batch_transfer(batch)
-        return trainer.strategy.batch_to_device(batch)
+        with unmoved(generators_beside(trainer, self._module), seed):
+            batch = trainer.strategy.broadcast(self._module.reference_batch())
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = self._module._on_before_batch_transfer(batch)
+            return trainer.strategy.batch_to_device(batch)
+
+    def _drawn_otherwise(self) -> Any:
+        """The reference batch once more, by other random numbers, which augmentation makes another one of."""
+        with isolate_rng(include_cuda=torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
+            # one number on, since the seed chooses the samples
+            torch.rand(1), random.random(), np.random.random()  # noqa: NPY002 (the global one)
+            return self.drawn(self.epoch, seed=1)
 
     def call(self, batch: Any) -> Any:
         """Run the module on a batch where it has no ``reference_forward`` of its own."""
@@ -170,7 +187,7 @@ class Construction:
             batch = formed(batch, drawn)
         if _same(batch, drawn):
             return batch, True
-        if _same(drawn, self.drawn(self.epoch)):
+        if _same(drawn, self._drawn_otherwise()):
             return drawn, False
         rank_zero_info(
             "Target space: goes on with the reference batch of the last fit, since the training data gives another one "

@@ -1,10 +1,10 @@
 """Choosing the reference batch: samples of the training data, collated as training batches are.
 
 Of a data set with an index they are among those that the loader's sampler may ask for, fetched as the loader does;
-nothing is drawn from the random state and no sampler is advanced. Data that can only be iterated, and that of a loader
-with an iterator of its own, is read ahead by way of the training loop's iterator, see
-:mod:`ts_lightning.lightning.training_data`. Training sees its data in the same order with and without target space. The
-batch is a copy of its own, and no buffer of the module.
+nothing is drawn from the random state nor from generators that data sets and hooks hold, and no sampler is advanced.
+Data that can only be iterated, and that of a loader with an iterator of its own, is read ahead by way of the training
+loop's iterator, see :mod:`ts_lightning.lightning.training_data`. Training sees its data in the same order with and
+without target space. The batch is a copy of its own, and no buffer of the module.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -27,6 +28,7 @@ from ts_lightning.amount import amount
 from ts_lightning.config import Selection, Size
 from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
 from ts_lightning.engine.copies import fresh
+from ts_lightning.engine.generators import held
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
 from ts_lightning.lightning.sampled_keys import sampled_keys
@@ -87,9 +89,7 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
             f"The training data holds a {type(loader).__name__}; expected a DataLoader, or another iterable of "
             f"batches. Override reference_batch() to take the reference batch from it."
         )
-    indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    # one that keeps its place has an iterator of its own for that, and in each process one of other samples
-    if indexed and (_iterates_plainly(loader) or keeps_place(loader)):
+    if _is_indexed(loader):
         with isolate_rng(include_cuda=torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
             return _indexed(loader, size, selection, seed)
     if selection != "first":
@@ -100,6 +100,26 @@ def reference_samples(loader: Any, size: int, selection: Selection, seed: int, b
             f"iterator of its own; found {found}. Use selection='first', or override reference_batch()."
         )
     return _gathered(batches, size)
+
+
+def generators_beside(trainer: Trainer, module: nn.Module) -> list[Any]:
+    """The generators of random numbers that training alone draws from, as those that a data set or a hook holds.
+
+    Not those of streams: what is read ahead of these, training receives.
+    """
+    combined = trainer.fit_loop._combined_loader
+    loaders = [] if combined is None else combined.flattened
+    streams = {id(generator) for generator in held(*(one for one in loaders if not _is_indexed(one)))}
+    found = held(module, getattr(trainer, "datamodule", None), *filter(_is_indexed, loaders))
+    return [generator for generator in found if id(generator) not in streams]
+
+
+def _is_indexed(loader: Any) -> bool:
+    """Whether samples are taken out of a loader's data set, and not read ahead."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    # one that keeps its place has an iterator of its own for that, and in each process one of other samples
+    return _iterates_plainly(loader) or keeps_place(loader)
 
 
 def _iterates_plainly(loader: Any) -> bool:

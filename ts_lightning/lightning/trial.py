@@ -19,8 +19,9 @@ from torch.nn.parameter import is_lazy
 
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.learned import Learned
+from ts_lightning.engine.libraries import of_user
 from ts_lightning.engine.mode import ReferenceMode
-from ts_lightning.engine.undo import Undo, of_user
+from ts_lightning.engine.undo import Undo
 from ts_lightning.engine.untraced import Untraced
 from ts_lightning.engine.written import version_of
 from ts_lightning.layers.registry import family
