@@ -62,3 +62,31 @@ def test_an_optimizer_of_solved_weights_is_told_once_what_to_do():
         torch.optim.Adam(space.parameters()).step()
         space.release()
         torch.optim.Adam(model.parameters()).step()  # in weight space from here on
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        (
+            lambda n: n.endswith("weight"),
+            lambda n: n.endswith("bias"),
+            [("Adam", ["hidden.0", "hidden.1", "hidden.2", "readout"])],
+        ),
+        (lambda n: n != "readout.bias", lambda n: n == "readout.bias", [("Adam", ["readout"])]),
+        (lambda n: n.startswith("hidden"), lambda n: n.startswith("readout"), []),
+        (lambda n: True, lambda n: False, []),
+    ],
+)
+def test_a_layer_in_two_optimizers_is_named(first, second, named):
+    model = dense()
+    space = TargetSpace(model, moons()[0])
+    parts = [[p for n, p in model.named_parameters() if chosen(n)] for chosen in (first, second)]
+    optimizers = [
+        kind([{"params": part}]) for kind, part in zip((torch.optim.SGD, torch.optim.Adam), parts, strict=True)
+    ]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        space.substitute(*optimizers[:1])
+        space.substitute(*optimizers[1:])
+    found = [str(one.message).split(" has a part of ") for one in said]
+    assert [(kind, text.split(", and not")[0].split(", ")) for kind, text in found] == named

@@ -74,6 +74,7 @@ def substitute(
     replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
     solved: list[nn.Parameter] = []
     _say_other_rates(optimizer, layers)
+    _say_other_optimizers(everyone, layers)
     for each in everyone:
         for group in each.param_groups:
             solved += [p for p in group["params"] if id(p) in weights]
@@ -95,6 +96,20 @@ def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> Non
             f"Parameters of {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''} have several learning rates. "
             f"Targets set all parameters of a layer together, at the rate of its first one; the other rates are "
             f"without effect.",
+            stacklevel=4,
+        )
+
+
+def _say_other_optimizers(everyone: Sequence[Optimizer], layers: Sequence[TargetLayer]) -> None:
+    """Name the layers of which an optimizer has a part, as biases, and not the parameter that gives its place away."""
+    trained = trained_by(*everyone)
+    apart = [one for one in layers if id(one.parameters[0]) not in trained]
+    odd = [layer.name for layer in apart if any(id(p) in trained for p in layer.parameters)]
+    if odd:
+        warnings.warn(
+            f"{type(everyone[0]).__name__} has a part of {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''}, "
+            f"and not the first of the weights. Targets set all parameters of a layer together, by the optimizer that "
+            f"has the first; this one is without effect on the layer.",
             stacklevel=4,
         )
 
