@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
 
+#: of the hooks that run ahead of an optimizer's step, and behind it
+_REGISTRIES = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
 
 class OptimizerSteps:
     """Lets an optimizer train the targets of a space by its own steps.
@@ -47,9 +50,18 @@ class OptimizerSteps:
                 self._optimizer.register_step_pre_hook(self._before),
                 self._optimizer.register_step_post_hook(self._after),
             ]
+            self.stand_closest()
         except AttributeError:  # a wrapper that does not initialise its base class
             self._own_step = self._optimizer.step
             self._optimizer.__dict__["step"] = self._step
+
+    def stand_closest(self) -> None:
+        """Stand between the step and hooks of others, registered before or since.
+
+        Those ahead of a step may change gradients, and those behind it read weights, as one that averages them.
+        """
+        for hook, registry, behind in zip(self._hooks, _REGISTRIES, (True, False), strict=False):
+            getattr(self._optimizer, registry).move_to_end(hook.id, last=behind)
 
     def detach(self) -> None:
         """Leave the optimizer as it was."""

@@ -85,6 +85,8 @@ class SolveHook:
         Behind it, too, where it may have moved targets by hand, or by an optimizer that another one holds.
         """
         self._changes.say(args[0] if args else None)
+        for steps in self._steps.values():
+            steps.stand_closest()
         self._prepare()
         self._begun = self._versions()
         result = self._training_step(*args, **kwargs)
