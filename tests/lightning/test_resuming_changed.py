@@ -150,3 +150,33 @@ def test_what_was_written_is_kept_by_a_checkpoint_from_behind_the_fit(tmp_path):
     model.on_train_start = lambda: begun.append(model.head[1].bias.clone())
     fit(model, max_steps=5, ckpt_path=tmp_path / "other.ckpt")
     assert torch.equal(*begun, torch.load(tmp_path / "other.ckpt", weights_only=True)["state_dict"]["head.1.bias"])
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [{"ridge": 7.0}, {"ridge_scale": "mean"}, {"method": "ocu"}, {"forget_bias": 2.0}, {"cascade_gradient": False}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_that_solve_otherwise_start_from_the_weights(settings, resumes, tmp_path, recwarn):
+    config = replace(CONFIG, reference=replace(CONFIG.reference, rows="all"))
+
+    class Seen(Text):
+        target_space = config
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.first = getattr(self, "first", None) or {n: p.detach().clone() for n, p in self.named_parameters()}
+
+    fit(build(Seen), callbacks=[every_step(tmp_path)])
+    path = tmp_path / "step=5.ckpt"
+    model = build(Seen, seed=7) if resumes else Seen.load_from_checkpoint(path)
+    model.target_space = replace(config, **settings)
+    recwarn.clear()
+    fit(model, ckpt_path=path if resumes else None)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    for name, parameter in model.first.items():
+        torch.testing.assert_close(parameter, weights[name], rtol=1e-4, atol=1e-5)
+    ((name, found),) = settings.items()
+    said = [str(one.message) for one in recwarn if "Target space starts from the weights" in str(one.message)]
+    expected = f"The checkpoint was written with {name}={getattr(config, name)!r}; found {found!r}. "
+    assert [one.startswith(expected) for one in said] == ([] if name == "cascade_gradient" else [True])

@@ -11,7 +11,7 @@ space trains stand in each of these states under the same key, by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from ts_lightning.lightning.substitution import KEY, Substitution
 SETTINGS = "target_space_settings"
 #: settings of the reference batch that say what of it is solved from, and cannot change within a run
 _DRAWN = ("size", "rows")
+#: settings by which the same targets have other weights
+_SOLVING = ("ridge", "ridge_scale", "method", "forget_bias")
 
 
 def _in_yaml(kind: type[Any], settings: Callable[[Any], dict[str, Any]], made: Callable[[dict[str, Any]], Any]) -> None:
@@ -54,12 +56,14 @@ class Restored:
         resuming: a fit was given the checkpoint to resume from, so that what does not fit it is an error; otherwise the
             weights are started from.
         same_module: it is what the module's last fit left.
+        settings: that the checkpoint was written with; None where it does not say so.
     """
 
     entry: dict[str, Any] | None
     optimizer_states: Sequence[dict[str, Any]] = ()
     resuming: bool = False
     same_module: bool = False
+    settings: Mapping[str, Any] | None = None
 
     def chosen_anew(self, module: nn.Module) -> dict[str, Any] | None:
         """The entry for another fit, which solves all that is trained by now, also what the last one left frozen."""
@@ -75,6 +79,15 @@ class Restored:
             found = getattr(settings.reference, name)
             if written != found:
                 return f"The checkpoint was written with reference.{name}={written!r}; found {found!r}."
+        return None
+
+    def solved_otherwise(self, settings: TargetSpaceConfig) -> str | None:
+        """Which settings give the entry's targets other weights than those that it was written with, in words."""
+        for name in _SOLVING:
+            found = getattr(settings, name)
+            written = (self.settings or {}).get(name, found)
+            if written != found:
+                return f"The checkpoint was written with {name}={written!r}; found {found!r}."
         return None
 
 

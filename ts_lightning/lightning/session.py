@@ -104,9 +104,9 @@ class Session:
         ``load_from_checkpoint`` restores the settings of the run, too, unless they are an argument of the module's.
         """
         module, fitting = self.module, self._fitting()
-        arguments = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        if module._trainer is None and SETTINGS in checkpoint and "target_space" not in arguments:
-            settings = checkpoint[SETTINGS]["settings"]
+        arguments, written = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {}), checkpoint.get(SETTINGS, {})
+        settings = written.get("settings")
+        if module._trainer is None and written and "target_space" not in arguments:
             module.target_space = None if settings is None else TargetSpaceConfig.from_dict(settings)
         entry = checkpoint.get(KEY)
         if module.target_space is None:
@@ -118,13 +118,13 @@ class Session:
             return
         self._leave()
         # of before a fit, as callbacks save that try something out, like the finders
-        untrained = entry is None and checkpoint.get(SETTINGS, {}).get("settings") and checkpoint["global_step"] == 0
+        untrained = entry is None and settings and checkpoint["global_step"] == 0
         states = checkpoint.get("optimizer_states", ()) if fitting else ()
         self.construction.restoring = checkpoint.get("state_dict") if fitting else None
-        self._restored, self._begun = None if untrained else Restored(entry, states, fitting), False
+        self._restored, self._begun = None if untrained else Restored(entry, states, fitting, settings=settings), False
         if self._restored is not None:
-            own = checkpoint.get(SETTINGS, {}).get("weight_optimizers", False)
-            self._handing_over.loaded(checkpoint.get("global_step", 0), self._restored, own)
+            steps, own = checkpoint.get("global_step", 0), written.get("weight_optimizers", False)
+            self._handing_over.loaded(steps, self._restored, own)
 
     def _fitting(self) -> bool:
         """Whether a Trainer is running a fit with the module."""
