@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.support.nets import dense, moons
-from ts_lightning import TargetSpace, TargetSpaceError
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.LBFGS])
@@ -90,3 +91,21 @@ def test_a_layer_in_two_optimizers_is_named(first, second, named):
         space.substitute(*optimizers[1:])
     found = [str(one.message).split(" has a part of ") for one in said]
     assert [(kind, text.split(", and not")[0].split(", ")) for kind, text in found] == named
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_is_refused_where_targets_are_no_matrices():
+    torch.manual_seed(0)
+    x, net = torch.randn(6, 3, 4), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    weights = [p for p in net.parameters() if p.dim() == 2]
+    optimizer = torch.optim.Muon(weights, lr=0.01)
+    with pytest.raises(TargetSpaceError, match=r"Muon takes matrices.* layer '0' have 3 dimensions.*rows="):
+        TargetSpace(net, x).substitute(optimizer)
+    space = TargetSpace(net, x, TargetSpaceConfig(reference=ReferenceConfig(rows=12)))
+    space.substitute(optimizer)
+    before = net[0].weight.detach().clone()
+    net(x).square().sum().backward()
+    space.pullback()
+    optimizer.step()
+    space.solve()
+    assert not net[0].weight.equal(before)

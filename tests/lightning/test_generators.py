@@ -1,6 +1,7 @@
 """Of generators that data sets, hooks and modules hold, training draws the same random numbers as in weight space."""
 
 import random
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -154,6 +155,15 @@ def test_hooks_of_a_datamodule_draw_the_same(kind, name):
         return given
 
     same(kind, Lit, Plain, make, datamodule=True)
+
+
+def test_a_data_set_may_hold_a_proxy_of_what_is_gone(kind):
+    def make(noise):
+        samples = Samples(noise)
+        samples.owner = weakref.proxy(Samples())
+        return DataLoader(samples, 16)
+
+    same(kind, Lit, Plain, make)
 
 
 def test_a_refresh_draws_none_either(kind):

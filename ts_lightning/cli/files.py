@@ -36,17 +36,19 @@ def run_folder(name: str, out: Path | None) -> Path:
     Raises:
         SettingError: ``out`` holds files already, cannot be made, or takes none.
     """
-    if out is None:
-        out = _unused(Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    if out.is_dir() and any(out.iterdir()):
+    folder = out or Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if out is not None and out.is_dir() and any(out.iterdir()):
         raise SettingError(f"--out '{out}': found files in it; expected a new or an empty folder.")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            folder = _claimed(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"--out '{out}': cannot be made ({error.strerror}).") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise SettingError(f"--out '{out}': no file can be written in it; expected a folder of your own.")
-    return out
+        raise SettingError(f"--out '{folder}': cannot be made ({error.strerror}).") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingError(f"--out '{folder}': no file can be written in it; expected a folder of your own.")
+    return folder
 
 
 def discard(folder: Path) -> None:
@@ -56,13 +58,17 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unused(folder: Path) -> Path:
-    """``folder``, or with a number behind it if another run has it."""
+def _claimed(folder: Path) -> Path:
+    """A new ``folder``, or one with a number behind it if another run has it, which may begin in the same moment."""
     candidate, number = folder, 1
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}_{number}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}_{number}")
+        else:
+            return candidate
 
 
 def loaded(file: Path, *, mmap: bool = False) -> Any:

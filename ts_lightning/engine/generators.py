@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
+from weakref import ProxyTypes
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,8 @@ def held(*roots: Any) -> list[Any]:
         if id(value) in seen:
             continue
         seen[id(value)] = value
+        if type(value) in ProxyTypes:  # which fail where what they stand for is gone
+            continue
         if is_generator(value):
             found[id(value)] = value
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
@@ -20,6 +21,8 @@ from ts_lightning.layers.base import TargetLayer
 
 #: optimizers whose step for a number depends on others than its own gradients
 _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
+#: takes matrices alone; not in every version of torch
+_MUON: Any = getattr(torch.optim, "Muon", ())
 #: what every optimizer keeps of its parameters
 _USUAL = ("param_groups", "state", "defaults")
 _DEEP = 4  # containers within containers that are looked into
@@ -45,7 +48,7 @@ def substitute(
 
     Raises:
         TargetSpaceError: the optimizer has made a step, needs all targets in one process, averages what processes
-            train, or keeps weights beside its parameter groups.
+            train, keeps weights beside its parameter groups, or takes matrices alone and targets are none.
     """
     weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
     everyone = [optimizer, *inner_optimizers(optimizer)]
@@ -72,6 +75,7 @@ def substitute(
                     target.data = target.data.contiguous()
     check_own(optimizer, weights.values())
     replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
+    _check_matrices(everyone, layers, targets)
     solved: list[nn.Parameter] = []
     _say_other_rates(optimizer, layers)
     _say_other_optimizers(everyone, layers)
@@ -84,6 +88,20 @@ def substitute(
     optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
     names = {id(parameter): layer.module_name for layer in layers for parameter in layer.parameters}
     optimizer.__dict__["add_param_group"] = partial(_add_param_group, optimizer.add_param_group, names)
+
+
+def _check_matrices(
+    everyone: Sequence[Optimizer], layers: Sequence[TargetLayer], targets: Mapping[str, nn.Parameter]
+) -> None:
+    """Raise where torch's Muon, which takes matrices alone, would get targets of another number of dimensions."""
+    trained = trained_by(*(one for one in everyone if isinstance(one, _MUON)))
+    for layer in layers:
+        dimensions = targets[layer.name].dim()
+        if id(layer.parameters[0]) in trained and dimensions != 2:
+            raise TargetSpaceError(
+                f"Muon takes matrices, and the targets of layer '{layer.name}' have {dimensions} dimensions, as its "
+                f"outputs have. Use a sample of their rows, by ReferenceConfig(rows=...); or TargetAdam."
+            )
 
 
 def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> None:

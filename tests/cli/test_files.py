@@ -1,0 +1,30 @@
+"""The folder of a run."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ts_lightning.cli.files import run_folder
+from ts_lightning.errors import SettingError
+
+
+def test_runs_that_begin_together_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ready = threading.Barrier(8)
+
+    def begin(_):
+        ready.wait()
+        return run_folder("text", None)
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(begin, range(8)))
+    assert len(set(folders)) == 8
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_an_empty_folder_is_taken_and_one_with_files_is_not(tmp_path):
+    assert run_folder("text", tmp_path) == tmp_path
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SettingError, match="found files in it"):
+        run_folder("text", tmp_path)
