@@ -171,7 +171,7 @@ class Undo:
                 held.extend(kept)
         for cell, value in self._cells:
             cell.cell_contents = value
-        for put_back in self._generators:
+        for put_back in reversed(self._generators):  # the first of those that share their state has the oldest
             put_back()
         for module, training in self._elsewhere:
             module.training = training
