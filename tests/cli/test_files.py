@@ -28,3 +28,10 @@ def test_an_empty_folder_is_taken_and_one_with_files_is_not(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SettingError, match="found files in it"):
         run_folder("text", tmp_path)
+
+
+def test_a_folder_of_runs_that_leads_nowhere_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(SettingError, match="cannot be made"):
+        run_folder("fit", None)

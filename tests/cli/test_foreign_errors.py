@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.cli.plain import Points
+from tests.cli.plain import Net, Points
 from tests.support.runs import done, mistake, program
 from ts_lightning.cli.causes import of_a_disk, of_a_setting
 from ts_lightning.cli.main import main
@@ -57,17 +57,29 @@ def test_an_error_of_a_users_own_module_is_left_to_its_traceback():
     assert of_a_setting(caught.value) is None
 
 
+DISK = ": full. Expected a disk with room for it; that of a run is --out FOLDER."
+
+
+@pytest.mark.parametrize("file", ["x.csv", None])
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, "'x.csv': cannot be written (full). Expected a folder with room, --out FOLDER."),
-        (errno.EROFS, "'x.csv': cannot be written (full). Expected a folder with room, --out FOLDER."),
+        (errno.ENOSPC, DISK),
+        (errno.EROFS, DISK),
         (errno.EACCES, None),
         (errno.ENOENT, None),
     ],
 )
-def test_a_disk_on_which_nothing_can_be_written_is_named(number, said):
-    assert of_a_disk(OSError(number, "full", "x.csv")) == said
+def test_a_disk_on_which_nothing_can_be_written_is_named_with_the_line_that_wrote(number, said, file):
+    with pytest.raises(OSError, match="full") as caught:
+        raise OSError(number, "full", file)
+    found = of_a_disk(caught.value)
+    if said is None:
+        assert found is None
+    else:
+        assert found.startswith("'x.csv' cannot be written (" if file else "A file cannot be written (")
+        assert "test_foreign_errors.py, line " in found
+        assert found.endswith(said)
 
 
 def test_a_folder_that_takes_no_files_is_said_before_training(tmp_path, monkeypatch):
@@ -101,6 +113,34 @@ def test_a_broken_yaml_is_named(content, said, command, tmp_path, monkeypatch):
     error = mistake(main, command, "--config", "run.yaml")
     assert f"--config run.yaml{said}" in error
     assert "unicode string" not in error
+
+
+def test_a_text_that_looks_like_a_date_is_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "model: tests.cli.plain.Net\ndata: tests.cli.plain.Points\nout: 2026-02-30\n"
+    (tmp_path / "run.yaml").write_text(text)
+    (tmp_path / "trainer.yaml").write_text("trainer: {max_epochs: 3}\n")
+    ended = program(main, "fit", "--config", "run.yaml", "--config", "trainer.yaml", "--print_config")
+    assert ended.code == 0, str(ended)
+    assert "out: '2026-02-30'" in ended.out
+    assert "max_epochs: 3" in ended.out
+
+
+class Lone(Net):
+    """Its optimizer trains a parameter of no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.lone = torch.nn.Parameter(torch.zeros(()))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.lone], lr=0.1)
+
+
+def test_inspect_says_that_optimizers_train_no_layer():
+    ended = program(main, "inspect", *POINTS, "--model", f"{__name__}.Lone", "--target_space", "{}")
+    assert "its optimizers train no layer that can be solved" in ended.err
+    assert ended.code == 2
 
 
 @pytest.fixture(scope="module")

@@ -85,17 +85,23 @@ def of_a_setting(error: BaseException) -> str | None:
         text, where = "its data set is empty, and it shuffles", "data with at least one sample"
     else:
         where = f"other values of {where}"
-    own = [(frame, line) for frame, line in frames if _module(frame).partition(".")[0] not in _LIBRARIES]
-    place = f" ({_short(own[-1][0].f_code.co_filename)}, line {own[-1][1]})" if own else ""
-    return f"The {what} cannot be made{place}: {text}. Expected {where}."
+    return f"The {what} cannot be made{_place(error)}: {text}. Expected {where}."
 
 
 def of_a_disk(error: BaseException) -> str | None:
     """What is said of a disk that is full or read-only, or ``None`` for any other error."""
     if not isinstance(error, OSError) or error.errno not in _DISK:
         return None
-    file = f"'{error.filename2 or error.filename}'" if error.filename else "A file of the run"
-    return f"{file}: cannot be written ({error.strerror}). Expected a folder with room, --out FOLDER."
+    file = f"'{error.filename2 or error.filename}'" if error.filename else "A file"
+    expected = "Expected a disk with room for it; that of a run is --out FOLDER."
+    return f"{file} cannot be written{_place(error)}: {error.strerror}. {expected}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a user's own, or of another library's, on the way to an error, if there is one."""
+    frames = walk_tb(error.__traceback__)
+    own = [(frame, line) for frame, line in frames if _module(frame).partition(".")[0] not in _LIBRARIES]
+    return f" ({_short(own[-1][0].f_code.co_filename)}, line {own[-1][1]})" if own else ""
 
 
 def _module(frame: FrameType) -> str:

@@ -60,10 +60,11 @@ def discard(folder: Path) -> None:
 
 def _claimed(folder: Path) -> Path:
     """A new ``folder``, or one with a number behind it if another run has it, which may begin in the same moment."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     candidate, number = folder, 1
     while True:
         try:
-            candidate.mkdir(parents=True)
+            candidate.mkdir()
         except FileExistsError:
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")

@@ -92,6 +92,8 @@ def _why(made: _InspectCLI) -> str:
             "null. Expected options of fit that train in target space, as --target_space {}."
         )
     until = made.model.target_space.until
+    if made.look.began and until is None:
+        return "its optimizers train no layer that can be solved. Expected a module whose optimizers train one."
     if made.look.began:
         return (
             f"it has ended at step {until} (until), before the checkpoint was written. Expected an earlier checkpoint."

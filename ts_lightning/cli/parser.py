@@ -73,6 +73,8 @@ class Parser(LightningArgumentParser):
                 found = yaml.safe_load(content)
             except yaml.YAMLError as error:
                 self.error(f"{_BROKEN}--config {path}{_of_yaml(error)}. Expected a YAML with settings.", error)
+            except ValueError:  # a text like a date that there is not, which jsonargparse takes as a text
+                found = None
             if found is not None and not isinstance(found, dict):
                 kind = "a list" if isinstance(found, list) else "a single value"
                 self.error(f"{_BROKEN}--config {path}: found {kind}. Expected a YAML with settings by their names.")
