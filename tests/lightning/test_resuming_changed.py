@@ -180,3 +180,15 @@ def test_settings_that_solve_otherwise_start_from_the_weights(settings, resumes,
     said = [str(one.message) for one in recwarn if "Target space starts from the weights" in str(one.message)]
     expected = f"The checkpoint was written with {name}={getattr(config, name)!r}; found {found!r}. "
     assert [one.startswith(expected) for one in said] == ([] if name == "cascade_gradient" else [True])
+
+
+def test_settings_that_changed_between_loading_and_saving_are_no_settings_of_the_targets(tmp_path):
+    run = fit(build(Text), callbacks=[every_step(tmp_path)])
+    model = Text.load_from_checkpoint(tmp_path / "step=5.ckpt")
+    model.target_space = replace(CONFIG, ridge=7.0)
+    run.strategy.connect(model)
+    run.save_checkpoint(tmp_path / "again.ckpt", weights_only=True)
+    other = Text.load_from_checkpoint(tmp_path / "again.ckpt")
+    assert other.target_space.ridge == 7.0
+    with pytest.warns(UserWarning, match=r"The checkpoint was written with ridge=.*; found 7\.0\."):
+        fit(other)

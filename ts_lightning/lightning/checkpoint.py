@@ -83,9 +83,11 @@ class Restored:
 
     def solved_otherwise(self, settings: TargetSpaceConfig) -> str | None:
         """Which settings give the entry's targets other weights than those that it was written with, in words."""
+        # the settings beside an entry may be another's: of a module that has loaded it and not trained since
+        solved = (self.entry or {}).get("solving") or self.settings or {}
         for name in _SOLVING:
             found = getattr(settings, name)
-            written = (self.settings or {}).get(name, found)
+            written = solved.get(name, found)
             if written != found:
                 return f"The checkpoint was written with {name}={written!r}; found {found!r}."
         return None
@@ -101,6 +103,7 @@ def save(checkpoint: dict[str, Any], space: TargetSpace, substitutions: Sequence
         more: what the target space does not know of itself.
     """
     drawn = {name: getattr(space.config.reference, name) for name in _DRAWN}
+    more["solving"] = {name: getattr(space.config, name) for name in _SOLVING}
     entry = space.state_dict()
     if not _storable(entry["reference"]):
         entry["reference"] = None  # of a class of its own: taken anew from the data
