@@ -107,3 +107,42 @@ def test_halved_gradients_are_half_the_rate(when, handles):
         handles.pop().remove()
         ends.append(model.ends)
     torch.testing.assert_close(*ends)
+
+
+class Cleared(torch.optim.SGD):
+    def clear(self):
+        self._optimizer_step_pre_hooks.clear(), self._optimizer_step_post_hooks.clear()
+
+
+class Anew(torch.optim.SGD):
+    def clear(self):
+        torch.optim.Optimizer.__init__(self, self.param_groups, self.defaults)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Has hooks registered in what it wraps."""
+
+    def __init__(self, params, lr):
+        self.inner = torch.optim.SGD(params, lr)
+        self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
+        self.register_step_pre_hook = self.inner.register_step_pre_hook
+        self.register_step_post_hook = self.inner.register_step_post_hook
+        self.step = self.inner.step
+
+    def clear(self):
+        pass
+
+
+@pytest.mark.parametrize("kind", [Cleared, Anew, Wrapper])
+def test_hooks_that_somebody_clears_do_not_end_target_space(kind):
+    class Clearing(Lit):
+        def configure_optimizers(self):
+            return getattr(self, "kind", torch.optim.SGD)(self.parameters(), lr=0.1)
+
+        def on_train_epoch_start(self):
+            getattr(self.optimizers().optimizer, "clear", lambda: None)()
+
+    found, expected = build(Clearing), build(Clearing)
+    found.kind = kind
+    fit(found), fit(expected)
+    assert torch.equal(weights(found), weights(expected))

@@ -8,15 +8,14 @@ target's gradient, or changes a weight's, at any moment before the step, finds o
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.engine.space import TargetSpace
-
-#: of the hooks that run ahead of an optimizer's step, and behind it
-_REGISTRIES = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 class OptimizerSteps:
@@ -46,22 +45,29 @@ class OptimizerSteps:
         """Take part in the optimizer's steps from here on."""
         self._space.stepping.follow(1)
         try:
-            self._hooks = [
-                self._optimizer.register_step_pre_hook(self._before),
-                self._optimizer.register_step_post_hook(self._after),
-            ]
+            self._hooks = [register(own) for register, own, _ in self._places()]
             self.stand_closest()
         except AttributeError:  # a wrapper that does not initialise its base class
             self._own_step = self._optimizer.step
             self._optimizer.__dict__["step"] = self._step
 
     def stand_closest(self) -> None:
-        """Stand between the step and hooks of others, registered before or since.
+        """Stand between the step and hooks of others, registered before or since; again, if all were cleared.
 
         Those ahead of a step may change gradients, and those behind it read weights, as one that averages them.
         """
-        for hook, registry, behind in zip(self._hooks, _REGISTRIES, (True, False), strict=False):
-            getattr(self._optimizer, registry).move_to_end(hook.id, last=behind)
+        for n, (register, own, last) in enumerate(self._places() if self._hooks else ()):
+            if not isinstance(self._hooks[n], RemovableHandle):  # of a wrapper that goes its own way
+                continue
+            if self._hooks[n].id not in _registry(self._hooks[n]):  # as of an optimizer that was initialised anew
+                self._hooks[n] = register(own)
+            _registry(self._hooks[n]).move_to_end(self._hooks[n].id, last=last)
+
+    def _places(self) -> list[tuple[Callable[[Any], Any], Callable[..., Any], bool]]:
+        """What registers each hook, the hook, and whether the one closest to the step is called last."""
+        optimizer = self._optimizer
+        ahead = (optimizer.register_step_pre_hook, self._before, True)
+        return [ahead, (optimizer.register_step_post_hook, self._after, False)]
 
     def detach(self) -> None:
         """Leave the optimizer as it was."""
@@ -116,3 +122,9 @@ class OptimizerSteps:
         result = self._own_step(*changed[1:], **kwargs)
         self._after(self._optimizer, changed, kwargs)
         return result
+
+
+def _registry(hook: RemovableHandle) -> OrderedDict[int, Any]:
+    """Where a hook stands, which may be in what an optimizer wraps; an empty one if that is gone."""
+    found: OrderedDict[int, Any] | None = hook.hooks_dict_ref()
+    return OrderedDict() if found is None else found
