@@ -152,6 +152,18 @@ def test_what_was_written_is_kept_by_a_checkpoint_from_behind_the_fit(tmp_path):
     assert torch.equal(*begun, torch.load(tmp_path / "other.ckpt", weights_only=True)["state_dict"]["head.1.bias"])
 
 
+class Remembering(torch.nn.Module):
+    """A layer with an LSTM in front of it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(layer.in_features, layer.in_features, batch_first=True)
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(self.lstm(x)[0])
+
+
 @pytest.mark.parametrize("resumes", [True, False])
 @pytest.mark.parametrize(
     "settings",
@@ -163,6 +175,11 @@ def test_settings_that_solve_otherwise_start_from_the_weights(settings, resumes,
 
     class Seen(Text):
         target_space = config
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            if "forget_bias" in settings:
+                self.mix = Remembering(self.mix)
 
         def on_train_batch_start(self, batch, batch_idx):
             self.first = getattr(self, "first", None) or {n: p.detach().clone() for n, p in self.named_parameters()}
@@ -192,3 +209,12 @@ def test_settings_that_changed_between_loading_and_saving_are_no_settings_of_the
     assert other.target_space.ridge == 7.0
     with pytest.warns(UserWarning, match=r"The checkpoint was written with ridge=.*; found 7\.0\."):
         fit(other)
+
+
+def test_a_forget_bias_is_of_no_matter_without_an_lstm(tmp_path, recwarn):
+    whole = fit(build(Text), callbacks=[every_step(tmp_path)]).lightning_module
+    model = build(Text, seed=7)
+    model.target_space = replace(CONFIG, forget_bias=3.0)
+    fit(model, ckpt_path=tmp_path / "step=5.ckpt")
+    assert_equal(model.state_dict(), whole.state_dict())
+    assert not [str(one.message) for one in recwarn if "Target space" in str(one.message)]

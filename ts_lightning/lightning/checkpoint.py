@@ -29,7 +29,7 @@ from ts_lightning.lightning.substitution import KEY, Substitution
 SETTINGS = "target_space_settings"
 #: settings of the reference batch that say what of it is solved from, and cannot change within a run
 _DRAWN = ("size", "rows")
-#: settings by which the same targets have other weights
+#: settings by which the same targets have other weights; the last one those of an LSTM alone
 _SOLVING = ("ridge", "ridge_scale", "method", "forget_bias")
 
 
@@ -81,11 +81,12 @@ class Restored:
                 return f"The checkpoint was written with reference.{name}={written!r}; found {found!r}."
         return None
 
-    def solved_otherwise(self, settings: TargetSpaceConfig) -> str | None:
+    def solved_otherwise(self, settings: TargetSpaceConfig, module: nn.Module) -> str | None:
         """Which settings give the entry's targets other weights than those that it was written with, in words."""
         # the settings beside an entry may be another's: of a module that has loaded it and not trained since
         solved = (self.entry or {}).get("solving") or self.settings or {}
-        for name in _SOLVING:
+        forgets = any(isinstance(one, (nn.LSTM, nn.LSTMCell)) for one in module.modules())
+        for name in _SOLVING if forgets else _SOLVING[:-1]:
             found = getattr(settings, name)
             written = solved.get(name, found)
             if written != found:

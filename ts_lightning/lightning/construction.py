@@ -77,7 +77,7 @@ class Construction:
                 f"ckpt_path."
             )
         changed = differing(self._module, entry["weights"])
-        why = why or restored.solved_otherwise(settings)
+        why = why or restored.solved_otherwise(settings, self._module)
         if why is None and changed:
             why = f"The weights {', '.join(changed)} are not those that the targets were solved to."
         if why is None:
