@@ -10,6 +10,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the pro
 import pytest
 import torch
 import torch.distributed as dist
+from lightning_utilities.core.inheritance import get_all_subclasses
+from torch.utils.data import BatchSampler, DataLoader
 
 torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
@@ -58,6 +60,18 @@ def _process_groups_end_with_their_test():
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def unwrapped_loaders():
+    """Lightning wraps the methods of loaders while these are made, and leaves it at that where one fails."""
+    yield
+    for base in (DataLoader, BatchSampler):
+        for kind in get_all_subclasses(base) | {base} if "__old__init__" in vars(base) else ():
+            for name in ("__init__", "__setattr__", "__delattr__"):
+                if f"__old{name}" in vars(kind):
+                    setattr(kind, name, vars(kind)[f"__old{name}"])
+                    delattr(kind, f"__old{name}")
 
 
 @pytest.fixture

@@ -88,10 +88,11 @@ def test_a_folder_that_takes_no_files_is_said_before_training(tmp_path, monkeypa
 
 
 def test_a_mode_that_wandb_does_not_know_is_named(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "bogus")
     error = mistake(main, *FIT, "--trainer.logger", "WandbLogger")
+    wandb.teardown()  # which would keep the mode for the next run of the process
     assert "W&B did not begin the run (WANDB_MODE=bogus: " in error
 
 

@@ -47,7 +47,7 @@ BAD_CSV = [
     ("text,label,label\na,1,2\n", "found 2 columns 'label'; expected one: rename them"),
     ("text,label\na,1\nb,\n", "line 3: found no label"),
     ("text,label\na,1\nb, c,0\n", "line 3: found 3 fields, expected 2"),
-    ("text,label\na\n", "line 2: found 1 fields, expected 2"),
+    ("text,label\na\n", "line 2: found 1 field, expected 2"),
     ('text,label\n"a,1\n', "not readable as CSV"),
     ("text,label\na,1\nb,0.5\n", "but 0.5 is no integer; expected integers or strings"),
     ("text,label\na,nan\nb,1\n", "but nan is no integer"),
