@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # which Lightning's use causes once, and pytest shows
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def _process_groups_end_with_their_test():
 
 
 @pytest.fixture(autouse=True)
-def unwrapped_loaders():
+def _loaders_are_unwrapped():
     """Lightning wraps the methods of loaders while these are made, and leaves it at that where one fails."""
     yield
     for base in (DataLoader, BatchSampler):

@@ -105,12 +105,9 @@ MADE = {
 
 
 @pytest.mark.parametrize(("options", "said"), MADE.values(), ids=MADE)
-def test_a_value_that_a_class_refuses_is_said_in_one_line(options, said, monkeypatch):
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+def test_a_value_that_a_class_refuses_is_said_in_one_line(options, said):
     error = mistake(main, *NET, *options)
-    assert error.splitlines()[-1].startswith(f"ts-lightning: error: {said}"), (
-        error
-    )  # warnings of jsonargparse precede it
+    assert error.splitlines()[-1].startswith(f"ts-lightning: error: {said}"), error
     assert "Traceback" not in error
 
 
