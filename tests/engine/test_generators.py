@@ -76,7 +76,7 @@ WAYS = {
     "torch's that processes share": lambda held: DistributedSamplerWrapper(
         RandomSampler([1, 2], generator=held), num_replicas=2, rank=0
     ),
-    "beside many numbers": lambda held: [*[list(range(1000))] * 1, *[list(range(999)) for _ in range(40)], [[[held]]]],
+    "beside many numbers": lambda held: [list(range(1000)), *[list(range(999)) for _ in range(40)], [[[held]]]],
 }
 
 

@@ -75,7 +75,7 @@ def of_a_setting(error: BaseException) -> str | None:
     frames = list(walk_tb(error.__traceback__))
     if not frames or not isinstance(error, (TypeError, ValueError)) or frames[-1][0].f_code.co_name != "__init__":
         return None
-    module = _module(frames[-1][0])
+    module = module_of(frames[-1][0])
     made = next((made for name, made in _MADE.items() if f"{module}.".startswith(f"{name}.")), None)
     if made is None:
         return None
@@ -100,11 +100,11 @@ def of_a_disk(error: BaseException) -> str | None:
 def _place(error: BaseException) -> str:
     """The last line of a user's own, or of another library's, on the way to an error, if there is one."""
     frames = walk_tb(error.__traceback__)
-    own = [(frame, line) for frame, line in frames if _module(frame).partition(".")[0] not in _LIBRARIES]
+    own = [(frame, line) for frame, line in frames if module_of(frame).partition(".")[0] not in _LIBRARIES]
     return f" ({_short(own[-1][0].f_code.co_filename)}, line {own[-1][1]})" if own else ""
 
 
-def _module(frame: FrameType) -> str:
+def module_of(frame: FrameType) -> str:
     """The module whose code a frame runs."""
     return str(frame.f_globals.get("__name__", ""))
 
@@ -117,7 +117,7 @@ def _is_body(frame: FrameType) -> bool:
 def _package(error: BaseException) -> str:
     """The package whose code raised it."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    return _module(frames[-1]).partition(".")[0] if frames else ""
+    return module_of(frames[-1]).partition(".")[0] if frames else ""
 
 
 def _short(file: str) -> str:

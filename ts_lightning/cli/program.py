@@ -94,7 +94,7 @@ def _of_wandb(error: Exception) -> str | None:
 
 def _of_a_setting_of_wandb(error: Exception) -> str | None:
     """What is said of a value, as of a variable of the environment, that W&B's settings do not take."""
-    frames = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__)]
+    frames = [causes.module_of(frame) for frame, _ in walk_tb(error.__traceback__)]
     if "wandb.sdk.wandb_settings" not in frames or not hasattr(error, "errors"):
         return None
     wrong = [

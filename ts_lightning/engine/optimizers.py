@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
 
+from ts_lightning.engine.names import listed
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -111,9 +112,8 @@ def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> Non
     odd = [name for name, found in given.items() if len(set(found)) > 1]
     if odd:
         warnings.warn(
-            f"Parameters of {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''} have several learning rates. "
-            f"Targets set all parameters of a layer together, at the rate of its first one; the other rates are "
-            f"without effect.",
+            f"Parameters of {listed(odd)} have several learning rates. Targets set all parameters of a layer together, "
+            f"at the rate of its first one; the other rates are without effect.",
             stacklevel=4,
         )
 
@@ -125,9 +125,9 @@ def _say_other_optimizers(everyone: Sequence[Optimizer], layers: Sequence[Target
     odd = [layer.name for layer in apart if any(id(p) in trained for p in layer.parameters)]
     if odd:
         warnings.warn(
-            f"{type(everyone[0]).__name__} has a part of {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''}, "
-            f"and not the first of the weights. Targets set all parameters of a layer together, by the optimizer that "
-            f"has the first; this one is without effect on the layer.",
+            f"{type(everyone[0]).__name__} has a part of {listed(odd)}, and not the first of the weights. Targets set "
+            f"all parameters of a layer together, by the optimizer that has the first; this one is without effect on "
+            f"the layer.",
             stacklevel=4,
         )
 

@@ -56,12 +56,14 @@ class OptimizerSteps:
 
         Those ahead of a step may change gradients, and those behind it read weights, as one that averages them.
         """
-        for n, (register, own, last) in enumerate(self._places() if self._hooks else ()):
-            if not isinstance(self._hooks[n], RemovableHandle):  # of a wrapper that goes its own way
+        if not self._hooks:  # of a wrapper, whose step is replaced
+            return
+        for n, (hook, (register, own, last)) in enumerate(zip(self._hooks, self._places(), strict=True)):
+            if not isinstance(hook, RemovableHandle):  # of a wrapper that goes its own way
                 continue
-            if self._hooks[n].id not in _registry(self._hooks[n]):  # as of an optimizer that was initialised anew
-                self._hooks[n] = register(own)
-            _registry(self._hooks[n]).move_to_end(self._hooks[n].id, last=last)
+            if hook.id not in _registry(hook):  # as of an optimizer that was initialised anew
+                hook = self._hooks[n] = register(own)
+            _registry(hook).move_to_end(hook.id, last=last)
 
     def _places(self) -> list[tuple[Callable[[Any], Any], Callable[..., Any], bool]]:
         """What registers each hook, the hook, and whether the one closest to the step is called last."""

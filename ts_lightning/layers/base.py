@@ -210,11 +210,10 @@ class TargetLayer(ABC):
         everywhere = [torch.Size(there) for there in shards.objects(tuple(here))]
         dim = sample_dimension(whole.places, everywhere, shards)
         if dim is None:
-            low, high = shards.bounds(0)
             raise TargetSpaceError(
                 f"layer '{self.name}' is applied at {tuple(whole.places)} places of the "
                 f"{amount(shards.samples, 'sample')} of the reference batch, and at {tuple(everywhere[0])} of "
-                f"{high - low} of them; one dimension should be a multiple of the samples. Use "
+                f"{len(range(*shards.bounds(0)))} of them; one dimension should be a multiple of the samples. Use "
                 f"reference.shard=False, or add '{self.module_name}' to exclude."
             )
         rows, shared, cut = share_rows(whole.rows, whole.places, here, dim, shards)

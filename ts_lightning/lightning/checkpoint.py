@@ -29,8 +29,10 @@ from ts_lightning.lightning.substitution import KEY, Substitution
 SETTINGS = "target_space_settings"
 #: settings of the reference batch that say what of it is solved from, and cannot change within a run
 _DRAWN = ("size", "rows")
-#: settings by which the same targets have other weights; the last one those of an LSTM alone
-_SOLVING = ("ridge", "ridge_scale", "method", "forget_bias")
+#: settings by which the same targets have other weights
+_SOLVING = ("ridge", "ridge_scale", "method")
+#: one by which those of an LSTM have
+_OF_LSTM = "forget_bias"
 
 
 def _in_yaml(kind: type[Any], settings: Callable[[Any], dict[str, Any]], made: Callable[[dict[str, Any]], Any]) -> None:
@@ -86,7 +88,7 @@ class Restored:
         # the settings beside an entry may be another's: of a module that has loaded it and not trained since
         solved = (self.entry or {}).get("solving") or self.settings or {}
         forgets = any(isinstance(one, (nn.LSTM, nn.LSTMCell)) for one in module.modules())
-        for name in _SOLVING if forgets else _SOLVING[:-1]:
+        for name in (*_SOLVING, _OF_LSTM) if forgets else _SOLVING:
             found = getattr(settings, name)
             written = solved.get(name, found)
             if written != found:
@@ -104,11 +106,11 @@ def save(checkpoint: dict[str, Any], space: TargetSpace, substitutions: Sequence
         more: what the target space does not know of itself.
     """
     drawn = {name: getattr(space.config.reference, name) for name in _DRAWN}
-    more["solving"] = {name: getattr(space.config, name) for name in _SOLVING}
+    solving = {name: getattr(space.config, name) for name in (*_SOLVING, _OF_LSTM)}
     entry = space.state_dict()
     if not _storable(entry["reference"]):
         entry["reference"] = None  # of a class of its own: taken anew from the data
-    checkpoint[KEY] = {**entry, "weights": fingerprints(space), "drawn": drawn, **more}
+    checkpoint[KEY] = {**entry, "weights": fingerprints(space), "drawn": drawn, "solving": solving, **more}
     if "optimizer_states" in checkpoint and substitutions:  # none where another Trainer saves
         checkpoint["optimizer_states"] = [substitution.state_dict() for substitution in substitutions]
 
