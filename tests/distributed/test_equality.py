@@ -15,6 +15,7 @@ CASES = {
     "CNN, few rows": {"name": "CNN", "rows": 30},
     "LSTM, few rows": {"name": "LSTM", "rows": 20},  # of 4 of 21 samples
     "Steps, few rows": {"name": "Steps", "rows": 20},
+    "Loop, few rows": {"name": "Loop", "rows": 20},
     "Attention, few rows": {"name": "Attention", "rows": 20},  # all 22 of the queries, 20 of 66 of the others
     "WideAttention, few rows": {"name": "WideAttention", "rows": 20},
     "Projected, few rows": {"name": "Projected", "rows": 20},

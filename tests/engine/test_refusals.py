@@ -19,6 +19,13 @@ class Output(nn.Module):
         return result[0]
 
 
+def stepwise(net, x):
+    state = x
+    for _ in range(3):
+        state = net.cell(x, state)
+    return net.head(net.encoder(state))
+
+
 def frozen():
     return Net().requires_grad_(False)
 
@@ -50,15 +57,11 @@ REFUSALS = {
         X,
         ["layer 'rnn' has a frozen weight or bias", "freeze all, or none", "exclude"],
     ),
-    "a cell": (
-        lambda: Net(cell=nn.LSTMCell(3, 4)),
-        {"layers": ["cell"]},
+    "steps that cannot be joined": (
+        lambda: Net(stepwise, cell=nn.GRUCell(3, 3)),
+        {"layers": ["cell"], "method": "ocu"},
         X,
-        [
-            "layer 'cell' is an nn.LSTMCell, called step by step",
-            "Use nn.LSTM on whole sequences",
-            "add 'cell' to exclude",
-        ],
+        ["layer 'cell' is called step by step", "a recurrent module once for the whole sequence", "'cell' to exclude"],
     ),
     "recurrent, not reached": (
         lambda: Net(rnn=nn.GRU(3, 4, num_layers=2)),
@@ -168,7 +171,7 @@ def test_all_problems_of_named_layers_make_one_error():
     config = TargetSpaceConfig(layers=["cell", "extra", "encoder", "haed"], exclude=["none"])
     with pytest.raises(TargetSpaceError) as caught:
         TargetSpace(net, X, config)
-    for text in ("'cell'", "reach extra", "'encoder.0' has a frozen", "layers: 'haed'", "exclude: 'none'"):
+    for text in ("reach cell.", "reach extra.", "'encoder.0' has a frozen", "layers: 'haed'", "exclude: 'none'"):
         assert text in str(caught.value)
 
 

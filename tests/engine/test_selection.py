@@ -94,10 +94,6 @@ def masked(net, x):
     return net.head(h[h[:, 0] > 0]).sum() + h.mean()
 
 
-def stepwise(net, x):
-    return net.head(net.encoder(net.cell(x)[0][:, :3]))
-
-
 def both(net, x):
     return net.head(net.encoder(x)) + net.other(net.encoder(x))
 
@@ -105,7 +101,6 @@ def both(net, x):
 LEFT = {
     "half frozen": (half_frozen, ("head", "nn.Linear", "partly frozen")),
     "half frozen, recurrent": (half_frozen_recurrent, ("rnn", "nn.LSTM", "partly frozen")),
-    "a cell": (lambda: Net(stepwise, cell=nn.LSTMCell(3, 4)), ("cell", "nn.LSTMCell", "called step by step")),
     "used in parts": (
         lambda: Net(lambda net, x: functional.linear(net.encoder(x), net.head.weight.chunk(2)[0]).repeat(1, 2)),
         ("head", "nn.Linear", "used by chunk"),

@@ -125,6 +125,23 @@ class Projected(LSTM):
         self.recurrent, self.readout = nn.LSTM(4, 5, batch_first=True, bidirectional=True, proj_size=3), nn.Linear(6, 3)
 
 
+class Loop(LSTM):
+    """A cell of two layers, one that is called step by step, and a readout at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs, self.states, self.above = nn.Linear(4, 5), nn.Linear(5, 5), nn.LSTMCell(5, 4)
+        self.recurrent, self.readout = nn.Identity(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h, above, found = x.new_zeros(len(x), 5), None, 0
+        for step in (x @ self.projection).unbind(1):
+            h = torch.tanh(self.inputs(step) + self.states(h))
+            above = self.above(h, above)
+            found = found + self.readout(above[0])
+        return found
+
+
 class Empty(LSTM):
     """A reference batch of fewer samples than processes."""
 
@@ -143,7 +160,21 @@ class EmptyAttention(Attention):
     size = 1
 
 
-EVERY = (MLP, Wide, Siamese, CNN, LSTM, Steps, Projected, Attention, WideAttention, Empty, EmptySteps, EmptyAttention)
+EVERY = (
+    MLP,
+    Wide,
+    Siamese,
+    CNN,
+    LSTM,
+    Steps,
+    Loop,
+    Projected,
+    Attention,
+    WideAttention,
+    Empty,
+    EmptySteps,
+    EmptyAttention,
+)
 NETWORKS = {cls.__name__: cls for cls in EVERY}
 
 

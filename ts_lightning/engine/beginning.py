@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.cascade import Cascade
+from ts_lightning.engine.loops import loops_in_state
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
-from ts_lightning.engine.start import check_state, start
+from ts_lightning.engine.start import start
+from ts_lightning.engine.state_checks import check_state
 from ts_lightning.engine.twins import say_copies
 
 
@@ -129,6 +131,7 @@ class Beginning:
             "rows": dict(self._rows),
             "places": {name: list(places) for name, places in self._places.items()},
             "units": {layer.name: layer.unit for layer in layers},
+            "loops": loops_in_state(layers),
             "anchors": {layer.name: list(layer.anchor) for layer in layers if layer.anchor is not None},
             "written": cascade.outside.state_dict(),
             **cascade.trained.state_dict(),

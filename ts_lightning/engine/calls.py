@@ -106,6 +106,7 @@ class Calls(TorchFunctionMode):
         layers: that are solved.
         use: stands for a use of a layer: layer, input and this mode.
         watch: sees what functions do with other parameters; None for nobody.
+        values: of parameters that are solved already, by their ids, to which others are added; None for no such.
 
     The mode is in no reference cycle: it holds all solved values, which end with the pass and not with a later garbage
     collection.
@@ -118,12 +119,16 @@ class Calls(TorchFunctionMode):
     """
 
     def __init__(
-        self, layers: Sequence[TargetLayer], use: Callable[[TargetLayer, Any, Calls], Any], watch: Watch | None = None
+        self,
+        layers: Sequence[TargetLayer],
+        use: Callable[[TargetLayer, Any, Calls], Any],
+        watch: Watch | None = None,
+        values: dict[int, Tensor] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.differentiated = False
         self.noise = Noise()
-        self.values: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {} if values is None else values
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
         self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
         self._use, self._watch = use, watch

@@ -17,17 +17,19 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved, SolveGraphs, aliases
+from ts_lightning.engine.loops import OnTargets
 from ts_lightning.engine.outside import Outside
 from ts_lightning.engine.parameter_hooks import ParameterHooks
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.period import jump
 from ts_lightning.engine.pulled import Pulled
-from ts_lightning.engine.reference_pass import ReferencePass, Solve
+from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.start import project
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.untangling import Untangling
+from ts_lightning.engine.walk import Solve
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
@@ -150,7 +152,7 @@ class Cascade:
             return values, passed
 
         with torch.no_grad():
-            self.reference.walk(visit, None, self.trained.held)
+            self.reference.walk(visit, None, self.trained.held, force=OnTargets(self.targets))
         return found
 
     def lose(self) -> None:
@@ -237,13 +239,15 @@ class Cascade:
         self.untangling.end(shards)
         return solved
 
-    def _walk(self, visit: Solve, around: AbstractContextManager[Any] | None = None) -> None:
+    def _walk(
+        self, visit: Solve, around: AbstractContextManager[Any] | None = None, kept: Collection[str] = ()
+    ) -> None:
         """Go through the reference batch with gradients, so that every visit has the inputs of a solve to the last bit.
 
         PyTorch may compute a product in another way where gradients are wanted.
         """
         with torch.inference_mode(False), torch.enable_grad(), self.trained.alone():
-            self.reference.walk(visit, around, self.trained.held)
+            self.reference.walk(visit, around, self.trained.held, force=OnTargets(self.targets, kept))
 
     def _anchor(self, chosen: Collection[str]) -> None:
         """Anchor these layers, by name, at the weights that they have; the others are solved."""
@@ -254,7 +258,7 @@ class Cascade:
                     self.targets[layer.name].copy_(layer.anchored_targets(x))
             return layer.solve(x, self.targets[layer.name])
 
-        self._walk(visit)
+        self._walk(visit, kept=chosen)
 
     def _run_kept(self) -> Solved:
         """The same by the maps of the last untangling, without a graph."""

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from ts_lightning.amount import amount
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
-from ts_lightning.engine.names import is_matrix, kind_of, listed, matches, plain_name
+from ts_lightning.engine.names import is_matrix, join, kind_of, listed, matches, plain_name
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
@@ -47,19 +47,27 @@ def described(
         for name, module in modules.items()
         if not any(id(p) in solved for p in module.parameters(recurse=False))
     }
+    # of modules that are solved in part, as those that hold the weights of several functions
+    parts = {
+        join(name, own): (module, p)
+        for name, module in modules.items()
+        for own, p in module.named_parameters(recurse=False)
+        if name not in left and p.requires_grad and is_matrix(p) and id(p) not in solved
+    }
     trained = [p for p in model.parameters() if p.requires_grad]
     share = sum(p.numel() for p in trained if id(p) in solved) / max(1, sum(p.numel() for p in trained))
-    text = (
-        f"Target space: {len(modules) - len(left)} of {amount(len(modules), 'layer')} ({100 * share:.1f} % of the "
-        f"trainable parameters), {_samples(batch)}, {started}"
-    )
+    count = f"{len(modules) - len(left)} of {amount(len(modules) + len(parts), 'layer')}"
+    text = f"Target space: {count} ({100 * share:.1f} % of the trainable parameters), {_samples(batch)}, {started}"
     kinds: dict[str, list[str]] = {}
     for name, module in left.items():
         own = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)]
         # the model itself has no name, and the parameters that it holds beside its modules do
         kinds.setdefault(_why(config, name, module, reasons), []).extend([name] if name else own)
+    for name, (module, _) in parts.items():
+        kinds.setdefault(_why(config, name, module, reasons), []).append(name)
     rest = [f"{listed(names)} ({why})" for why, names in kinds.items()]
     held = solved | {id(p) for module in left.values() for p in module.parameters(recurse=False)}
+    held |= {id(p) for _, p in parts.values()}
     if any(id(p) not in held for p in trained):
         rest.append("norms and other vectors")
     if rest:

@@ -52,7 +52,7 @@ def verdict(layer: TargetLayer) -> Verdict:
     """What a layer's weights look like: "given" where a user wrote values that are neither drawn nor trained."""
     matrices = [p for p in layer.parameters if p.dim() > 1]
     vectors = [p for p in layer.parameters if p.dim() == 1]
-    recurrent = isinstance(layer.module, nn.RNNBase)
+    recurrent = isinstance(layer.module, nn.RNNBase | nn.RNNCellBase)
     bound = 1 / math.sqrt(_fan(layer.module, matrices[0]) if matrices else 1)
     if any(p.numel() > 1 and bool((p == p.reshape(-1)[0]).all()) for p in matrices):
         return "given"
@@ -69,7 +69,7 @@ def verdict(layer: TargetLayer) -> Verdict:
 
 def _fan(module: nn.Module, weight: Tensor) -> int:
     """What ``reset_parameters`` divides by: weight and bias are uniform within one over its root."""
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return module.hidden_size
     if isinstance(module, nn.Bilinear):
         return module.in1_features

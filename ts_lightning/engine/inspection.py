@@ -27,6 +27,7 @@ from ts_lightning.engine.start import rows_setting
 from ts_lightning.engine.survey import choose
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import Size, StepUnit
+from ts_lightning.layers.loop import LoopableLayer
 from ts_lightning.layers.registry import inner_modules
 
 _TITLES = ("layer", "kind", "solved", "rows", "inputs", "outputs", "system", "targets", "cost")
@@ -147,7 +148,10 @@ def inspect_model(
     def use(layer: TargetLayer, x: Any, calls: Calls) -> Any:
         if layer.name not in bound:
             bound.add(layer.name)
-            layer.adopt(layer.bind(x, rows_setting(settings), StepUnit(1.0), generator))
+            every, rows = x, rows_setting(settings)
+            if isinstance(layer, LoopableLayer) and layer.loop is not None:
+                every, rows = layer.joined([x] * layer.joined_uses), "all" if layer.loop.recurs else rows
+            layer.adopt(layer.bind(every, rows, StepUnit(1.0), generator))
         return layer.produce(x, layer.parameters)
 
     with torch.no_grad():

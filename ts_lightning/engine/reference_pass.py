@@ -6,28 +6,26 @@ It leaves no trace (``untraced.py``), sets a mode of its own (``mode.py``), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import mapped, tensors_in
-from ts_lightning.engine.call_sites import refused_call, unfit_site
-from ts_lightning.engine.calls import Calls, Watch
+from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.lazy import waits
+from ts_lightning.engine.loops import Force, LoopEnded, as_they_are
 from ts_lightning.engine.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.ties import check_order
 from ts_lightning.engine.untraced import Untraced
+from ts_lightning.engine.walk import Solve, Walk
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.ridge.precision import cast, full_precision
-
-#: stands for a layer's forward at its first use: (layer, its input) -> values of its parameters, what it passes on
-Solve = Callable[[TargetLayer, Any], tuple[Sequence[Tensor], Any]]
+from ts_lightning.ridge.precision import full_precision
 
 
 class ReferencePass:
@@ -83,70 +81,57 @@ class ReferencePass:
         around: AbstractContextManager[Any] | None = None,
         held: Collection[str] = (),
         *,
+        force: Force = as_they_are,
         bound: bool = True,
     ) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
 
         A layer that the forward uses several times is visited at its first use. At the others it runs with the values
-        of its parameters that the visit gave.
+        of its parameters that the visit gave. The layers of a loop are visited at its end, with what joins the inputs
+        of all uses; see ``walk.py``.
 
         Args:
             visit: stands for each layer's forward.
             around: entered around the model's forward alone.
             held: the names of layers that run as they are, with the weights that they have.
+            force: says what the layers of a loop pass on until they are visited.
             bound: whether layers are bound to this batch, so that each has the rows that it is bound to.
 
         Raises:
             TargetSpaceError: a layer was not reached, has other rows, or depends on derivatives, or on a weight that is
                 not solved by then.
         """
-        inputs: list[tuple[TargetLayer, Any]] = []
-        to_check = torch.is_grad_enabled() and not self._checked
-        solved: dict[str, Sequence[Tensor]] = {}
         layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
-
-        def use(layer: TargetLayer, x: Any, calls: Calls) -> Any:
-            if layer.name in solved:
-                _check_reused(layer)
-                return layer.produce(x, solved[layer.name])
-            if bound:
-                _check_rows(layer, x)
-            if to_check:
-                why = unfit_site()
-                if why is not None:
-                    raise refused_call(layer, why)
-                inputs.append((layer, x))
-            try:
-                layer.expect_noise(x, calls.noise)
-                if self.constant:
-                    x = _constant(layer, x)
-                solved[layer.name], passed = visit(layer, x)
-            except TargetSpaceError as error:
-                if not calls.differentiated:
-                    raise
-                raise derived(layer) from error
-            pairs = zip(layer.parameters, solved[layer.name], strict=True)
-            calls.values.update({id(parameter): cast(value, parameter.dtype) for parameter, value in pairs})
-            return passed
-
-        self.run(use, layers, around)
-        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in solved)
+        checked = self._checked or not torch.is_grad_enabled()
+        walk = Walk(layers, visit, force, constant=self.constant, bound=bound, checked=checked)
+        for stage in walk.loops:
+            walk.begin(stage)
+            self.run(walk.use, layers, around, Calls(layers, walk.use, values=walk.values))
+            with full_precision(self._device):
+                walk.end()
+        if not walk.ended:
+            walk.begin(None)
+            self.run(walk.use, layers, around, Calls(layers, walk.use, values=walk.values))
+        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in walk.solved)
         if missing:
             raise unreached(*missing)
-        if to_check:
+        if not checked:
             self._checked = True
-            check_order(layers, inputs)
-        return list(solved)
+            check_order(layers, walk.inputs)
+        return list(walk.solved)
 
     def run(
         self,
         use: Callable[[TargetLayer, Any, Calls], Any],
         layers: Sequence[TargetLayer],
         around: AbstractContextManager[Any] | None = None,
-        watch: Watch | None = None,
+        calls: Calls | None = None,
     ) -> None:
-        """Run the model with ``use`` for every use of each of the ``layers``: layer, input and the calls so far."""
-        calls = Calls(layers, use, watch)
+        """Run the model with ``use`` for every use of each of the ``layers``: layer, input and the calls so far.
+
+        ``calls`` see those of the forward; None for new ones.
+        """
+        calls = calls or Calls(layers, use)
         parts: dict[nn.Module, list[TargetLayer]] = {}
         for layer in layers:
             if not layer.by_function:
@@ -161,7 +146,7 @@ class ReferencePass:
         ):
             undo.copy()
             calls.read, calls.noise.frozen = undo.read, self._mode.frozen
-            with calls:
+            with calls, suppress(LoopEnded):
                 self.batch.run()
 
 
@@ -178,41 +163,3 @@ def unreached(*modules: str) -> TargetSpaceError:
         f"The reference forward did not reach {', '.join(modules)}. Every chosen layer must be called in it: override "
         f"reference_forward, or add the name to exclude."
     )
-
-
-def derived(layer: TargetLayer) -> TargetSpaceError:
-    """The error of a layer behind derivatives."""
-    return TargetSpaceError(
-        f"layer '{layer.name}' receives derivatives that forward computes by autograd; weights cannot be solved from "
-        f"these. Add '{layer.module_name}' to exclude."
-    )
-
-
-def _constant(layer: TargetLayer, x: Any) -> Any:
-    """A layer's input without its graph."""
-    if isinstance(x, (list, tuple, Mapping)):
-        return mapped(x, Tensor.detach)
-    if not hasattr(x, "detach"):
-        raise TargetSpaceError(
-            f"layer '{layer.name}' is given a {type(x).__name__}, which has no method detach() as tensors have it, and "
-            f"cascade_gradient=False takes inputs as constants. Give the class one, or use cascade_gradient=True."
-        )
-    return x.detach()
-
-
-def _check_reused(layer: TargetLayer) -> None:
-    if layer.uses == 1:
-        raise TargetSpaceError(
-            f"layer '{layer.module_name}' is used twice in one forward; it was used once when training started, and "
-            f"gradients would be wrong in part. Add '{layer.module_name}' to exclude."
-        )
-
-
-def _check_rows(layer: TargetLayer, x: Any) -> None:
-    found = layer.places(x)
-    if found != layer.binding.places:
-        raise TargetSpaceError(
-            f"layer '{layer.name}' is applied at {tuple(found)} places of the reference batch; found "
-            f"{tuple(layer.binding.places)} when training started, and its targets are for these. Its rows depend on "
-            f"what is trained: add '{layer.module_name}' to exclude."
-        )

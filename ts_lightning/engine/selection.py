@@ -19,7 +19,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import choosable_names, kind_of, matching, owners_of, plain_name
 from ts_lightning.errors import NothingToSolve, TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.registry import family, inner_modules, refusal, supported
+from ts_lightning.layers.registry import family, inner_modules, supported
 
 
 class Left(NamedTuple):
@@ -115,18 +115,16 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
     for name, module in modules.items():
         if found.dropped(name) or name in lazy:
             continue
-        kind, why = solvable.get(name), refusal(name, module)
-        if (kind is None and why is None) or _patched(module):
+        kind = solvable.get(name)
+        if kind is None or _patched(module):
             continue
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            if kind is not None:
-                frozen.append(name)
+            frozen.append(name)
             continue
         refused = _refused(name, module)
         if refused is not None:
             found.leave(name, module, *refused)
             continue
-        assert kind is not None
         layers = [layer for layer in kind.of(name, module, config) if layer.name not in dropped]
         parameters = [parameter for layer in layers for parameter in layer.parameters]
         trainable = [parameter.requires_grad for parameter in parameters]
@@ -164,9 +162,6 @@ def solvable_modules(modules: Mapping[str, nn.Module]) -> dict[str, type[TargetL
 
 def _refused(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | None:
     """Why a module of a class that is known cannot be solved: in a few words, and as an error."""
-    why = refusal(name, module)
-    if why is not None:
-        return why
     if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
         return "complex weights", TargetSpaceError(
             f"layer '{name}' ({type(module).__name__}) has complex weights, and targets are real. Add '{name}' to "

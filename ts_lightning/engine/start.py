@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Init, Rows, TargetSpaceConfig
-from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.loops import OnTargets
 from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.state_checks import check_names, check_rows, restored
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
+from ts_lightning.layers.loop import INPUTS_STD, STEP_SHARE, LoopableLayer, loop_of, recurs
+from ts_lightning.layers.reproduce import START_DAMPING
 from ts_lightning.ridge.processes import Cut, Shards, relative_difference
 
 _STEP_SCALE = 50.0  # of a single layer; docs/defaults.md
@@ -95,42 +98,54 @@ def start(
     found = Start({}, {}, [])
     rows = rows_setting(config)
     if state is not None:
-        _check_names(layers, state)
-    share = min(layer.step_share for layer in layers)
+        check_names(layers, state)
+    share = min(STEP_SHARE if recurs(layer) else layer.step_share for layer in layers)
     if config.step_scale == "auto":
         step = StepUnit(share * _STEP_SCALE / len(layers) ** 0.25, auto=True, share=share)
     else:
         step = StepUnit(config.step_scale)
 
+    kept: set[str] = set()  # layers that are solved around the weights that they have
+    drawn: dict[str, list[Tensor]] = {}  # weights of layers in loops
+
     @torch.no_grad()
-    def begin(layer: TargetLayer, x: Any) -> None:
+    def bind(layer: TargetLayer, x: Any) -> None:
         if x.numel() == 0:
             raise empty(layer, x)
         if state is not None:
-            _check_rows(layer, layer.places(x), state)
-        chosen = rows if state is None else state["rows"].get(layer.name, "all")
-        anchored, layer.anchor = layer.anchor is not None, None
+            check_rows(layer, layer.places(x), state)
+        chosen = "all" if recurs(layer) else rows if state is None else state["rows"].get(layer.name, "all")
+        anchored, layer.anchor = layer.anchor is not None or recurs(layer), None
         keeps = init == "weights" or layer.name in given or layer.name in held or (init == "refresh" and anchored)
+        if keeps:
+            kept.add(layer.name)
         before = state["units"][layer.name] if state is not None else layer.unit if init == "refresh" else None
         exact = keeps if before is None else math.frexp(before)[0] == 0.5  # which 0.5 times a power of two is
         binding = layer.bind(x, chosen, replace(step, exact=exact), generator)
         layer.adopt(binding)
-        shape = binding.shape
         found.places[layer.name] = binding.places
+
+    @torch.no_grad()
+    def begin(layer: TargetLayer, x: Any) -> None:
+        shape = layer.binding.shape
         unit = layer.unit  # of what ``values`` is in units of the outputs
         if state is not None and layer.name not in held:
-            values = _restored(layer, shape, state)
+            values = restored(layer, shape, state)
             unit = layer.unit / state["units"][layer.name]
             if layer.name in state.get("anchors", {}):
                 layer.anchor_at([w0.to(values) for w0 in state["anchors"][layer.name]])
-        elif keeps or not layer.varies(x):
+        elif layer.name in kept or not layer.varies(x):
             values, unit = layer.anchored_targets(x), 1.0
         elif init == "refresh":
             values, rank, columns = layer.reproduce(x, layer.parameters, 0.0)
             if rank < columns:
                 found.deficient.append((layer.name, rank, columns))
+        elif layer.name in drawn:
+            values = layer.reproduce(x, drawn[layer.name], START_DAMPING)[0]
         elif init in ("auto", "normalised"):
-            values = layer.start(x, config.init_std or layer.normalised_std, generator)
+            loop = loop_of(layer)
+            std = INPUTS_STD if loop is not None and loop.added else layer.normalised_std
+            values = layer.start(x, config.init_std or std, generator)
         else:
             std = config.init_std or layer.projected_std
             values = nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=generator)
@@ -139,8 +154,26 @@ def start(
         target = (values / unit).to(device=like.device, dtype=dtype, copy=True)
         found.targets[layer.name] = Target(target)
 
+    on_targets = OnTargets(found.targets, kept)
+
+    def force(layer: LoopableLayer, x: Any, use: int) -> Any:
+        if use == 0:
+            every = layer.joined([x] * layer.joined_uses)
+            bind(layer, every)
+            if state is None and layer.name not in kept and init in ("auto", "normalised"):
+                with torch.no_grad():
+                    drawn[layer.name] = layer.loop_values(x, config.init_std or INPUTS_STD, generator)
+            elif layer.name not in kept:  # from a state or at random, whatever the inputs are
+                begin(layer, every)
+        if layer.name in drawn:
+            return layer.produce(x, [value.to(layer.parameters[0]) for value in drawn[layer.name]])
+        return on_targets(layer, x, use)
+
     def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
-        begin(layer, x)
+        if not recurs(layer):
+            bind(layer, x)
+        if layer.name not in found.targets:
+            begin(layer, x)
         if layer.name in held:
             values = [parameter.detach() for parameter in layer.parameters]
             return values, layer.produce(x, values)
@@ -148,9 +181,9 @@ def start(
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])
 
-    visited = run.walk(visit, bound=False)
+    visited = run.walk(visit, force=force, bound=False)
     readout = next(layer for layer in layers if layer.name == visited[-1])
-    if state is None and init in ("auto", "normalised") and readout.anchor is None:
+    if state is None and init in ("auto", "normalised") and readout.anchor is None and not recurs(readout):
         with torch.no_grad():
             found.targets[readout.name].mul_(_READOUT)
     return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
@@ -177,12 +210,23 @@ def keep_share(
     cuts: dict[str, Cut] = {}
     targets: dict[str, Target] = {}
 
-    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+    def cut(layer: TargetLayer, x: Any) -> None:
         binding, cuts[layer.name] = layer.shard(x, shards)
         layer.adopt(binding)
-        cut = cuts[layer.name]
-        targets[layer.name] = target = Target(cut.take(whole.targets[layer.name].detach()).contiguous())
-        values, passed = layer.solve(x, target)
+        own = cuts[layer.name].take(whole.targets[layer.name].detach())
+        targets[layer.name] = Target(own.contiguous())
+
+    on_targets = OnTargets(targets)
+
+    def force(layer: LoopableLayer, x: Any, use: int) -> Any:
+        if use == 0:
+            cut(layer, layer.joined([x] * layer.joined_uses))
+        return on_targets(layer, x, use)
+
+    def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
+        if not recurs(layer):
+            cut(layer, x)
+        values, passed = layer.solve(x, targets[layer.name])
         difference = relative_difference(layer.achieved(x, values), layer.achieved(x, layer.parameters), shards)
         if difference > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps):
             raise TargetSpaceError(
@@ -192,80 +236,5 @@ def keep_share(
             )
         return values, passed
 
-    run.walk(visit, bound=False)
+    run.walk(visit, force=force, bound=False)
     return {layer.name: targets[layer.name] for layer in layers}, cuts
-
-
-def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Check that a state is of the target space whose present state is ``own``.
-
-    Raises:
-        TargetSpaceError: its targets stand for something else; says for what.
-    """
-    if set(own["targets"]) != set(state["targets"]):
-        raise TargetSpaceError(
-            f"The state is of another target space: it has targets of {', '.join(sorted(state['targets']))}; found "
-            f"layers {', '.join(sorted(own['targets']))}. Give the state of this one, or TargetSpace(..., state=...)."
-        )
-    for name, target in own["targets"].items():
-        given = state["targets"][name]
-        if given.shape != target.shape:
-            raise TargetSpaceError(
-                f"The state is of another target space: layer '{name}' has targets {tuple(given.shape)} in it; "
-                f"expected {tuple(target.shape)}. Give the state of this one, or TargetSpace(..., state=...)."
-            )
-        rows = own["rows"].get(name), state["rows"].get(name)
-        if (rows[0] is None) != (rows[1] is None) or (rows[0] is not None and not torch.equal(*rows)):
-            raise TargetSpaceError(
-                f"The state is of another target space: layer '{name}' has targets at other rows in it. Give the "
-                f"state of this one, or TargetSpace(..., state=...)."
-            )
-        if own["units"][name] != state["units"][name]:
-            raise TargetSpaceError(
-                f"The state is of another target space: layer '{name}' has targets in units of {state['units'][name]} "
-                f"in it; expected {own['units'][name]}. Give the state of this one, or TargetSpace(..., state=...)."
-            )
-    samples, given_samples = (list(tensors_in(it["reference"])) for it in (own, state))
-    if len(samples) != len(given_samples) or any(
-        a.shape != b.shape or not torch.equal(a.cpu(), b.cpu()) for a, b in zip(samples, given_samples, strict=True)
-    ):
-        raise TargetSpaceError(
-            "The state is of another target space: its targets are those of other samples than this reference batch. "
-            "Give the state of this one, or TargetSpace(model, reference, state=...) with its reference batch."
-        )
-
-
-def _check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:
-    wanted, given = {layer.name for layer in layers}, set(state["targets"])
-    if wanted != given:
-        parts = [f"without targets: {', '.join(sorted(wanted - given))}"] * bool(wanted - given)
-        parts += [f"with targets but not chosen: {', '.join(sorted(given - wanted))}"] * bool(given - wanted)
-        raise TargetSpaceError(
-            f"The given targets are of other layers than are solved here: {'; '.join(parts)}. Choose the same layers, "
-            f"or start from the weights alone."
-        )
-
-
-def _check_rows(layer: TargetLayer, places: torch.Size, state: Mapping[str, Any]) -> None:
-    given = tuple(state["places"][layer.name])
-    if given != places:
-        raise TargetSpaceError(
-            f"layer '{layer.name}' has given targets of a reference batch on which it is applied at {given} places; "
-            f"found {tuple(places)}. Use the same reference batch, or start from the weights alone."
-        )
-    if layer.ocu and layer.name in state["rows"]:
-        raise TargetSpaceError(
-            f"layer '{layer.name}' has given targets at a sample of its rows; method='ocu' passes targets on, and "
-            f"needs them at all rows. Use method='scu', or start from the weights alone."
-        )
-
-
-def _restored(layer: TargetLayer, shape: torch.Size, state: Mapping[str, Any]) -> Tensor:
-    """The layer's targets out of a state."""
-    target: Tensor = state["targets"][layer.name]
-    if target.shape != shape:
-        raise TargetSpaceError(
-            f"layer '{layer.name}' has given targets of shape {tuple(target.shape)}; expected {tuple(shape)} on this "
-            f"reference batch. Use the same layer sizes, or start from the weights alone."
-        )
-    return target

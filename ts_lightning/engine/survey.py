@@ -18,18 +18,23 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.call_sites import refused_call, unfit_call
 from ts_lightning.engine.calls import Calls, Watch
+from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
+from ts_lightning.engine.loop_search import put_in_loops, unfit_steps
+from ts_lightning.engine.loops import put_back_in_loops
 from ts_lightning.engine.names import is_matrix
 from ts_lightning.engine.reference_batch import ReferenceBatch
-from ts_lightning.engine.reference_pass import ReferencePass, derived, unreached
+from ts_lightning.engine.reference_pass import ReferencePass, unreached
 from ts_lightning.engine.rest import name_the_rest, use_of
 from ts_lightning.engine.selection import Left, Selection, select_layers
 from ts_lightning.engine.start import empty
 from ts_lightning.engine.trained import as_when_made
 from ts_lightning.engine.uses import Uses
+from ts_lightning.engine.walk import derived
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
+from ts_lightning.layers.loop import LoopableLayer, loop_of
 
 _PROBES = 3  # runs with random weights; the last one where rows follow the weights at all
 _ODD_PROBES = 8  # the same, where layers have other rows than so many for each sample, as experts of a router
@@ -43,10 +48,13 @@ class Survey:
         config: the settings.
         generator: for random weights; None for the layers' own.
         uses: sees all uses of layers.
+        dependence: sees what depends on them.
 
     Attributes:
         places: of each layer's first use, by its name.
         uses: how often each layer was used.
+        joinable: the names of the layers whose inputs can be joined, as those of a loop are.
+        stepwise: of the layers that are given a step of a sequence.
         refusals: why a layer cannot be solved from its input: in a few words, and as an error.
     """
 
@@ -56,16 +64,22 @@ class Survey:
         config: TargetSpaceConfig,
         generator: torch.Generator | None = None,
         uses: Uses | None = None,
+        dependence: Dependence | None = None,
     ) -> None:
         self.places: dict[str, torch.Size] = {}
         self.uses: dict[str, int] = {}
+        self.joinable: set[str] = set()
+        self.stepwise: set[str] = set()
         self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
-        self._layers, self._config, self._generator, self._seen = layers, config, generator, uses
+        self._layers, self._config, self._generator = layers, config, generator
+        self._seen, self._dependence = uses, dependence
 
     @torch.enable_grad()  # as in a solve, so that it shows where forward switches gradients off
     def make(self, batch: ReferenceBatch, watch: Watch) -> Survey:
         """Run the model; ``watch`` sees what functions do with its parameters."""
-        ReferencePass(batch, self._layers).run(self._use, self._layers, watch=watch)
+        given = (self._layers, self._use, watch)
+        calls = Calls(*given) if self._dependence is None else FollowedCalls(self._dependence, *given)
+        ReferencePass(batch, self._layers).run(self._use, self._layers, None, calls)
         return self
 
     def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
@@ -77,12 +91,24 @@ class Survey:
         values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
         if first and why is None:
             self._bind(layer, x)
+            self._join(layer, x)
+        elif layer.name in self.joinable and layer.places(x) != self.places[layer.name]:
+            self.joinable.discard(layer.name)
         if self._seen is not None and layer.name not in self.refusals:
             self._seen.see(layer, x)
         passed = layer.produce(x, values)
+        if self._dependence is not None:
+            self._dependence.use(layer.name, x, passed)
         if calls.differentiated and any(bool(t.isnan().any()) for t in tensors_in(passed)):
             self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
         return passed
+
+    def _join(self, layer: TargetLayer, x: Any) -> None:
+        if isinstance(layer, LoopableLayer) and layer.name not in self.refusals:
+            if layer.fits_loop(x):
+                self.joinable.add(layer.name)
+            if layer.is_step(x):
+                self.stepwise.add(layer.name)
 
     @torch.no_grad()
     def _bind(self, layer: TargetLayer, x: Any) -> None:
@@ -115,24 +141,28 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
         known = {name: left for name, left in known.items() if state is None or name not in state["targets"]}
         found.left.update(known)
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
-        name_the_rest(model, found, config, survey(batch, found, config, probe=state is None))
+        loops = None if state is None else state.get("loops", {})
+        name_the_rest(model, found, config, survey(batch, found, config, loops))
         found.check(model)
     return found
 
 
-def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *, probe: bool = True) -> Watch:
+def survey(
+    batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, loops: Mapping[str, Sequence[int]] | None = None
+) -> Watch:
     """Add the layers to ``found`` that functions are, and leave those in weight space that ``batch`` cannot solve.
 
     Args:
         batch: the reference batch.
         found: the chosen layers.
         config: the settings.
-        probe: whether to run the model with random weights, too.
+        loops: of an earlier state: number and uses of the loop of each layer in one, by layer name. ``None`` looks for
+            loops, by running the model with random weights, too.
 
     Returns:
         What functions do with the model's parameters.
     """
-    watch = watched(batch.model)
+    watch, probe = watched(batch.model), loops is None
     first = Survey(found.layers, config).make(batch, watch)
     leave_unfit(found, watch)
     functions = functional_layers(batch.model, config, found, watch, first.uses)
@@ -143,10 +173,19 @@ def survey(batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, *
         found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
         first = Survey(found.layers, config).make(batch, Watch(()))
     uses = Uses([name for name, count in first.uses.items() if count > 1])
-    moved = _moved(batch, found.layers, config, first.places, uses) if probe else {}
-    for layer in list(found.layers):
+    dependence = Dependence()
+    moved = _moved(batch, found.layers, config, first, uses, dependence) if probe else {}
+    for layer in found.layers:
         layer.uses = first.uses.get(layer.name, 1)
-        why = _why(layer, first, moved, watch) or uses.why(layer)
+    joinable = first.joinable - moved.keys() if config.method == "scu" else set[str]()
+    if loops is None:
+        put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
+    else:
+        put_back_in_loops(found.layers, loops)
+    for layer in list(found.layers):
+        why = _why(layer, first, moved, watch)
+        if why is None and loop_of(layer) is None:
+            why = unfit_steps(layer, layer.name in first.stepwise) or uses.why(layer)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)
     return watch
@@ -156,10 +195,13 @@ def _moved(
     batch: ReferenceBatch,
     layers: Sequence[TargetLayer],
     config: TargetSpaceConfig,
-    places: Mapping[str, torch.Size],
+    first: Survey,
     uses: Uses,
+    dependence: Dependence,
 ) -> dict[str, torch.Size | None]:
-    """Where layers are applied with random weights, None for nowhere, of those with other ``places`` than before.
+    """Where layers are applied with random weights, None for nowhere, of those with other places than at ``first``.
+
+    A layer that may take part in a loop, and is used more or less often, is no longer one that can.
 
     At one draw of weights all may be where they were by chance, as two experts of a router, so that there are two. If
     layers have moved by then, others may have as many rows by chance, and there is a third. Of few samples chance is
@@ -168,14 +210,17 @@ def _moved(
     generator = torch.Generator().manual_seed(0)
     moved: dict[str, torch.Size | None] = {}
     samples = None if callable(batch.data) else batch_size(batch.data)
+    places = first.places
     odd = {name for name, here in places.items() if samples and here.numel() % samples}
     for probe in range(_ODD_PROBES if odd else _PROBES):
         try:
-            survey = Survey(layers, config, generator, None if probe else uses).make(batch, Watch(()))
+            looked = (None, None) if probe else (uses, dependence)
+            survey = Survey(layers, config, generator, *looked).make(batch, Watch(()))
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
         moved.update(others)
+        first.joinable &= {name for name in survey.joinable if survey.uses[name] == first.uses.get(name)}
         if probe and odd <= moved.keys() and (not moved or probe >= _PROBES - 1):
             break
     return moved

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
+from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.binding import Size
+from ts_lightning.layers.loop import LoopableLayer
+from ts_lightning.layers.noise import noisy_columns
 from ts_lightning.layers.reproduce import START_DAMPING
 
 
-class AffineLayer(TargetLayer):
+class AffineLayer(LoopableLayer):
     """A layer of one weight and perhaps a bias, whose targets are its outputs.
 
     Args:
@@ -72,6 +74,42 @@ class AffineLayer(TargetLayer):
     def achieved(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
         """The outputs at the solved rows."""
         return self.select(self.apply(x, *values))
+
+    def fits_loop(self, x: Tensor) -> bool:
+        """Whether there is a dimension of samples."""
+        return isinstance(x, Tensor) and x.dim() > 1
+
+    def joined(self, xs: Sequence[Tensor]) -> Tensor:
+        """The inputs one after the other along the samples."""
+        return torch.cat(list(xs))
+
+    def forced(self, x: Tensor, targets: Tensor) -> Tensor:
+        """The targets themselves."""
+        return (targets * self.unit).to(x.dtype)
+
+    @abstractmethod
+    def flat(self, weight: Tensor) -> Tensor:
+        """The weight (out, in, ...), for one as its Parameter holds it."""
+
+    @abstractmethod
+    def arranged(self, weight: Tensor) -> Tensor:
+        """The weight as its Parameter holds it, for one (out, in, ...)."""
+
+    def loop_values(self, x: Tensor, std: float, generator: torch.Generator) -> list[Tensor]:
+        """Weight and bias: orthogonal for inputs and for states, the former rescaled to ``std``."""
+        whole = torch.zeros_like(self.flat(self.weight), dtype=torch.float64)
+        states = None if self.loop is None else self.loop.states
+        if states is None or len(states) != whole.shape[1]:
+            states = torch.zeros(whole.shape[1], dtype=torch.bool)
+        parts = []
+        for columns in (~states, states):
+            drawn = torch.zeros(whole.shape, dtype=torch.float64)
+            if columns.any():
+                drawn[:, columns] = nn.init.orthogonal_(drawn[:, columns], generator=generator)
+            parts.append(self.arranged(drawn.to(x.device)))
+        bias = [] if self.bias is None else [parts[0].new_zeros(self.bias.shape)]
+        spread = float(self.apply(x.double(), parts[0], *bias).std(correction=0))
+        return [parts[0] * (std / spread if spread > 0 else 1.0) + parts[1], *bias]
 
     def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.

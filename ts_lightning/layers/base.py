@@ -31,13 +31,6 @@ from ts_lightning.ridge.repeated import Repeated
 from ts_lightning.ridge.system import RidgeSolver
 
 
-def noisy_columns(noise: float, count: int, others: int, like: Tensor) -> Tensor | None:
-    """The ``noise`` on the first ``count`` columns of A, (count + others,); None for none at all."""
-    if noise == 0:
-        return None
-    return torch.cat([like.new_full((count,), noise), like.new_zeros(int(others))])
-
-
 def has_methods(layer: TargetLayer, family: type, *names: str) -> bool:
     """Whether these methods of a layer are those of a class, and not of one that extends it."""
     return all(getattr(getattr(layer, name), "__func__", None) is getattr(family, name) for name in names)
@@ -61,7 +54,8 @@ class TargetLayer(ABC):
         parameters: the module's parameters that targets replace; the first one's place in an optimizer is theirs.
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
         anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
-        uses: how many times one forward uses the layer; it is solved from the rows of the first.
+        uses: how many times one forward uses the layer; it is solved from the rows of the first, or of all in a loop.
+        stage: how many loops have to be solved before the layer, see ``engine/walk.py``.
     """
 
     #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md
@@ -91,6 +85,7 @@ class TargetLayer(ABC):
         self.solver = self.solvers[0]
         self.anchor: tuple[Tensor, ...] | None = None
         self.uses = 1
+        self.stage = 0
         self._binding: Binding | None = None
 
     @property
@@ -98,6 +93,11 @@ class TargetLayer(ABC):
         """What :meth:`adopt` was given last."""
         assert self._binding is not None, f"layer '{self.name}' is not bound"
         return self._binding
+
+    @property
+    def joined_uses(self) -> int:
+        """How many uses are joined in the layer's input: those of a loop, 1 elsewhere."""
+        return 1
 
     @property
     def rows(self) -> Tensor | None:
@@ -206,7 +206,7 @@ class TargetLayer(ABC):
         Raises:
             TargetSpaceError: the samples do not lie along one dimension of the places.
         """
-        whole, here = self.binding, self.places(x)
+        whole, here, uses = self.binding, self.places(x), self.joined_uses
         everywhere = [torch.Size(there) for there in shards.objects(tuple(here))]
         dim = sample_dimension(whole.places, everywhere, shards)
         if dim is None:
@@ -216,7 +216,7 @@ class TargetLayer(ABC):
                 f"{len(range(*shards.bounds(0)))} of them; one dimension should be a multiple of the samples. Use "
                 f"reference.shard=False, or add '{self.module_name}' to exclude."
             )
-        rows, shared, cut = share_rows(whole.rows, whole.places, here, dim, shards)
+        rows, shared, cut = share_rows(whole.rows, whole.places, here, dim, shards, uses)
         shape = self.target_shape(here, rows)
         return replace(whole, places=here, rows=rows, shape=shape, shared=shared), cut
 

@@ -175,14 +175,14 @@ class FunctionalConv(ConvTargets):
     ) -> None:
         AffineLayer.__init__(self, name, module, config, weight, bias)
         self.geometry, self.form = geometry, form
-        turned = self.turned(weight)
+        turned = self.flat(weight)
         self.width, self.inputs = len(turned), turned[0].numel()
 
-    def turned(self, weight: Tensor) -> Tensor:
+    def flat(self, weight: Tensor) -> Tensor:
         """In the shape of a convolution's weight."""
         return self.form.shaped(weight)
 
-    def turned_back(self, weight: Tensor) -> Tensor:
+    def arranged(self, weight: Tensor) -> Tensor:
         """In the parameter's shape."""
         return weight.reshape(self.weight.shape)
 

@@ -36,7 +36,8 @@ class LinearTargets(AffineLayer):
         has a multiple of the model's "auto" unit; docs/defaults.md.
         """
         places = self.places(x)
-        every_step, total = sum(size > 1 for size in places) > 1, places.numel()
+        again = self.loop is not None and not self.loop.recurs and not self.loop.added
+        every_step, total = again or sum(size > 1 for size in places) > 1, places.numel()
         auto = sequence_rows(x.shape[-1] + (self.bias is not None)) if every_step else total
         chosen = sample_rows(rows, total, auto, generator, x.device)
         kept = total if chosen is None else len(chosen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.attention.projections import InProjection
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.bilinear import BilinearTargets
@@ -13,6 +12,7 @@ from ts_lightning.layers.conv.transposed import ConvTransposeTargets
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.recurrent.cells import GRULayer, RNNLayer
 from ts_lightning.layers.recurrent.projected import ProjectedLSTMLayer
+from ts_lightning.layers.recurrent.single import GRUCellLayer, LSTMCellLayer, RNNCellLayer
 
 _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.Linear: LinearTargets,
@@ -26,6 +26,9 @@ _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.RNN: RNNLayer,
     nn.LSTM: ProjectedLSTMLayer,
     nn.GRU: GRULayer,
+    nn.RNNCell: RNNCellLayer,
+    nn.LSTMCell: LSTMCellLayer,
+    nn.GRUCell: GRUCellLayer,
     nn.MultiheadAttention: InProjection,
 }
 
@@ -93,20 +96,6 @@ def register_layer(module: type[nn.Module], family: type[TargetLayer]) -> None:
             f"another subclass of TargetLayer of ts_lightning.layers.base."
         )
     _FAMILIES[module] = family
-
-
-def refusal(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | None:
-    """Why the module ``name`` cannot be solved by what is known of its class, in a few words, and as an error.
-
-    None where nothing is known.
-    """
-    if isinstance(module, nn.RNNCellBase):
-        kind = type(module).__name__.removesuffix("Cell")
-        return "called step by step", TargetSpaceError(
-            f"layer '{name}' is an nn.{kind}Cell, called step by step; targets need all steps at once. Use nn.{kind} "
-            f"on whole sequences, or add '{name}' to exclude."
-        )
-    return None
 
 
 def supported() -> str:

@@ -77,7 +77,7 @@ def sample_dimension(places: torch.Size, shares: Sequence[torch.Size], shards: S
 
 
 def share_rows(
-    rows: Tensor | None, places: torch.Size, here: torch.Size, dim: int, shards: Shards
+    rows: Tensor | None, places: torch.Size, here: torch.Size, dim: int, shards: Shards, uses: int = 1
 ) -> tuple[Tensor | None, ShardedRows, Cut]:
     """This process's share of a layer's rows.
 
@@ -87,20 +87,24 @@ def share_rows(
         here: of this process's samples.
         dim: the dimension of the places along which samples lie.
         shards: the processes.
+        uses: how many times the samples are lined up along it.
 
     Returns:
         The rows among those of this process's samples (None for all), how all rows are spread over the processes, and
         which of the targets are this process's.
     """
-    limits = [shards.bounds(rank, places[dim]) for rank in range(shards.ranks)]
+    samples = places[dim] // uses
+    limits = [shards.bounds(rank, samples) for rank in range(shards.ranks)]
     if rows is None:
         each = places.numel() // places[dim]
-        shared = ShardedRows(shards, [each * (high - low) for low, high in limits])
-        return None, shared, Cut(shards, dim, [torch.arange(*limit) for limit in limits])
+        shared = ShardedRows(shards, [each * uses * (high - low) for low, high in limits])
+        lined_up = torch.arange(places[dim]).view(uses, samples)
+        return None, shared, Cut(shards, dim, [lined_up[:, low:high].flatten() for low, high in limits])
     at = torch.stack(torch.unravel_index(rows.cpu(), places))
-    held = [((low <= at[dim]) & (at[dim] < high)).nonzero().squeeze(1) for low, high in limits]
-    own = at[:, held[shards.rank]]
-    own[dim] -= limits[shards.rank][0]
+    sample, use = at[dim] % samples, at[dim] // samples
+    held = [((low <= sample) & (sample < high)).nonzero().squeeze(1) for low, high in limits]
+    own, (low, high) = at[:, held[shards.rank]], limits[shards.rank]
+    own[dim] = (sample + use * (high - low))[held[shards.rank]] - low
     steps = torch.tensor([here[n + 1 :].numel() for n in range(len(here))])
     numbered = (own * steps.unsqueeze(1)).sum(0).to(rows.device)
     return numbered, ShardedRows(shards, [len(positions) for positions in held]), Cut(shards, 0, held)

@@ -18,9 +18,10 @@ from torch.nn import functional
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.layers.attention.heads import attend
 from ts_lightning.layers.attention.sources import Sources
-from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
+from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.layers.noise import noisy_columns
 from ts_lightning.ridge.processes import Cut, Shards
 
 _SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")

@@ -51,12 +51,12 @@ class ConvTargets(AffineLayer):
         super().__init__(name, module, config, weight, bias)
         self.geometry = Geometry.of(module)
 
-    def turned(self, weight: Tensor) -> Tensor:
+    def flat(self, weight: Tensor) -> Tensor:
         """A convolution's weight (out, in / groups, *kernel) for the parameter's value."""
         return weight
 
-    def turned_back(self, weight: Tensor) -> Tensor:
-        """The inverse of :meth:`turned`."""
+    def arranged(self, weight: Tensor) -> Tensor:
+        """The inverse of :meth:`flat`."""
         return weight
 
     @classmethod
@@ -126,7 +126,7 @@ class ConvTargets(AffineLayer):
     def solve(self, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Weight and bias (out,), and what is passed on (N, out, *space)."""
         padded, wanted = self.geometry.pad(x), targets * self.unit
-        anchor = None if self.anchor is None else [self.turned(self.anchor[0]), *self.anchor[1:]]
+        anchor = None if self.anchor is None else [self.flat(self.anchor[0]), *self.anchor[1:]]
         if self.patches is None:
             z0 = None if anchor is None else self.geometry.convolve(padded, *(value.to(x.dtype) for value in anchor))
             t = wanted if z0 is None else wanted - z0
@@ -134,7 +134,7 @@ class ConvTargets(AffineLayer):
             solved = [weight] if bias is None else [weight, bias]
             if anchor is not None:
                 solved, z = [value + w0 for value, w0 in zip(solved, anchor, strict=True)], z + z0
-            return [self.turned_back(solved[0]), *solved[1:]], wanted if self.ocu else z
+            return [self.arranged(solved[0]), *solved[1:]], wanted if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         if anchor is not None:
             w0 = self.geometry.to_matrix(anchor[0], anchor[1] if len(anchor) > 1 else None)
@@ -144,7 +144,7 @@ class ConvTargets(AffineLayer):
         w = solve(a.squeeze(0), t.squeeze(0), self.solver).unsqueeze(0) if alone else solve(a, t, self.solver)
         weight, bias = self.geometry.to_weight(w if anchor is None else w + w0, self.bias is not None)
         values = [weight.contiguous()] if bias is None else [weight.contiguous(), bias]
-        own = [self.turned_back(values[0]), *values[1:]]
+        own = [self.arranged(values[0]), *values[1:]]
         if self.ocu:
             # a copy, since the next layer may change its input in place
             return own, wanted.clone()
@@ -156,7 +156,7 @@ class ConvTargets(AffineLayer):
             return super().around(x)
         assert self.anchor is not None, f"layer '{self.name}' has no anchor"
         a = self.patches.gather(self.geometry.pad(x), self.bias is not None)
-        w0 = self.geometry.to_matrix(self.turned(self.anchor[0]), self.anchor[1] if len(self.anchor) > 1 else None)
+        w0 = self.geometry.to_matrix(self.flat(self.anchor[0]), self.anchor[1] if len(self.anchor) > 1 else None)
         rows = (a @ w0.to(a.dtype)).transpose(0, 1).reshape(a.shape[1], self.width)
         if self.rows is not None:
             return rows
@@ -183,12 +183,12 @@ class ConvTargets(AffineLayer):
     def kept_values(self, w: Sequence[Tensor]) -> list[Tensor]:
         """Weight and bias for W (groups, d, out / groups)."""
         weight, bias = self.geometry.to_weight(w[0] if w[0].dim() == 3 else w[0].unsqueeze(0), self.bias is not None)
-        weight = self.turned_back(weight)
+        weight = self.arranged(weight)
         return [weight] if bias is None else [weight, bias]
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Output (N, out, *space)."""
-        return self.geometry.convolve(self.geometry.pad(x), self.turned(weight), bias)
+        return self.geometry.convolve(self.geometry.pad(x), self.flat(weight), bias)
 
     def produce(self, x: Tensor, values: Sequence[Tensor]) -> Tensor:
         """The output, also of one sample without a dimension for it."""
@@ -204,7 +204,7 @@ class ConvTargets(AffineLayer):
         """Targets for a weight and bias."""
         x = self.geometry.pad(x).double()
         bias = values[1].double() if len(values) > 1 else None
-        w0 = self.geometry.to_matrix(self.turned(values[0].double()), bias)
+        w0 = self.geometry.to_matrix(self.flat(values[0].double()), bias)
         if self.patches is not None:
             t, rank = reproduce_matrix(self.patches.gather(x, bias is not None), w0, self.solver, damping)
             rows = t.transpose(0, 1).reshape(t.shape[1], -1)

@@ -49,11 +49,11 @@ class ConvTransposeTargets(ConvTargets):
         extra = m._output_padding(input, output_size, m.stride, m.padding, m.kernel_size, axes, m.dilation)
         return visit(layer, spread(input, m, extra))
 
-    def turned(self, weight: Tensor) -> Tensor:
+    def flat(self, weight: Tensor) -> Tensor:
         """(out, in / groups, *kernel), flipped, for (in, out / groups, *kernel)."""
         return self._swapped(weight, self.geometry.groups)
 
-    def turned_back(self, weight: Tensor) -> Tensor:
+    def arranged(self, weight: Tensor) -> Tensor:
         """(in, out / groups, *kernel)."""
         return self._swapped(weight, self.geometry.groups)
 

@@ -23,10 +23,12 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.base import TargetLayer, Visit, noisy_columns
+from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.binding import Binding, Size, StepUnit
+from ts_lightning.layers.loop import INPUTS_STD, STEP_SHARE, LoopableLayer
+from ts_lightning.layers.noise import noisy_columns
 from ts_lightning.layers.recurrent.module import Passed, directions, run_module
-from ts_lightning.layers.recurrent.sequences import Packed, Part, Sequences
+from ts_lightning.layers.recurrent.sequences import Dense, Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING
 from ts_lightning.layers.rows import feature_varies, sequence_ridge, sequence_rows
@@ -48,7 +50,7 @@ class RecurrentBinding(Binding):
     part: Part | None
 
 
-class RecurrentLayer(TargetLayer):
+class RecurrentLayer(LoopableLayer):
     """One direction of one level of a recurrent module.
 
     Targets have the layout of the input, (..., gates x hidden): (steps, samples, ...), or (samples, steps, ...) with
@@ -59,23 +61,24 @@ class RecurrentLayer(TargetLayer):
         name: the module's name.
         module: the nn.RNN, nn.LSTM or nn.GRU.
         config: the target space's settings.
-        suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...
+        suffix: which layer of the module this is, as in the names of its weights: "l0", "l0_reverse", ...; "" for a
+            cell, which has one.
     """
 
-    #: steps add up along time; docs/defaults.md
-    step_share = 0.1
-    #: of what the inputs contribute: a state that inputs hardly saturate is handed on; docs/defaults.md
-    normalised_std = 0.05
+    step_share = STEP_SHARE
+    #: a state that inputs hardly saturate is handed on
+    normalised_std = INPUTS_STD
     #: cuDNN takes all weights in one piece of memory
     moves_weights = True
     #: gates, each of hidden size, in the targets
     gates: ClassVar[int]
 
-    def __init__(self, name: str, module: nn.RNNBase, config: TargetSpaceConfig, suffix: str) -> None:
-        super().__init__(f"{name}.{suffix}" if name else suffix, module, config, self.gates * module.hidden_size)
+    def __init__(self, name: str, module: nn.RNNBase | nn.RNNCellBase, config: TargetSpaceConfig, suffix: str) -> None:
+        own = ".".join(part for part in (name, suffix) if part)
+        super().__init__(own, module, config, self.gates * module.hidden_size)
         self.module_name = name
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
-        self.parameters = [getattr(module, f"{kind}_{suffix}") for kind in kinds]
+        self.parameters = [getattr(module, "_".join([kind, *([suffix] if suffix else [])])) for kind in kinds]
         self.hidden = module.hidden_size
         self.inputs, self.state = self.parameters[0].shape[1], self.parameters[1].shape[1]
         self.ones = module.bias
@@ -228,8 +231,7 @@ class RecurrentLayer(TargetLayer):
 
     def features(self, x: Sequences) -> list[Tensor]:
         """The sequences; the states, too, where there is one step, whose only states are the initial ones."""
-        alone = len(x.layout.steps(x.data)) == 1
-        return [x.data, x.initial[0]] if alone else [x.data]
+        return [x.data, x.initial[0]] if self.is_step(x) else [x.data]
 
     def varies(self, x: Sequences) -> bool:
         """Whether a feature of the sequences is not the same at all steps; the states are left aside."""
@@ -247,6 +249,34 @@ class RecurrentLayer(TargetLayer):
             first, last, _ = inputs.indices(self.columns)
             padded.append(functional.pad(block, (0, 0, first, self.columns - last)))
         return self.pack(padded[0] if len(padded) == 1 else torch.cat(padded, -1))
+
+    def sample_axis(self, x: Sequences) -> int:
+        """Beside time."""
+        assert isinstance(x.layout, Dense)
+        return 1 - x.layout.dim
+
+    def fits_loop(self, x: Sequences) -> bool:
+        """Whether the sequences have one length."""
+        return isinstance(x.layout, Dense)
+
+    def is_step(self, x: Sequences) -> bool:
+        """Whether the sequences have one step."""
+        return len(x.layout.steps(x.data)) == 1
+
+    def joined(self, xs: Sequence[Sequences]) -> Sequences:
+        """The sequences and initial states of all uses, one after the other along the samples."""
+        data = torch.cat([x.data for x in xs], self.sample_axis(xs[0]))
+        initial = zip(*(x.initial for x in xs), strict=True)
+        return Sequences(data, tuple(torch.cat(states) for states in initial), xs[0].layout)
+
+    def forced(self, x: Sequences, targets: Tensor) -> Passed:
+        """The states along the targets."""
+        states = self.states(x, targets)
+        return states[0].clone(), tuple(x.layout.last(state) for state in states)
+
+    def loop_values(self, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
+        """Orthogonal weights, as those of :meth:`start`."""
+        return orthogonal(self, x.double(), std, generator)
 
     def produce(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """The real run, in OCU too."""

@@ -79,6 +79,10 @@ class ProjectedLSTMLayer(LSTMLayer):
             return values, (h.clone(), (x.layout.last(h), x.layout.last(c)))
         return values, self.run(x, values)
 
+    def fits_loop(self, x: Sequences) -> bool:
+        """No: the states are those of the solved projection, which no use knows ahead of all."""
+        return False
+
     def sizes(self) -> list[Size]:
         """The gates' systems, and the projection's."""
         found = super().sizes()

@@ -123,6 +123,10 @@ class Sequences:
         """Without a graph."""
         return Sequences(self.data.detach(), tuple(state.detach() for state in self.initial), self.layout)
 
+    def clone(self) -> Sequences:
+        """A copy, in the same graph."""
+        return Sequences(self.data.clone(), tuple(state.clone() for state in self.initial), self.layout)
+
     def double(self) -> Sequences:
         """In float64."""
         return Sequences(self.data.double(), tuple(state.double() for state in self.initial), self.layout)

@@ -1,0 +1,61 @@
+"""nn.RNNCell, nn.LSTMCell and nn.GRUCell: recurrent layers of one step, whose steps are the uses of a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.layers.base import TargetLayer, Visit
+from ts_lightning.layers.recurrent.cells import GRULayer, LSTMLayer, RNNLayer
+from ts_lightning.layers.recurrent.layer import RecurrentLayer
+from ts_lightning.layers.recurrent.sequences import Dense, Sequences
+
+
+class _Cell(RecurrentLayer):
+    """A cell, whose sequences have one step: (1, samples, ...)."""
+
+    @classmethod
+    def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
+        """Whether the module computes what ``base`` does, and all its weights are parameters of its own."""
+        assert isinstance(module, nn.RNNCellBase)
+        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+        own = all(module._parameters.get(name) is not None for name in names)
+        return own and type(module).forward is base.forward
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
+        """One layer."""
+        assert isinstance(module, nn.RNNCellBase)
+        return [cls(name, module, config, "")]
+
+    @staticmethod
+    def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor, hx: Any = None) -> Any:
+        """The cell's forward: its next state h, or (h, c) of an LSTM."""
+        (layer,) = layers
+        cell: Any = layer.module
+        with_memory, single = isinstance(cell, nn.LSTMCell), input.dim() == 1
+        x = input.unsqueeze(0) if single else input
+        if hx is None:
+            zeros = x.new_zeros(len(x), cell.hidden_size)
+            states: tuple[Tensor, ...] = (zeros, zeros) if with_memory else (zeros,)
+        else:
+            given = tuple(hx) if with_memory else (hx,)
+            states = tuple(state.unsqueeze(0) for state in given) if single else given
+        _, last = visit(layer, Sequences(x.unsqueeze(0), states, Dense(0)))
+        found = tuple(state.squeeze(0) for state in last) if single else last
+        return found if with_memory else found[0]
+
+
+class RNNCellLayer(_Cell, RNNLayer):
+    """nn.RNNCell."""
+
+
+class LSTMCellLayer(_Cell, LSTMLayer):
+    """nn.LSTMCell."""
+
+
+class GRUCellLayer(_Cell, GRULayer):
+    """nn.GRUCell."""
