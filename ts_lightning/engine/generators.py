@@ -31,7 +31,8 @@ _MOST = 20_000  # objects that are looked into
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), Tensor))  # which are passed over
 _CODE = (FunctionType, MethodType, partial, staticmethod, classmethod, property)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_LIGHTNING = ("lightning.", "pytorch_lightning.")
+#: how the names of modules of Lightning begin
+LIGHTNING = ("lightning.", "pytorch_lightning.")
 
 
 def is_generator(value: Any) -> bool:
@@ -113,7 +114,7 @@ def _within(value: Any) -> Iterable[Any]:
         return vars(value).values() if of_user(value.__module__) else ()
     if kind in ATOMIC or issubclass(kind, Tensor):
         return ()
-    if str(kind.__module__).startswith(_LIGHTNING) and not issubclass(kind, (Dataset, Sampler)):  # these wrap a user's
+    if str(kind.__module__).startswith(LIGHTNING) and not issubclass(kind, (Dataset, Sampler)):  # these wrap a user's
         return ()
     inside = _entries(value)
     attributes = _attributes(value)
@@ -168,7 +169,7 @@ def _of_code(code: Any) -> Iterable[Any]:
         with suppress(ValueError):  # not filled yet
             inside.append(cell.cell_contents)
     if of_user(code.__module__):
-        names = _names(code.__code__)
+        names = names_of(code.__code__)
         named = [code.__globals__.get(name) for name in names]
         inside.extend(named)
         for each in named:  # a user's other files, of which the code may name a variable
@@ -177,6 +178,6 @@ def _of_code(code: Any) -> Iterable[Any]:
     return inside
 
 
-def _names(code: CodeType) -> set[str]:
+def names_of(code: CodeType) -> set[str]:
     """The names that code asks for, that of comprehensions within it too."""
-    return {*code.co_names, *(name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part))}
+    return {*code.co_names, *(name for part in code.co_consts if isinstance(part, CodeType) for name in names_of(part))}

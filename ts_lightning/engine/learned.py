@@ -23,6 +23,9 @@ class Learned:
     Attributes:
         starts: values that modules' attributes had before forward wrote to them for the first time, by module and name.
         registries: the keys of what modules had registered (hooks, buffers, ...) before forward added to it, likewise.
+        arrays: arrays of NumPy that runs wrote to, by id, each with the values that it had before the first.
+        items: what runs read of iterators, by the id of the container in which one stands and the key there, each with
+            the container.
         large: large tensors that a run left as they were, by id, each with its version.
         seen: the modules of a run that came to its end.
         noted: by a module's class the names and types of the attributes that one had, and which of them to look into.
@@ -31,6 +34,8 @@ class Learned:
     def __init__(self) -> None:
         self.starts: dict[nn.Module, dict[str, Any]] = {}
         self.registries: dict[tuple[nn.Module, str], set[Any]] = {}
+        self.arrays: dict[int, tuple[Any, Any]] = {}
+        self.items: dict[tuple[int, Any], tuple[Any, list[Any]]] = {}
         self.large: dict[int, tuple[Tensor, int]] = {}
         self.seen: WeakSet[nn.Module] = WeakSet()
         self.noted: dict[type, tuple[list[str], list[type], list[str]]] = {}

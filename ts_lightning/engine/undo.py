@@ -4,24 +4,27 @@ The forward runs on copies of the buffers and of other tensors that modules hold
 gone with the copies, and a graph of autograd that outlives the forward holds tensors to which nobody else writes.
 
 Long lists and dictionaries get their entries back without a look into these, as those to which every training step
-appends. Objects of installed libraries, modules aside, and arrays of NumPy are left alone.
+appends. Iterators are read ahead of training (:mod:`ts_lightning.engine.ahead`). Objects of installed libraries,
+modules aside, and large arrays of NumPy are left alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import is_
-from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ts_lightning.engine.ahead import Iterators, Reading, is_iterator
+from ts_lightning.engine.arrays import Arrays, is_array
 from ts_lightning.engine.batches import own, sequence
 from ts_lightning.engine.generators import is_generator, putting_back, start_at
 from ts_lightning.engine.learned import ATOMIC, INTERNAL, Learned
 from ts_lightning.engine.libraries import of_user
+from ts_lightning.engine.reached import Reached
 from ts_lightning.engine.written import LARGE, Written, bytes_of, version_of, warn_of_write
 
 _FEW = 64  # entries of a container, up to which these are looked into
@@ -52,7 +55,8 @@ class Undo:
         self._dictionaries: list[tuple[Any, dict[Any, Any]]] = []
         self._empty: list[dict[Any, Any]] = []  # of modules
         self._sequences: list[tuple[Any, Any]] = []
-        self._cells: list[tuple[Any, Any]] = []
+        self._arrays, self._iterators = Arrays(learned.arrays), Iterators(learned.items)
+        self._reached = Reached()
         self._generators: list[Callable[[], Any]] = []  # which put them back
         self._elsewhere: list[tuple[nn.Module, bool]] = []  # modules that keep their mode outside of their attributes
         self._scripted: list[tuple[nn.Module, str, Tensor]] = []  # buffers of TorchScript, by module and name
@@ -62,29 +66,19 @@ class Undo:
         self._module(model)
 
     def reach(self, function: Any) -> None:
-        """Record what a function can write to: what it is bound to, its closure, defaults, and the globals it names."""
-        while hasattr(function, "func"):  # a functools.partial
-            self._record(function.args)
-            self._record(function.keywords)
-            function = function.func
-        self._record(getattr(function, "__self__", None))
-        function = getattr(function, "__func__", function)
-        if not isinstance(function, FunctionType):
-            self._record(function)
-            return
-        self._record(function.__defaults__)
-        self._record(function.__kwdefaults__)
-        for cell in function.__closure__ or ():
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-            self._cells.append((cell, value))
-            self._record(value)
-        space = function.__globals__
-        for name in function.__code__.co_names:
-            if name in space and type(space[name]) not in ATOMIC:
-                self._record(space[name])
+        """Record what a function can write to, see :mod:`ts_lightning.engine.reached`."""
+        self._found(self._reached.add(function))
+
+    def reach_attributes(self, owner: Any) -> None:
+        """Record which attributes an object or a class has, without a look into what an object holds."""
+        if isinstance(owner, type):
+            self._found(self._reached.add_class(owner))
+        elif owner is not None:
+            self._dictionaries.append((owner.__dict__, owner.__dict__.copy()))
+
+    def leave(self, modules: Iterable[nn.Module]) -> None:
+        """Leave modules out, of which there is another record."""
+        self._seen.update({id(module): module for module in modules})
 
     def copy(self) -> None:
         """Put copies in the place of the tensors that modules hold, and attributes that forward writes at their start.
@@ -97,6 +91,8 @@ class Undo:
         for container, key, value in self._tensors:
             if container[key] is value:  # and not what the mode has put there
                 container[key] = self._copied(value)
+        self._arrays.start()
+        self._iterators.read_ahead()
         for module, starts in self._learned.starts.items():
             for name, value in starts.items():
                 if value is _MISSING:
@@ -115,6 +111,7 @@ class Undo:
     def learn(self) -> None:
         """Keep for later runs what this one wrote to."""
         self._learned.seen.update(self.modules)
+        self._arrays.learn()
         learned = False
         for module, (holder, before) in zip(self.modules, self._holders, strict=True):
             if "training" in before:  # which the mode of the pass has changed
@@ -169,8 +166,9 @@ class Undo:
             elif len(held) != len(kept) or any(a is not b for a, b in zip(held, kept, strict=True)):
                 held.clear()
                 held.extend(kept)
-        for cell, value in self._cells:
-            cell.cell_contents = value
+        self._reached.restore()
+        self._arrays.restore()
+        self._iterators.restore()
         for put_back in reversed(self._generators):  # the first of those that share their state has the oldest
             put_back()
         for module, training in self._elsewhere:
@@ -203,12 +201,21 @@ class Undo:
             if child is not None:
                 self._module(child)
 
+    def _found(self, entries: Iterable[tuple[Any, Any, Any]]) -> None:
+        for container, key, value in entries:
+            if container is None:
+                self._record(value)
+            else:
+                self._entry(container, key, value)
+
     def _entry(self, container: Any, key: Any, value: Any) -> None:
         """Record what stands in a container."""
         if type(value) in ATOMIC:
             return
         if isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
             self._tensors.append((container, key, value))
+        elif is_iterator(value):
+            self._iterators.add(container, key, value)
         else:
             self._record(value)
 
@@ -235,6 +242,8 @@ class Undo:
                 self._record(entry)
         elif isinstance(value, set):
             self._sequences.append((value, value.copy()))
+        elif is_array(value):
+            self._arrays.add(value)
         elif is_generator(value):
             self._generators.append(putting_back(value))
             start_at(value, self._seed)
@@ -257,6 +266,8 @@ class Undo:
         """Whether an attribute was written to: set to another value, or a tensor changed in place."""
         if isinstance(was, tuple) and isinstance(now, tuple) and len(was) == len(now):
             return any(self._written(a, b) for a, b in zip(was, now, strict=True))
+        if isinstance(now, Reading):
+            return now.given is not was
         if isinstance(was, Tensor) and id(was) in self._copies:
             copy, _, version = self._copies[id(was)]
             return now is not copy or version_of(copy) != version

@@ -22,6 +22,7 @@ from torch import Tensor
 from ts_lightning.amount import amount
 from ts_lightning.engine.batches import batch_size, part
 from ts_lightning.engine.copies import fresh
+from ts_lightning.engine.learned import Learned
 from ts_lightning.engine.mode import forwards
 from ts_lightning.engine.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
@@ -83,7 +84,7 @@ def _draws(module: TargetSpaceModule, batch: Any, step: Call, given: Inputs) -> 
     trainer, config = module._trainer, module.target_space
     if trainer is None or trainer.world_size == 1 or config is None or not config.reference.shard:
         return False
-    if agree(tried(module, fresh(batch), step, seed=1), given):
+    if agree(tried(module, fresh(batch), step, more=1), given):
         return False
     rank_zero_warn(
         f"training_step gives forward inputs that are drawn at random, and each of {trainer.world_size} processes has "
@@ -169,8 +170,10 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
         return "Nor can training_step() be run in its place, since it takes batches from an iterator."
     index = (0,) if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2) else ()
 
+    learned = Learned()
+
     def step(batch: Any) -> Any:
-        with untouched(module):
+        with untouched(module, learned):
             return module.training_step(batch, *index)
 
     given = fresh(batch)

@@ -34,10 +34,10 @@ _ROUNDING = 1e-3  # of their norm, up to which inputs are the same
 Inputs = dict[nn.Module, Tensor | None]
 
 
-def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], seed: int = 0) -> Inputs:
+def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], more: int = 0) -> Inputs:
     """Run a call without a trace; returns what it gave to the supported layers that it reached with gradients on.
 
-    Random numbers start at ``seed``.
+    Random numbers start at the user's seed and ``more``, so that what is read ahead of training follows it.
     """
     given: Inputs = {}
 
@@ -49,7 +49,7 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], see
         quiet(module),
         torch.inference_mode(False),
         torch.enable_grad(),  # a forward may differentiate
-        Untraced(module, seed)() as undo,
+        Untraced(module, (torch.initial_seed() + more) % 2**63)() as undo,
         ReferenceMode(module, None)(undo.modules),
     ):
         before = _state(undo.modules)
@@ -95,16 +95,30 @@ def quiet(module: LightningModule) -> Iterator[None]:
 
 
 @contextmanager
-def untouched(module: LightningModule) -> Iterator[None]:
-    """Put back what the user's own functions of a module's classes write to beside attributes, as lists of losses."""
-    undo = Undo(nn.Module(), Learned(), 0)
+def untouched(module: LightningModule, learned: Learned) -> Iterator[None]:
+    """Put back what the user's own functions of a module's classes write to beside the module.
+
+    Variables of their files, as lists of losses, attributes of classes, and those of the Trainer and of its datamodule.
+
+    Args:
+        module: the module, of which there is another record.
+        learned: by earlier runs, added to.
+    """
+    undo = Undo(nn.Module(), learned, 0)
+    undo.leave(module.modules())
     for kind in type(module).__mro__:
         if of_user(kind.__module__):
+            undo.reach_attributes(kind)
             for value in vars(kind).values():
                 if isinstance(value, FunctionType):
                     undo.reach(value)
+    trainer: Any = module._trainer
+    for owner in (trainer, getattr(trainer, "datamodule", None)):
+        undo.reach_attributes(owner)
     try:
+        undo.copy()
         yield
+        undo.learn()
     finally:
         undo.restore()
 
