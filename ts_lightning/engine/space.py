@@ -20,6 +20,7 @@ from ts_lightning.engine.bystanders import check_alone, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
+from ts_lightning.engine.norms import FrozenNorms
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
@@ -82,7 +83,7 @@ class TargetSpace:
         left: what stays in weight space of all that was meant to be solved: name, kind and reason of each module.
         cascade: the solve of all layers and its pull-back, for whoever builds on the engine.
         stepping: what happens around the steps of optimizers, likewise.
-        partition: the processes' shares, likewise.
+        partition, norms: the processes' shares, and the norms that are frozen, likewise.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class TargetSpace:
         check_alone(model, found.layers)
         self.left = list(found.left.values())
         self.cascade = Cascade(model, found.layers, self.config, self.partition)
-        self.stepping = Stepping(self.cascade)
+        self.stepping, self.norms = Stepping(self.cascade), FrozenNorms(model, self.cascade, state is not None)
         auto = self.config.init == "auto" and state is None
         given = given_layers(found.layers, loaded) if auto else set()
         self._started = start_of(self.config.init, found.layers, given, state is not None)
@@ -191,8 +192,7 @@ class TargetSpace:
     def follow_model(self) -> str | None:
         """Look whether the model was changed since the last call; where only its modules were, the next solve is new.
 
-        Returns:
-            Which of its parameters are others than the targets were made for, in words; None where they are the same.
+        Returns which of its parameters are others than the targets were made for, in words; None for the same.
         """
         changed, parameters = self._structure.compare()
         if changed and parameters is None:
@@ -228,6 +228,7 @@ class TargetSpace:
             TargetSpaceError: there has been no solve since the last pull-back, the targets have changed since, or
                 the gradients have a graph of their own.
         """
+        self.norms.follow()
         return self.cascade.pullback(keep=keep)
 
     def release(self) -> None:
@@ -272,8 +273,7 @@ class TargetSpace:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the targets of an earlier :meth:`state_dict` of this space; call :meth:`solve` behind it.
 
-        Raises:
-            TargetSpaceError: the state is of other layers, rows or samples.
+        Raises TargetSpaceError if the state is of other layers, rows or samples.
         """
         self._beginning.load_state_dict(state)
 

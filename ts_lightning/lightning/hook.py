@@ -87,6 +87,8 @@ class SolveHook:
         self._changes.say(args[0] if args else None)
         for steps in self._steps.values():
             steps.stand_closest()
+        if self._failure is None:
+            self._space.norms.follow()
         self._prepare()
         self._begun = self._versions()
         result = self._training_step(*args, **kwargs)
