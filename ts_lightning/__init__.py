@@ -10,6 +10,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
+from ts_lightning import interrupt as _interrupt
+
 if TYPE_CHECKING:
     from ts_lightning.callbacks.monitor import TargetSpaceMonitor
     from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
@@ -77,5 +79,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+_interrupt.end_quietly()
 if "lightning.pytorch" in sys.modules:  # then Trainer(strategy="target_space") may come before any of the names above
     importlib.import_module(f"{__name__}.lightning.strategy")

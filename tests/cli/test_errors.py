@@ -40,7 +40,7 @@ CASES = {
         ["--target_space: method='ocu'", "Use rows='all'"],
     ),
     "layer": ([*NET, "--target_space.layers", "[nothing]"], ["'nothing'", "matches no layer"]),
-    "threads": ([*NET, "--threads", "0"], ["--threads: found 0; expected at least 1"]),
+    "threads": ([*NET, "--threads", "0"], ["--threads: found 0; expected a number at least 1"]),
     "checkpoint": ([*NET, "--ckpt_path", "nowhere.ckpt"], ["'nowhere.ckpt': cannot be read (No such file"]),
     "damaged checkpoint": ([*NET, "--ckpt_path", "damaged.ckpt"], ["'damaged.ckpt': not a file of tensors"]),
 }

@@ -1,5 +1,6 @@
 """``export``: weights for use without this package, as a plain checkpoint, safetensors and ONNX."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -219,3 +220,26 @@ def test_tied_weights_and_extra_state(form, tmp_path):
         assert_equal(load_file(out), {"first": weight, "tied": weight})
     else:
         assert torch.load(out, weights_only=True)["state_dict"]["net._extra_state"] == {"calls": 3}
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors", "onnx"])
+def test_a_full_disk_is_said_and_leaves_what_was_there(ending, checkpoint, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / f"net.{ending}"
+    out.write_text("the last export")
+    for writer in ("torch.save", "safetensors.torch.save_file", "torch.onnx.export"):
+        monkeypatch.setattr(writer, full)
+    error = mistake(main, "export", checkpoint, out)
+    assert "A file cannot be written (" in error
+    assert "No space left on device. Expected a disk with room for it" in error
+    assert out.read_text() == "the last export"
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_link_is_followed(checkpoint, tmp_path):
+    (tmp_path / "new.ckpt").symlink_to(tmp_path / "there.ckpt")
+    exported(checkpoint, tmp_path / "new.ckpt")
+    assert (tmp_path / "new.ckpt").is_symlink()
+    assert (tmp_path / "there.ckpt").is_file()

@@ -14,6 +14,7 @@ import torch
 
 from tests.support.fits import assert_equal
 from tests.support.runs import done, files, metrics
+from ts_lightning import interrupt
 from ts_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +80,47 @@ def test_the_printed_command_goes_on_to_the_same_result_as_without_interruption(
     assert_equal(resumed["target_space"]["targets"], whole["target_space"]["targets"])
     losses = metrics(tmp_path / "whole", "train/loss")
     assert metrics(folder / "run", "train/loss") + metrics(tmp_path / "resumed", "train/loss") == losses
+
+
+PROGRAMS = {"module": ["-m", "ts_lightning"], "recipe": ["-m", "ts_lightning.recipes.two_spirals"]}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_ctrl_c_while_a_program_imports_what_it_needs_is_no_traceback(program, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(  # a Ctrl-C when torch is imported, which takes the longest
+        "import os, signal, sys\n"
+        "class Early:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Early())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, *program, "fit", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_only_a_program_of_this_package_answers_ctrl_c_otherwise(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for argv, words, answers in [
+            (["x.py"], ["python", "x.py"], False),
+            (["-m"], ["python", "-m", "pytest"], False),
+            ([], ["python"], False),
+            (["-m", "fit"], ["python", "-X", "dev", "-m", "ts_lightning.recipes.rnn_bits", "fit"], True),
+            (["/bin/ts-lightning", "fit"], ["python", "/bin/ts-lightning", "fit"], True),
+        ]:
+            monkeypatch.setattr(sys, "argv", argv)
+            monkeypatch.setattr(sys, "orig_argv", words)
+            interrupt.end_quietly()
+            assert (signal.getsignal(signal.SIGINT) is not signal.default_int_handler) == answers, words
+            interrupt.as_usual()
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

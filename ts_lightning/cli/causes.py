@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from traceback import walk_tb
@@ -11,17 +10,6 @@ from types import FrameType
 from ts_lightning.errors import SettingError, first_line
 
 _PARSER, _OURS = "jsonargparse", "ts_lightning"
-#: what torch makes from a user's numbers, by the module that refuses them
-_MADE = {
-    "torch.optim.lr_scheduler": ("schedule", "--lr_scheduler or of what the module makes it with"),
-    "torch.optim": ("optimizer", "--optimizer or of what the module makes it with"),
-    "torch.utils.data": ("loader", "--data or of what the module makes it with"),
-}
-#: whose places in a file say nothing to a user
-_LIBRARIES = {"torch", "lightning", "jsonargparse", "ts_lightning", "__main__", "runpy", "contextlib"}
-#: a disk on which nothing can be written, or nothing more
-_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-_NO_SAMPLES = "num_samples should be a positive"
 
 
 def cause(error: BaseException) -> BaseException:
@@ -67,41 +55,7 @@ def of_an_import(error: BaseException | None) -> str | None:
         frame, line = bodies[-1]
         place, text = (frame.f_code.co_filename, line), str(found)
     said = f"{type(found).__name__}: {text}" if text else type(found).__name__
-    return f"its file cannot be imported. {_short(place[0])}, line {place[1]}: {said}."
-
-
-def of_a_setting(error: BaseException) -> str | None:
-    """What is said of a number that an optimizer, schedule or loader of torch refuses when it is made, or ``None``."""
-    frames = list(walk_tb(error.__traceback__))
-    if not frames or not isinstance(error, (TypeError, ValueError)) or frames[-1][0].f_code.co_name != "__init__":
-        return None
-    module = module_of(frames[-1][0])
-    made = next((made for name, made in _MADE.items() if f"{module}.".startswith(f"{name}.")), None)
-    if made is None:
-        return None
-    what, where = made
-    text = first_line(error).rstrip(".")
-    if text.startswith(_NO_SAMPLES):
-        text, where = "its data set is empty, and it shuffles", "data with at least one sample"
-    else:
-        where = f"other values of {where}"
-    return f"The {what} cannot be made{_place(error)}: {text}. Expected {where}."
-
-
-def of_a_disk(error: BaseException) -> str | None:
-    """What is said of a disk that is full or read-only, or ``None`` for any other error."""
-    if not isinstance(error, OSError) or error.errno not in _DISK:
-        return None
-    file = f"'{error.filename2 or error.filename}'" if error.filename else "A file"
-    expected = "Expected a disk with room for it; that of a run is --out FOLDER."
-    return f"{file} cannot be written{_place(error)}: {error.strerror}. {expected}"
-
-
-def _place(error: BaseException) -> str:
-    """The last line of a user's own, or of another library's, on the way to an error, if there is one."""
-    frames = walk_tb(error.__traceback__)
-    own = [(frame, line) for frame, line in frames if module_of(frame).partition(".")[0] not in _LIBRARIES]
-    return f" ({_short(own[-1][0].f_code.co_filename)}, line {own[-1][1]})" if own else ""
+    return f"its file cannot be imported. {short(place[0])}, line {place[1]}: {said}."
 
 
 def module_of(frame: FrameType) -> str:
@@ -120,7 +74,7 @@ def _package(error: BaseException) -> str:
     return module_of(frames[-1]).partition(".")[0] if frames else ""
 
 
-def _short(file: str) -> str:
+def short(file: str) -> str:
     """A file's path, from the present folder on if it is there."""
     path, here = Path(file), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,16 +1,17 @@
-"""What is wrong with a command that the parser takes: names in its config files, or no data."""
+"""What is wrong with a command that the parser takes: names in its config files, numbers out of range, or no data."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from ts_lightning.errors import SettingError
+from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.errors import SettingError, expect
 
 _LOADERS = {
     "fit": "train_dataloader",
@@ -18,6 +19,51 @@ _LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+#: the one in C is ten times as fast, and there where PyYAML was built with it
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: more than any machine has processors; torch crashes with many more
+MOST_THREADS = 1024
+#: what Lightning's Trainer takes without a look, and fails with later or turns round: the least, and whether it is
+#: itself too small
+_LEAST = {
+    "accumulate_grad_batches": (1, False),
+    "check_val_every_n_epoch": (1, False),
+    "gradient_clip_val": (0, False),
+    "log_every_n_steps": (0, False),
+    "num_sanity_val_steps": (-1, False),
+    "val_check_interval": (0, True),
+}
+
+
+def check_target_space(settings: Any) -> None:
+    """Refuse settings of target space that do not go together.
+
+    Args:
+        settings: as jsonargparse has read them; ``None`` for weight space.
+
+    Raises:
+        SettingError: the class of the settings does not take them.
+    """
+    try:
+        if settings is not None:
+            TargetSpaceConfig.from_dict(settings.as_dict())
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"--target_space: {error}") from error
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of the Trainer that it does not refuse itself.
+
+    Args:
+        settings: by their names, without ``trainer.``.
+
+    Raises:
+        SettingError: a number is too small.
+    """
+    for name, (least, strict) in _LEAST.items():
+        value = settings.get(name)
+        if isinstance(value, (int, float)):
+            expect(f"--trainer.{name}", value, least, strict=strict)
 
 
 def check_keys(files: Iterable[Any], known: Sequence[str]) -> None:
@@ -31,7 +77,7 @@ def check_keys(files: Iterable[Any], known: Sequence[str]) -> None:
         SettingError: there is another one.
     """
     for file in files:
-        settings = yaml.safe_load(file.get_content())
+        settings = yaml.load(file.get_content(), _LOADER)
         unknown = [str(name) for name in settings if name not in known] if isinstance(settings, dict) else []
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, n=1)

@@ -23,8 +23,9 @@ import yaml
 from ts_lightning import report
 from ts_lightning.cli.files import run_folder
 from ts_lightning.cli.finish import shorten
-from ts_lightning.cli.program import INTERRUPTED
+from ts_lightning.cli.parser import typed
 from ts_lightning.errors import SettingError
+from ts_lightning.interrupt import INTERRUPTED
 from ts_lightning.report.run import PAGE
 from ts_lightning.report.summary import FILE as SUMMARY
 
@@ -76,7 +77,8 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         program(["fit", *rest])  # which prints what is asked for, and ends
         return
     _check_numbers(own)
-    settings = _checked(program, rest)
+    with typed(f"{command} compare"):
+        settings = _checked(program, rest)
     rate = _rate_option(settings) if own.lrs else ""
     lrs, seeds = sorted(set(own.lrs or [])), list(dict.fromkeys(own.seeds or [_seed(settings)]))
     folder = run_folder(f"{name}_compare", own.out)

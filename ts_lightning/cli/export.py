@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +67,12 @@ def main(argv: Sequence[str]) -> None:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise SettingError(f"'{options.checkpoint}': found no state_dict in it; expected a Lightning checkpoint.")
     _check_out(options.out, options.checkpoint)
-    write(checkpoint, options)
+    # beside the file, which stays as it is if a disk is full, say, and on the same disk
+    with tempfile.TemporaryDirectory(prefix=".", dir=options.out.resolve().parent) as part:
+        write(checkpoint, options, Path(part) / options.out.name)
+        out = options.out.resolve()
+        for file in Path(part).iterdir():  # weights of a large ONNX are in a second one
+            os.replace(file, out if file.name == options.out.name else out.with_name(file.name))
     print(f"{options.out}: {amount(sum(value.numel() for value in _tensors(checkpoint).values()), 'weight')}")
 
 
@@ -74,11 +80,12 @@ def _check_out(out: Path, checkpoint: Path) -> None:
     """Refuse a file that cannot be written, or the checkpoint itself, before anything is computed."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not out.exists()
-        with out.open("ab"):
+        file = out.resolve()  # the one behind a link
+        is_new = not file.exists()
+        with file.open("ab"), tempfile.TemporaryDirectory(dir=file.parent):
             pass
         if is_new:
-            out.unlink()
+            file.unlink()
     except OSError as error:
         raise SettingError(f"'{out}': cannot be written ({error.strerror}).") from error
     if out.exists() and out.samefile(checkpoint):
@@ -92,28 +99,28 @@ def _tensors(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in checkpoint["state_dict"].items() if isinstance(value, torch.Tensor)}
 
 
-def _plain(checkpoint: dict[str, Any], options: Any) -> None:
+def _plain(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
     kept = {name: checkpoint[name] for name in _PLAIN if name in checkpoint}
     arguments = kept.get("hyper_parameters", {})
     if not any(isinstance(value, dict) and "class_path" in value for value in arguments.values()):
         kept["hyper_parameters"] = {name: value for name, value in arguments.items() if not name.startswith("_")}
-    torch.save(kept, options.out)
+    torch.save(kept, file)
 
 
-def _safetensors(checkpoint: dict[str, Any], options: Any) -> None:
+def _safetensors(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
     save_file = imported("safetensors.torch", "safetensors", _INSTALL).save_file
     weights = _tensors(checkpoint)
     if left := sorted(set(checkpoint["state_dict"]) - set(weights)):
         warnings.warn(f"'{options.out}': without {', '.join(left)}, which are no tensors.", stacklevel=2)
     # copies, since the form has no tied weights
     copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
-    save_file(copies, options.out)
+    save_file(copies, file)
     mask = os.umask(0)  # there is no other way to read it
     os.umask(mask)
-    options.out.chmod(0o666 & ~mask)  # which safetensors makes for its owner alone
+    file.chmod(0o666 & ~mask)  # which safetensors makes for its owner alone
 
 
-def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
+def _onnx(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
     imported("onnxscript", "onnxscript", _INSTALL)
     kind = _class(checkpoint, options.model)
     try:
@@ -140,7 +147,7 @@ def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
         warnings.simplefilter("ignore")  # the exporter's, of PyTorch's own inside
         try:
             torch.onnx.export(
-                model, arguments, options.out, kwargs=named, dynamo=True, dynamic_shapes=shapes, verbose=False,
+                model, arguments, file, kwargs=named, dynamo=True, dynamic_shapes=shapes, verbose=False,
                 external_data=size > _ONE_FILE,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
@@ -151,7 +158,7 @@ def _onnx(checkpoint: dict[str, Any], options: Any) -> None:
             ) from error
 
 
-_FORMS: dict[str, Callable[[dict[str, Any], Any], None]] = {
+_FORMS: dict[str, Callable[[dict[str, Any], Any, Path], None]] = {
     ".ckpt": _plain,
     ".safetensors": _safetensors,
     ".onnx": _onnx,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ from ts_lightning.errors import SettingError
 from ts_lightning.lightning.convert import space_of
 from ts_lightning.report.run import CONFIG
 
+if sys.platform != "win32":
+    import fcntl
+
 #: settings of one run that another should not repeat
 _ITS_OWN = ("out", "ckpt_path")
 #: the object of another kind, in torch's error
 _HELD = re.compile(r"GLOBAL ([\w.]+)")
+#: the folders that this process has for its runs, to its end, by their descriptors
+_taken: dict[Path, int] = {}
 
 
 def run_folder(name: str, out: Path | None) -> Path:
@@ -37,15 +43,21 @@ def run_folder(name: str, out: Path | None) -> Path:
         SettingError: ``out`` holds files already, cannot be made, or takes none.
     """
     folder = out or Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    if out is not None and out.is_dir() and any(out.iterdir()):
-        raise SettingError(f"--out '{out}': found files in it; expected a new or an empty folder.")
+    found = None
     try:
         if out is None:
             folder = _claimed(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            if not any(folder.iterdir()) and not _lock(folder):
+                found = "another run"
+            elif any(folder.iterdir()):  # also if they came just ahead of the lock
+                _unlock(folder)
+                found = "files"
     except OSError as error:
         raise SettingError(f"--out '{folder}': cannot be made ({error.strerror}).") from error
+    if found is not None:
+        raise SettingError(f"--out '{out}': found {found} in it; expected a new or an empty folder.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SettingError(f"--out '{folder}': no file can be written in it; expected a folder of your own.")
     return folder
@@ -53,9 +65,29 @@ def run_folder(name: str, out: Path | None) -> Path:
 
 def discard(folder: Path) -> None:
     """Take away the folder of a run that failed before it measured or saved anything."""
+    _unlock(folder)
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if files <= {CONFIG, "hparams.yaml"}:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(folder: Path) -> bool:
+    """Lock a folder for this process, to its end; false if another run has it, which may not have written yet."""
+    if sys.platform == "win32":  # where no folder can be locked
+        return True
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        return not isinstance(error, BlockingIOError)  # any other is of a file system without locks
+    _taken[folder] = descriptor
+    return True
+
+
+def _unlock(folder: Path) -> None:
+    if folder in _taken:
+        os.close(_taken.pop(folder))
 
 
 def _claimed(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ts_lightning.cli.lightning_cli import TargetSpaceCLI
+from ts_lightning.cli.parser import typed
 from ts_lightning.engine.inspection import Inspection, inspection
 from ts_lightning.errors import SettingError
 
@@ -124,7 +125,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
         "--config run.yaml, --model, --data, --target_space.",
     )
     _, rest = parser.parse_known_args(arguments)
-    with _unsaid():
+    with _unsaid(), typed(f"{command} inspect"):
         made = _InspectCLI(command=command, args=["fit", *rest], save_config_callback=None)
     if made.look.found is None:
         raise SettingError(f"inspect: found no target space: {_why(made)}")

@@ -12,6 +12,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import causes, helptext, meant
-from ts_lightning.cli.checks import check_data, check_keys
+from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_target_space, check_trainer
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder, with_csv
@@ -28,9 +29,9 @@ from ts_lightning.cli.memory import TrainingMemory
 from ts_lightning.cli.parser import Parser
 from ts_lightning.cli.place import Place
 from ts_lightning.cli.predictions import PredictionFile
-from ts_lightning.cli.program import INTERRUPTED
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.errors import SettingError, first_line
+from ts_lightning.errors import SettingError, expect, first_line
+from ts_lightning.interrupt import INTERRUPTED
 from ts_lightning.lightning.convert import convert, space_of
 from ts_lightning.optim import TargetAdam
 from ts_lightning.report import History
@@ -108,8 +109,7 @@ class TargetSpaceCLI(LightningCLI):
 
     @property
     def _until(self) -> int | None:
-        settings = getattr(self.model, "target_space", None)
-        return None if settings is None else settings.until
+        return getattr(getattr(self.model, "target_space", None), "until", None)
 
     def title(self) -> str:
         """What is run, for table and report."""
@@ -150,8 +150,7 @@ class TargetSpaceCLI(LightningCLI):
         if checkpoint == "best":  # which Lightning remembers of a fit in the same process
             raise SettingError("--ckpt_path best: a command begins without a best checkpoint; expected a file.")
         if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
-            # a file that cannot be used is said before anything is made; mapped, its tensors are not read
-            loaded(Path(checkpoint), mmap=True)
+            loaded(Path(checkpoint), mmap=True)  # said before anything is made; mapped, its tensors are not read
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's, which takes the module's hyperparameters from a checkpoint; what they replace is said."""
@@ -174,8 +173,7 @@ class TargetSpaceCLI(LightningCLI):
 
     def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Find out which module is named, and take its settings of target space as the default."""
-        if isinstance(args, list) or args is None:
-            # --print_config ends the parse, and what it prints is to have the settings
+        if isinstance(args, list) or args is None:  # --print_config ends the parse, and is to print the settings
             words = [word for word in (sys.argv[1:] if args is None else args) if not word.startswith("--print_config")]
             config = parser.parse_args(words)
         else:
@@ -185,17 +183,20 @@ class TargetSpaceCLI(LightningCLI):
         if own is not None:
             self._subcommand_parsers[config.subcommand].set_defaults({"target_space": own})
 
-    def before_instantiate_classes(self) -> None:
-        """Check the options that are this class's own."""
-        settings, threads = self._get(self.config, "target_space"), self._get(self.config, "threads")
+    def _set_seed(self) -> None:
+        """Lightning's; a number that is no seed, also one of the environment, is the user's mistake."""
         try:
-            if settings is not None:
-                TargetSpaceConfig.from_dict(settings.as_dict())
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"--target_space: {error}") from error
+            super()._set_seed()
+        except ValueError as error:
+            raise SettingError(f"--seed_everything: {first_line(error)}.") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Check the options that nothing else checks, and set the threads."""
+        check_target_space(self._get(self.config, "target_space"))
+        check_trainer(self._get(self.config, "trainer"))
+        threads = self._get(self.config, "threads")
         if threads is not None:
-            if threads < 1:
-                raise SettingError(f"--threads: found {threads}; expected at least 1.")
+            expect("--threads", threads, 1, below=MOST_THREADS + 1)
             torch.set_num_threads(threads)
 
     def instantiate_classes(self) -> None:
@@ -240,7 +241,7 @@ class TargetSpaceCLI(LightningCLI):
         """Lightning's Trainer; settings that do not go together are the user's mistake."""
         try:
             return super().instantiate_trainer(**options)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise SettingError(f"--trainer: {first_line(error)}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -295,4 +296,5 @@ class TargetSpaceCLI(LightningCLI):
 
 def _first() -> bool:
     """Whether this is the only process, or the one of several that writes files."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+    rank = _get_rank()  # the environment's, which rank_zero_only has from the time of its import
+    return bool((getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0)

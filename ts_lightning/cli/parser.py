@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from argparse import _SubParsersAction
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import yaml
@@ -35,6 +37,19 @@ _NO_CLASS = re.compile(
 
 #: begins what is said of a config file, and is not said
 _BROKEN = "broken config: "
+#: how jsonargparse begins what it says of a config that holds no settings by their names
+_OF_YAML = ("Problems parsing config:", "Unexpected config:")
+_typed: ContextVar[str | None] = ContextVar("typed", default=None)
+
+
+@contextmanager
+def typed(program: str) -> Iterator[None]:
+    """Have errors in the block begin with this program, which takes the options of another one."""
+    before = _typed.set(program)
+    try:
+        yield
+    finally:
+        _typed.reset(before)
 
 
 class Parser(LightningArgumentParser):
@@ -42,6 +57,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        self._file: tuple[str, str] | None = None  # the config that is read: its path and its content
 
     def _get_formatter(self, *args: Any, **options: Any) -> Any:
         """jsonargparse's, but for indented paragraphs of a description, which stay, and the paths of classes."""
@@ -68,21 +84,17 @@ class Parser(LightningArgumentParser):
 
     def parse_string(self, content: str, path: Any = "", *args: Any, **options: Any) -> Any:
         """jsonargparse's; what is wrong with a file's YAML is said with the file's name and line."""
-        if path:
-            try:
-                found = yaml.safe_load(content)
-            except yaml.YAMLError as error:
-                self.error(f"{_BROKEN}--config {path}{_of_yaml(error)}. Expected a YAML with settings.", error)
-            except ValueError:  # a text like a date that there is not, which jsonargparse takes as a text
-                found = None
-            if found is not None and not isinstance(found, dict):
-                kind = "a list" if isinstance(found, list) else "a single value"
-                self.error(f"{_BROKEN}--config {path}: found {kind}. Expected a YAML with settings by their names.")
-        return super().parse_string(content, path, *args, **options)
+        before, self._file = self._file, (str(path), content) if path else None
+        try:
+            return super().parse_string(content, path, *args, **options)
+        finally:
+            self._file = before
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the options that there are or the nearest of them, and end with exit code 2."""
         message = message.strip()
+        if self._file and message.startswith(_OF_YAML) and (broken := _broken(self._file[1])):
+            message = f"{_BROKEN}--config {self._file[0]}{broken}"
         if (unknown := _UNKNOWN.search(message)) and "xpected one of" not in message:
             message += f"\n{self._expected(unknown[1])}"
         if within := _UNKNOWN_WITHIN.search(message):
@@ -105,7 +117,7 @@ class Parser(LightningArgumentParser):
         else:
             message = values.explained(message) or _shortened(message)
             message += f" All options: {program} --help"
-        print(f"{program}: error: {message}", file=sys.stderr)
+        print(f"{_typed.get() or program}: error: {message}", file=sys.stderr)
         sys.exit(2)
 
     def _missing(self, program: str, listed: str) -> tuple[str, str]:
@@ -152,6 +164,18 @@ class Parser(LightningArgumentParser):
         if "trainer" not in {name.partition(".")[0] for name in known}:  # of a class's arguments
             return none
         return f"{none} An argument of the module is --model.{word}, of the data --data.{word}."
+
+
+def _broken(content: str) -> str | None:
+    """What is wrong with a config that is no YAML, or none of settings by their names; ``None`` if it is empty."""
+    try:
+        found = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        return f"{_of_yaml(error)}. Expected a YAML with settings."
+    if found is None:
+        return None
+    kind = "a list" if isinstance(found, list) else "a single value"
+    return f": found {kind}. Expected a YAML with settings by their names."
 
 
 def _of_yaml(error: yaml.YAMLError) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +13,12 @@ from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from ts_lightning.cli import causes
+from ts_lightning.cli import causes, refused
 from ts_lightning.cli.allocator import keep_freed_memory
 from ts_lightning.errors import DataError, SettingError, TargetSpaceError, first_line
+from ts_lightning.interrupt import INTERRUPTED, as_usual
 from ts_lightning.optional import imported
 
-#: a shell's exit code for a program that Ctrl-C ended
-INTERRUPTED = 128 + signal.SIGINT
 #: packages that are not called as their modules are
 _PACKAGES = {
     "cv2": "opencv-python",
@@ -53,6 +51,7 @@ def plain(name: str) -> Iterator[None]:
     Raises:
         SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C.
     """
+    as_usual()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
         try:
@@ -62,7 +61,7 @@ def plain(name: str) -> Iterator[None]:
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
-            said = _missing(error) or _of_wandb(error) or causes.of_a_setting(error) or causes.of_a_disk(error)
+            said = _missing(error) or _of_wandb(error) or refused.said(error)
             if said is None:
                 raise
             fail(name, said)
