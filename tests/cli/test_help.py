@@ -50,7 +50,7 @@ def test_the_help_of_lightnings_commands_is_short(command, monkeypatch):
     assert len(ended.out.splitlines()) < 350
     text = " ".join(ended.out.split())
     assert text.startswith(f"usage: ts-lightning {command} [options] ")
-    assert "--ckpt_path CKPT_PATH The checkpoint to resume from, or to measure: a file, or best" in text
+    assert "--ckpt_path CKPT_PATH The checkpoint to resume from, or to measure: a file, or last" in text
     assert re.search(r"known: .*\bEarlyStopping, .*\bTargetSpaceMonitor\b", text)
     assert "known subclasses" not in text
     assert "StepClock" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -57,6 +58,12 @@ def finish(
         interrupted: whether Ctrl-C ended the run.
         failed: whether an error did.
     """
+    if not clock.seconds and trainer.ckpt_path is not None and not (interrupted or failed):
+        warnings.warn(
+            f"--ckpt_path {trainer.ckpt_path}: nothing was trained, since its training had ended at step "
+            f"{trainer.global_step:,}. Expected a larger --trainer.max_epochs or --trainer.max_steps.",
+            stacklevel=2,
+        )
     commands = {"repeat": f"{command} fit --config {shlex.quote(str(folder / CONFIG))}"}
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():

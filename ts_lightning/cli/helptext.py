@@ -13,7 +13,7 @@ COMMANDS = {
     "predict": "write what predict_step returns",
 }
 _OPTIONS = {
-    "ckpt_path": "The checkpoint to resume from, or to measure: a file, or best, last, hpc or registry, as Lightning "
+    "ckpt_path": "The checkpoint to resume from, or to measure: a file, or last, hpc or registry, as Lightning "
     "has them.",
     "weights_only": "Whether the checkpoint may hold nothing but tensors and built-in types; false allows objects of "
     "any class, which a file that you do not trust can misuse.",

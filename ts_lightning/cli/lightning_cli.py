@@ -156,7 +156,7 @@ class TargetSpaceCLI(LightningCLI):
         """Lightning's, which takes the module's hyperparameters from a checkpoint; what they replace is said."""
         chosen = self.config.get("subcommand")
         before = self.config[chosen].get("model") if chosen else None
-        super()._parse_ckpt_path()
+        meant.within_a_checkpoint(super()._parse_ckpt_path, self.config[chosen].get("ckpt_path") if chosen else None)
         after = self.config[chosen].get("model") if chosen else None
         if before == after:
             return

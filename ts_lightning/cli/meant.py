@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import io
 from collections.abc import Callable, Collection, Iterator
+from contextlib import redirect_stderr
 from pkgutil import resolve_name
 from typing import Any
 
+from ts_lightning.errors import SettingError
 from ts_lightning.lightning.other_name import WRITE, of_other_name
 
 #: what other programs call an option, beside words that stand in its name here
@@ -103,6 +106,28 @@ def replaced(said: Any, used: Any, kind: Callable[..., Any] | None) -> list[str]
         if name in used and used.get(name) != value and not left:
             lost.append(f"--model.{option} {used.get(name)} in place of {value}")
     return lost
+
+
+def within_a_checkpoint(parse: Callable[[], None], file: Any) -> None:
+    """Parse a checkpoint's hyperparameters as arguments of the module.
+
+    Args:
+        parse: does it; a mistake is said and ends the program.
+        file: the checkpoint.
+
+    Raises:
+        SettingError: the module does not take them.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parse()
+    except SystemExit as error:
+        found = said.getvalue().partition("error: ")[2].partition(" All options:")[0].splitlines()
+        raise SettingError(
+            f"--ckpt_path {file}: its hyperparameters are no arguments of the module ({' '.join(found[:1])}). Expected "
+            f"a checkpoint of the same module."
+        ) from error
 
 
 def _below(kind: type[Any]) -> Iterator[type[Any]]:

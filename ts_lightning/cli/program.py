@@ -38,7 +38,7 @@ _EXTRAS = {
 #: how Lightning says to install what it lacks
 _HINT = re.compile(r"`pip install -\w+ '?([\w-]+)")
 #: what this package does itself, on purpose, and Lightning's own use of something deprecated
-_QUIET = ("LightningCLI's args parameter", "exists and is not empty", "LeafSpec")
+_QUIET = ("LightningCLI's args parameter", "exists and is not empty", "LeafSpec", "Couldn't infer the batch indices")
 
 
 @contextmanager

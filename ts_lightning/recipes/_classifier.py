@@ -45,13 +45,46 @@ class Classifier(TargetSpaceMixin, LightningModule):
         return self.hparams
 
     def configure_model(self) -> None:
-        """Build the network for the Trainer's data, if the arguments did not say what it has to fit."""
+        """Build the network for the Trainer's data, if the arguments did not say what it has to fit.
+
+        Raises:
+            SettingError: the arguments, as a checkpoint's, are of other data.
+        """
+        self.check_data(None if self._trainer is None else getattr(self.trainer, "datamodule", None))
         if not hasattr(self, "network"):
             self.build_for_data()
+
+    def check_data(self, data: Any) -> None:
+        """Refuse data that the arguments do not fit, as those of a checkpoint that was trained on other data.
+
+        Args:
+            data: the Trainer's data module; ``None`` without one.
+
+        Raises:
+            SettingError: they do not.
+        """
 
     def build_for_data(self) -> None:
         """Complete the arguments with what the data says, see :meth:`described`, and :meth:`build` the network."""
         raise NotImplementedError
+
+    def expect_of_data(self, name: str, fits: bool, value: Any) -> None:
+        """Refuse an argument that is given and does not fit the data.
+
+        Args:
+            name: of the argument.
+            fits: whether it does, if it is given.
+            value: what the data says.
+
+        Raises:
+            SettingError: it does not.
+        """
+        given = self.given[name]
+        if given is not None and not fits:
+            raise SettingError(
+                f"--model.{name}: found {given}, and the data has {value}. Expected the data that the module was made "
+                f"for, or leave the option out."
+            )
 
     def build(self, network: nn.Module, classes: int) -> None:
         """Take the network, and measure accuracy over so many classes."""

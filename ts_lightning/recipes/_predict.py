@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from ts_lightning.amount import amount
+from ts_lightning.cli.files import loaded
 from ts_lightning.cli.program import plain
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.recipes._text_classifier import TextClassifier
@@ -49,9 +49,10 @@ def _loaded(checkpoint: Path) -> TextClassifier:
     if not checkpoint.is_file():
         found = "a folder" if checkpoint.is_dir() else "nothing"
         raise SettingError(f"'{checkpoint}': found {found}; expected a checkpoint, last.ckpt of a run.")
+    loaded(checkpoint, mmap=True)  # which says what is wrong with a file of another form
     try:
         return TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
-    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise SettingError(
             f"'{checkpoint}': not a checkpoint of lstm_nlp ({first_line(error)}); expected last.ckpt of a run."
         ) from error

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.amount import amount
 from ts_lightning.config import ReferenceConfig, TargetSpaceConfig
-from ts_lightning.errors import expect
+from ts_lightning.errors import SettingError, expect
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recurrent import Cell, recurrent
 from ts_lightning.recipes.data import TextDataModule
@@ -140,6 +141,17 @@ class TextClassifier(Classifier):
         expect("dropout", dropout, 0, below=1)
         if tokenizer is not None and labels is not None:
             self._read_with(TextEncoder.from_json(tokenizer, None if splitter is None else split_by(splitter)), labels)
+
+    def check_data(self, data: Any) -> None:
+        """Refuse texts of other classes, and those whose words have other numbers."""
+        if hasattr(self, "network") and isinstance(data, TextDataModule):
+            self.expect_of_data("labels", self.labels == data.labels, data.labels)
+            if self.encoder.words != data.encoder.words:
+                found = amount(len(self.encoder.words), "word")
+                raise SettingError(
+                    f"The module was trained with {found}, and those of the data are {len(data.encoder.words):,} "
+                    f"others. Expected the training texts that it was made for; the command predict takes any others."
+                )
 
     def build_for_data(self) -> None:
         """Build the network for the data's encoder and labels, and start from its pretrained vectors if it has any."""

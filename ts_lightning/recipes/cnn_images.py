@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from ts_lightning.errors import expect
 from ts_lightning.recipes._classifier import Classifier
 from ts_lightning.recipes._recipe import recipe
 from ts_lightning.recipes.data import ImagesDataModule
+from ts_lightning.recipes.data.arrays import MIN_SIDE
 
 _SLOPE = 0.2
 
@@ -66,8 +68,20 @@ class ImageClassifier(Classifier):
         super().__init__(lr)
         self.save_hyperparameters(logger=False)
         expect("dropout", dropout, 0, below=1)
+        if shape is not None:
+            expect("shape, channels", shape[0], 1)
+            expect("shape, height and width", min(shape[1:]), MIN_SIDE)
+        if classes is not None:
+            expect("classes", classes, 2)
         if shape is not None and classes is not None:
             self.build(convolutions(shape, classes, dropout), classes)
+
+    def check_data(self, data: Any) -> None:
+        """Refuse images of another shape, and more classes."""
+        if isinstance(data, ImagesDataModule):
+            shape, classes, images = self.given.shape, self.given.classes, data.images
+            self.expect_of_data("shape", shape is not None and tuple(shape) == images.shape, images.shape)
+            self.expect_of_data("classes", classes is not None and classes >= images.classes, images.classes)
 
     def build_for_data(self) -> None:
         """Build the network for the shape and the number of classes of the data's images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -67,8 +68,15 @@ class BitClassifier(Classifier):
         self.save_hyperparameters(logger=False)
         if units is not None:
             expect("units", units, 1)
+        if delay is not None:
+            expect("delay", delay, 1)
         if units is not None and delay is not None:
             self.build(BitNetwork(cell, units, delay), classes=2)
+
+    def check_data(self, data: Any) -> None:
+        """Refuse another delay than the data's."""
+        if isinstance(data, BitsDataModule):
+            self.expect_of_data("delay", self.given.delay == data.delay, data.delay)
 
     def build_for_data(self) -> None:
         """Build the network for the data's delay, with as many units as its task needs."""
