@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -66,23 +67,53 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             expect(f"--trainer.{name}", value, least, strict=strict)
 
 
+def check_root(folder: Any) -> None:
+    """Warn of a ``default_root_dir``, which the run's folder takes the place of."""
+    if folder is not None:
+        warnings.warn(
+            f"--trainer.default_root_dir {folder}: without effect, since a run's files are in its own folder, --out.",
+            stacklevel=2,
+        )
+
+
 def check_keys(files: Iterable[Any], known: Sequence[str]) -> None:
-    """Refuse unknown names at the top of config files; jsonargparse takes an empty group of any name.
+    """Refuse unknown names at the top of config files, and names that a file has twice.
+
+    jsonargparse takes an empty group of any name, and the last of two.
 
     Args:
-        files: as jsonargparse has read them.
+        files: as jsonargparse has read them; ``None`` for settings that were given in the place of a file.
         known: the names that there are.
 
     Raises:
-        SettingError: there is another one.
+        SettingError: there is another one, or one twice.
     """
     for file in files:
-        settings = yaml.load(file.get_content(), _LOADER)
-        unknown = [str(name) for name in settings if name not in known] if isinstance(settings, dict) else []
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
-            raise SettingError(f"--config {file}: found '{unknown[0]}'; {hint}.")
+        settings = None if file is None else yaml.compose(file.get_content(), _LOADER)
+        for mapping in _mappings(settings):
+            names = [name.value for name, _ in mapping.value]
+            unknown = [name for name in names if name not in known] if mapping is settings else []
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], known, n=1)
+                hint = f"expected {near[0]}" if near else f"expected one of {', '.join(known)}"
+                raise SettingError(f"--config {file}: found '{unknown[0]}'; {hint}.")
+            for (name, _), value in zip(mapping.value, names, strict=True):
+                if isinstance(value, str) and names.count(value) > 1:
+                    raise SettingError(
+                        f"--config {file}, line {name.start_mark.line + 1}: found '{value}' twice in one group; "
+                        f"expected it once."
+                    )
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """The groups of settings in a YAML, the whole first."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
 
 
 def check_data(module: LightningModule, command: str) -> None:

@@ -32,6 +32,8 @@ if sys.platform != "win32":
 _ITS_OWN = ("out", "ckpt_path")
 #: the object of another kind, in torch's error
 _HELD = re.compile(r"GLOBAL ([\w.]+)")
+#: an address like s3://, of which a path keeps one slash
+_ADDRESS = re.compile(r"\w{2,}:/")
 #: the folders that this process has for its runs, to its end, by their descriptors
 _taken: dict[Path, int] = {}
 
@@ -40,8 +42,12 @@ def run_folder(name: str, out: Path | None) -> Path:
     """The folder of a new run: ``out``, or one named after program and time.
 
     Raises:
-        SettingError: ``out`` holds files already, cannot be made, or takes none.
+        SettingError: ``out`` holds files already, cannot be made, takes none, or is an address.
     """
+    if out is not None:
+        if _ADDRESS.match(str(out)):
+            raise SettingError(f"--out '{out}': found an address; expected a folder of this machine.")
+        out = Path(os.path.expanduser(out))  # a shell leaves the ~ of --out=~/run, and of a config, as it is
     folder = out or Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     found = None
     try:
@@ -144,7 +150,9 @@ class Settings(SaveConfigCallback):
         super().__init__(parser, config, save_to_log_dir=False, **options)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, in the one process that does."""
+        """Write the file, in the one process that does, unless the run has no folder."""
+        if trainer.barebones:  # whose root is the present folder
+            return
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for name in _ITS_OWN:
             settings.pop(name, None)

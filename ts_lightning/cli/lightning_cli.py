@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import causes, helptext, meant
-from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_target_space, check_trainer
+from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_root, check_target_space, check_trainer
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder, with_csv
@@ -216,6 +216,7 @@ class TargetSpaceCLI(LightningCLI):
         asked = {**self._get(self.config_init, "trainer"), **kwargs}
         if asked.get("fast_dev_run") or asked.get("barebones"):
             return self._trainer(kwargs)
+        check_root(asked.get("default_root_dir"))
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
         own: list[Callback] = [self.clock, self.memory, self.facts, Place(), PredictionFile(self.folder)]
@@ -223,9 +224,8 @@ class TargetSpaceCLI(LightningCLI):
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = with_csv(asked.get("logger"), self.folder)
-        made = {**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger}
         with self._discarding():
-            return self._trainer(made)
+            return self._trainer({**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger})
 
     @contextmanager
     def _discarding(self) -> Iterator[None]:

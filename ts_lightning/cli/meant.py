@@ -14,10 +14,11 @@ from typing import Any
 from ts_lightning.errors import SettingError
 from ts_lightning.lightning.other_name import WRITE, of_other_name
 
-#: what other programs call an option, beside words that stand in its name here
+#: what other programs, or older Lightnings, call an option, beside words that stand in its name here
 _ELSEWHERE = {
     "batch": "data.batch_size",
     "checkpoint": "ckpt_path",
+    "checkpoint_callback": "trainer.enable_checkpointing",
     "ckpt": "ckpt_path",
     "cpu": "trainer.accelerator",
     "cuda": "trainer.accelerator",
@@ -29,11 +30,14 @@ _ELSEWHERE = {
     "grad_clip": "trainer.gradient_clip_val",
     "iterations": "trainer.max_steps",
     "learning_rate": "model.lr",
+    "num_processes": "trainer.devices",
     "output": "out",
     "output_dir": "out",
     "resume": "ckpt_path",
+    "resume_from_checkpoint": "ckpt_path",
     "seed": "seed_everything",
     "steps": "trainer.max_steps",
+    "weights_summary": "trainer.enable_model_summary",
 }
 _MOST = 3
 
@@ -46,8 +50,9 @@ def options(word: str, known: Collection[str]) -> list[str]:
         known: the options that there are, with dots: ``trainer.max_epochs``.
     """
     word = word.lstrip("-").replace("-", "_")
-    if _ELSEWHERE.get(word) in known:
-        return [_ELSEWHERE[word]]
+    elsewhere = _ELSEWHERE.get(word.removeprefix("trainer."))
+    if elsewhere in known:
+        return [elsewhere]
     same = [name for name in known if name.rpartition(".")[2] == word]
     return same[:_MOST] or difflib.get_close_matches(word, known, n=_MOST)
 

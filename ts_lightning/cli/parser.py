@@ -31,8 +31,10 @@ _NO_CLASS = re.compile(
     r"""^Parser key "([\w.+]+)":(?:.|\n)*?<class '([\w.]+)'>(?:.|\n)*?"""
     r"""(?:Problem with given class_path '[\w.]+':\s+(?:module '.*' has no attribute|No module named)"""
     r"""|Expected a dot import path string|Import path does not correspond)"""
-    r"""(?:.|\n)*Given value: *(?:\{'class_path': ')?([\w.]+)"""
+    r"""(?:.|\n)*Given value: *\[?(?:\{'class_path': '|Namespace\(class_path=')?([\w.]+)"""
 )
+#: which of several classes it is, in a list
+_THIS_CLASS = re.compile(r"(?:Problem with given class_path '|Expected a dot import path string: )([\w.]+)")
 
 
 #: begins what is said of a config file, and is not said
@@ -101,7 +103,7 @@ class Parser(LightningArgumentParser):
             message += f"\n{self.subparsers()[within[1]]._expected(within[2])}"
         if not self.exit_on_error:  # a parser within another, which goes on to say it
             super().error(message, ex)
-        program = self.prog.replace(" [options]", "")
+        program = self.prog.replace(" [options]", "") + (f" {within[1]}" if within else "")
         if message.startswith(_BROKEN):
             message = message.removeprefix(_BROKEN)
         elif missing := _MISSING.search(message):
@@ -111,7 +113,9 @@ class Parser(LightningArgumentParser):
         elif _EMPTY_FILE.search(message):
             message = "--config: found an empty file. Expected a YAML with settings."
         elif (given := _NO_CLASS.search(message)) and given[1] != "target_space" and not values.within(message):
-            message = f"--{given[1]} {given[3]}: {meant.classes(given[3], given[2])}"
+            this = _THIS_CLASS.search(message)
+            path = this[1] if this else given[3]
+            message = f"--{given[1]} {path}: {meant.classes(path, given[2])}"
         elif (given := _CLASS.search(message)) and (failed := causes.of_an_import(ex)):
             message = f"--{given[1]} {given[2]}: {failed}"
         else:

@@ -34,12 +34,14 @@ _LIBRARIES = {"torch", "lightning", "jsonargparse", "ts_lightning", "__main__", 
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 #: how errors of a file that is not written to its end begin or end, which are no OSErrors: torch's and safetensors'
 _OF_TORCH, _OF_SAFETENSORS = "inline_container.cc", re.compile(r"\(os error (\d+)\)")
+#: how torch begins what it says of weights with other names or shapes
+_OF_WEIGHTS = "Error(s) in loading state_dict for "
 _NO_SAMPLES = "num_samples should be a positive"
 
 
 def said(error: BaseException) -> str | None:
     """What is said of an error that is one of these, or ``None``."""
-    return of_a_setting(error) or of_a_disk(error) or of_lightning(error)
+    return of_a_setting(error) or of_a_disk(error) or of_a_checkpoint(error) or of_lightning(error)
 
 
 def of_a_setting(error: BaseException) -> str | None:
@@ -64,12 +66,24 @@ def of_a_setting(error: BaseException) -> str | None:
     return f"The {what} cannot {does}{_place(error)}: {text}. Expected {where}."
 
 
+def of_a_checkpoint(error: BaseException) -> str | None:
+    """What is said of a checkpoint whose weights are others than the module's, or ``None`` for any other error."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if not isinstance(error, RuntimeError) or not lines or not lines[0].startswith(_OF_WEIGHTS) or any(_own(error)):
+        return None
+    module = lines[0].removeprefix(_OF_WEIGHTS).rstrip(":")
+    return (
+        f"--ckpt_path: its weights are not those of {module} ({'; '.join(line.rstrip('. ') for line in lines[1:3])}). "
+        f"Expected a checkpoint of the same module, made with the same arguments."
+    )
+
+
 def of_lightning(error: BaseException) -> str | None:
     """What Lightning says of settings that it refuses in the course of a run, or ``None`` for any other error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    if not frames or not isinstance(error, (TypeError, ValueError)) or len(_behind_own(error)) < len(frames):
+    if not frames or not isinstance(error, (RuntimeError, TypeError, ValueError)) or any(_own(error)):
         return None
-    return first_line(error) if module_of(frames[-1]).startswith("lightning.") else None
+    return first_line(error) if module_of(frames[-1]).startswith("lightning.pytorch.") else None
 
 
 def of_a_disk(error: BaseException) -> str | None:
