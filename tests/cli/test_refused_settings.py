@@ -1,5 +1,6 @@
 """Settings and checkpoints that are lost without a word, or end in Lightning's traceback, are said in one line."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule
 from tests.cli.plain import Net
 from tests.support.runs import done, files, mistake, program
 from ts_lightning.cli.main import main
+from ts_lightning.cli.program import run
 
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 FIT = ["fit", "--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points", *SHORT]
@@ -128,3 +130,11 @@ class Loading(Net):
 def test_weights_that_a_module_loads_itself_are_left_to_its_traceback():
     with pytest.raises(RuntimeError, match="Missing key"):
         main([*FIT, "--model", f"{__name__}.Loading", "--out", str(Path("run"))])
+
+
+def test_a_name_that_a_terminal_cannot_show_does_not_end_a_program(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    run("a-program", lambda _: print("größe"), [])
+    shown.flush()
+    assert shown.buffer.getvalue().decode("ascii").strip() == "gr\\xf6\\xdfe"

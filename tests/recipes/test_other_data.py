@@ -1,5 +1,7 @@
 """A recipe's checkpoint, or arguments, on data that they were not made for: refused, and not measured falsely."""
 
+import os
+
 import pytest
 
 from tests.support.runs import done, mistake, program
@@ -94,3 +96,9 @@ def test_arguments_that_do_not_fit_the_data_are_refused(recipe, options, said, t
     assert ended.code == 2, str(ended)
     assert said in ended.err
     assert not (tmp_path / "run").exists()
+
+
+def test_predict_says_that_a_text_is_no_utf_8(trained):
+    """As arguments come from a shell whose encoding is another one."""
+    error = mistake(lstm_nlp.main, "predict", trained / "run/last.ckpt", "a good film", os.fsdecode(b"\xff film"))
+    assert "text 2: found the byte 0xff, which is not UTF-8. Expected UTF-8" in error

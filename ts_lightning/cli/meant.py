@@ -50,7 +50,7 @@ def options(word: str, known: Collection[str]) -> list[str]:
         known: the options that there are, with dots: ``trainer.max_epochs``.
     """
     word = word.lstrip("-").replace("-", "_")
-    elsewhere = _ELSEWHERE.get(word.removeprefix("trainer."))
+    elsewhere = _ELSEWHERE.get(word.removeprefix("trainer."), "")
     if elsewhere in known:
         return [elsewhere]
     same = [name for name in known if name.rpartition(".")[2] == word]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -52,6 +53,9 @@ def plain(name: str) -> Iterator[None]:
         SystemExit: with 2 after a user's mistake, with 130 after Ctrl-C.
     """
     as_usual()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that a terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def predict(program: str, argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     with plain(f"{program} predict"):
         model = _loaded(arguments.checkpoint)
-        lines = arguments.text or _lines(sys.stdin.buffer.read())
+        given = [os.fsencode(text) for text in arguments.text]
+        lines = _texts(given, "text") or _texts(sys.stdin.buffer.read().splitlines(), "standard input, line")
         if not lines:
             raise SettingError("found no text; expected lines of it as arguments or on standard input.")
         said = remarks(model.encoder(lines), model.encoder)
@@ -58,14 +60,14 @@ def _loaded(checkpoint: Path) -> TextClassifier:
         ) from error
 
 
-def _lines(raw: bytes) -> list[str]:
+def _texts(given: Sequence[bytes], place: str) -> list[str]:
     result = []
-    for number, line in enumerate(raw.splitlines(), 1):
+    for number, text in enumerate(given, 1):
         try:
-            result.append(line.decode("utf-8"))
+            result.append(text.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise SettingError(
-                f"standard input, line {number}: found the byte 0x{line[error.start]:02x}, which is not UTF-8. "
+                f"{place} {number}: found the byte 0x{text[error.start]:02x}, which is not UTF-8. "
                 f"Expected UTF-8: convert the text (iconv -f latin1 -t utf-8)."
             ) from error
     return result
