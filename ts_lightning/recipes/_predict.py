@@ -51,8 +51,8 @@ def _loaded(checkpoint: Path) -> TextClassifier:
     if not checkpoint.is_file():
         found = "a folder" if checkpoint.is_dir() else "nothing"
         raise SettingError(f"'{checkpoint}': found {found}; expected a checkpoint, last.ckpt of a run.")
-    loaded(checkpoint, mmap=True)  # which says what is wrong with a file of another form
     try:
+        loaded(checkpoint, mmap=True)  # which says what is wrong with a file of another form
         return TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise SettingError(
