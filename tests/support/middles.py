@@ -1,5 +1,7 @@
 """Networks with any forward between two dense layers, and steps of them."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
@@ -45,11 +47,12 @@ def steps(model, x, count=2):
 
 
 def noting(seen):
-    """A hook that takes part, and writes the input of 20 samples where nothing is undone."""
+    """A hook that takes part, and writes the input of 20 samples where nothing is undone: in an object of a library."""
+    held = SimpleNamespace(seen=seen)
 
     def hook(module, args, output):
         if len(output) == 20:
-            seen[0], seen[1][:, : output.shape[1]] = args[0].detach().numpy(), output.detach().numpy()
+            held.seen[0], held.seen[1][:, : output.shape[1]] = args[0].detach().numpy(), output.detach().numpy()
         return output
 
     return hook
