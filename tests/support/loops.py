@@ -42,6 +42,23 @@ class Functional(nn.Module):
         return self.readout(h)
 
 
+class Gates(nn.Module):
+    """A cell of a list of parameters, of which forward takes a slice, which checks that they are leaves."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.ParameterList(torch.randn(11, 8) / 3 for _ in range(3))
+        self.readout = nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), 8)
+        for step in x.unbind(1):
+            given = torch.cat([step, h], 1)
+            keep, add = (torch.sigmoid(given @ gate) for gate in self.gates[:2])
+            h = keep * h + add * torch.tanh(given @ self.gates[2])
+        return self.readout(h)
+
+
 class Stepwise(nn.Module):
     """A recurrent module that is called a step at a time."""
 
@@ -192,6 +209,7 @@ LOOPS = {
     "cell of two layers": (lambda: Cell(joint=False), {"inputs", "states"}),
     "cell from a learned state": (lambda: Cell(start=0.3), {"cell"}),
     "cell of parameters": (Functional, {"w", "u"}),
+    "cell of a list": (Gates, {"gates.0", "gates.1", "gates.2"}),
     "RNN by steps": (lambda: Stepwise(nn.RNN), {"rnn.l0"}),
     "LSTM by steps": (lambda: Stepwise(nn.LSTM), {"rnn.l0"}),
     "GRU by steps": (lambda: Stepwise(nn.GRU), {"rnn.l0"}),

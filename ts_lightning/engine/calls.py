@@ -28,6 +28,7 @@ from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
 
 _DATA: Any = Tensor.data
+_GRAD_FN: Any = Tensor.grad_fn
 _REQUIRES_GRAD: Any = Tensor.requires_grad
 _NESTS = frozenset((list, tuple, dict))  # exactly, which shapes are not
 
@@ -229,6 +230,9 @@ class Calls(TorchFunctionMode):
     def _requires_grad(self, tensor: Tensor, *kind: Any) -> bool:
         return tensor.requires_grad
 
+    def _grad_fn(self, tensor: Tensor, *kind: Any) -> Any:
+        return tensor.grad_fn
+
     def _require_grad(self, tensor: Tensor, requires_grad: bool = True) -> Tensor:
         if tensor.is_leaf or not isinstance(tensor, nn.Parameter):  # and no copy of one
             tensor.requires_grad_(requires_grad)
@@ -271,6 +275,7 @@ def _flat(given: Iterable[Any]) -> Iterator[Any]:
 
 _STAND_INS: dict[Any, Callable[..., Any]] = {
     _DATA.__get__: Calls._data,
+    _GRAD_FN.__get__: Calls._grad_fn,
     _REQUIRES_GRAD.__get__: Calls._requires_grad,
     _REQUIRES_GRAD.__set__: Calls._require_grad,
     Tensor.requires_grad_: Calls._require_grad,

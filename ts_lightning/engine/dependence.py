@@ -6,7 +6,7 @@ layer before as well. What shares memory depends on the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,16 +34,25 @@ class Dependence:
         """A layer made ``passed`` of ``given``."""
         self.order.append(name)
         self.sources.setdefault(name, set()).update(self._names([given]))
-        for tensor in _tensors(passed):
+        for tensor in tensors_of(passed):
             self._of[_address(tensor)] = (frozenset([name]), tensor)
 
     def follow(self, given: Sequence[Any], made: Any) -> None:
         """A function made, or wrote, ``made`` of what it was given."""
         names = self._names(given)
         if names:
-            for tensor in _tensors(made):
+            for tensor in tensors_of(made):
                 old = self._of.get(_address(tensor), (frozenset[str](), tensor))[0]
                 self._of[_address(tensor)] = (old | names, tensor)
+
+    def add(self, sources: Mapping[str, Iterable[str]]) -> bool:
+        """Add sources that were not followed, by layer name; returns whether there were new ones."""
+        new = [
+            (name, source) for name, given in sources.items() for source in given if source not in self.sources[name]
+        ]
+        for name, source in new:
+            self.sources[name].add(source)
+        return bool(new)
 
     def components(self) -> list[list[str]]:
         """The layers, each with those that depend on it and that it depends on, in an order in which they follow.
@@ -96,7 +105,7 @@ class Dependence:
     def _names(self, given: Iterable[Any]) -> frozenset[str]:
         """The layers on which what is given depends."""
         names: frozenset[str] = frozenset()
-        for tensor in _tensors(list(given)):
+        for tensor in tensors_of(list(given)):
             known = self._of.get(_address(tensor))
             if known is not None:
                 names |= known[0]
@@ -117,10 +126,10 @@ class FollowedCalls(Calls):
         return found
 
 
-def _tensors(given: Any) -> list[Tensor]:
+def tensors_of(given: Any) -> list[Tensor]:
     """The tensors of an input of a layer or function, in any form."""
     if isinstance(given, (list, tuple)):
-        return [tensor for entry in given for tensor in _tensors(entry)]
+        return [tensor for entry in given for tensor in tensors_of(entry)]
     if hasattr(given, "tensors"):
         return list(tensors_in(given.tensors))
     if hasattr(given, "initial"):

@@ -23,7 +23,7 @@ def put_in_loops(
     joinable: Collection[str],
     stepwise: Collection[str],
 ) -> None:
-    """Find the loops of a model, and tell its layers.
+    """Find the loops of a model, and tell its layers; what they were told before counts no longer.
 
     Args:
         layers: of the model.
@@ -32,6 +32,10 @@ def put_in_loops(
         joinable: the names of those whose inputs can be joined.
         stepwise: the names of those that are called step by step.
     """
+    for layer in layers:
+        layer.stage = 0
+        if isinstance(layer, LoopableLayer):
+            layer.loop = None
     several = {x.name: x for x in layers if isinstance(x, LoopableLayer) and x.uses > 1 and x.name in joinable}
     lacks = {name for name in several if name in uses.missing or name in stepwise}
     recurring = [names for names in dependence.components() if dependence.recurs(names) and lacks.intersection(names)]

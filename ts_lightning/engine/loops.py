@@ -17,7 +17,7 @@ from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.loop import Loop, LoopableLayer, loop_of
 
 #: what a layer passes on at a use of its loop: (layer, its input, which use) -> what the next layer receives
-Force = Callable[[LoopableLayer, Any, int], Any]
+Force = Callable[[Any, Any, int], Any]
 
 
 class LoopEnded(BaseException):
@@ -58,11 +58,12 @@ class LoopRun:
 
     Args:
         layers: of the loop.
-        force: says what they pass on.
+        force: says what those pass on whose later inputs depend on it.
+        waiting: says what the others pass on, on which nothing in the loop depends.
     """
 
-    def __init__(self, layers: Sequence[LoopableLayer], force: Force) -> None:
-        self._layers, self._force = {layer.name: layer for layer in layers}, force
+    def __init__(self, layers: Sequence[LoopableLayer], force: Force, waiting: Force) -> None:
+        self._layers, self._force, self._waiting = {layer.name: layer for layer in layers}, force, waiting
         self._inputs: dict[str, list[Any]] = {}  # in the order of the first uses
         self._left = sum(layer.joined_uses for layer in layers)
 
@@ -85,8 +86,8 @@ class LoopRun:
             raise LoopEnded
         if own.loop is not None and own.loop.recurs:
             return self._force(own, x, len(inputs) - 1)
-        with torch.no_grad():  # nothing in the loop depends on it
-            return as_they_are(own, x, len(inputs) - 1)
+        with torch.no_grad():
+            return self._waiting(own, x, len(inputs) - 1)
 
     def joined(self) -> list[tuple[LoopableLayer, Any]]:
         """The layers with their inputs of all uses, in the order of their first ones.

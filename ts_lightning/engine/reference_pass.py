@@ -82,6 +82,7 @@ class ReferencePass:
         held: Collection[str] = (),
         *,
         force: Force = as_they_are,
+        waiting: Force = as_they_are,
         bound: bool = True,
     ) -> list[str]:
         """Run the model with ``visit`` for each layer; returns their names in the order of the visits.
@@ -95,6 +96,7 @@ class ReferencePass:
             around: entered around the model's forward alone.
             held: the names of layers that run as they are, with the weights that they have.
             force: says what the layers of a loop pass on until they are visited.
+            waiting: says what layers pass on ahead of their visit, on which nothing depends until then.
             bound: whether layers are bound to this batch, so that each has the rows that it is bound to.
 
         Raises:
@@ -103,7 +105,7 @@ class ReferencePass:
         """
         layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
         checked = self._checked or not torch.is_grad_enabled()
-        walk = Walk(layers, visit, force, constant=self.constant, bound=bound, checked=checked)
+        walk = Walk(layers, visit, force, waiting, constant=self.constant, bound=bound, checked=checked)
         for stage in walk.loops:
             walk.begin(stage)
             self.run(walk.use, layers, around, Calls(layers, walk.use, values=walk.values))

@@ -20,6 +20,7 @@ from ts_lightning.engine.call_sites import refused_call, unfit_call
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
+from ts_lightning.engine.loop_check import missed_sources
 from ts_lightning.engine.loop_search import put_in_loops, unfit_steps
 from ts_lightning.engine.loops import put_back_in_loops
 from ts_lightning.engine.names import is_matrix
@@ -172,14 +173,17 @@ def survey(
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
         found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
         first = Survey(found.layers, config).make(batch, Watch(()))
-    uses = Uses([name for name, count in first.uses.items() if count > 1])
-    dependence = Dependence()
-    moved = _moved(batch, found.layers, config, first, uses, dependence) if probe else {}
+    moved = _moved(batch, found.layers, config, first) if probe else {}
+    several = [name for name, count in first.uses.items() if count > 1] if probe else []
+    uses, dependence = _followed(batch, found.layers, config, several)
     for layer in found.layers:
         layer.uses = first.uses.get(layer.name, 1)
     joinable = first.joinable - moved.keys() if config.method == "scu" else set[str]()
     if loops is None:
         put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
+        able = [layer for layer in found.layers if _why(layer, first, moved, watch) is None]
+        while dependence.add(_missed_sources(batch, able)):
+            put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
     else:
         put_back_in_loops(found.layers, loops)
     for layer in list(found.layers):
@@ -191,13 +195,39 @@ def survey(
     return watch
 
 
+def _followed(
+    batch: ReferenceBatch, layers: Sequence[TargetLayer], config: TargetSpaceConfig, several: Sequence[str]
+) -> tuple[Uses, Dependence]:
+    """What a run with random weights shows of the layers that are used several times; with their own, if it fails."""
+    generators = (torch.Generator().manual_seed(0), None) if several else ()
+    for generator in generators:
+        uses, dependence = Uses(several), Dependence()
+        try:
+            Survey(layers, config, generator, uses, dependence).make(batch, Watch(()))
+        except Exception:  # of a forward that checks its numbers
+            continue
+        return uses, dependence
+    return Uses(()), Dependence()
+
+
+def _missed_sources(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict[str, set[str]]:
+    """What :func:`missed_sources` gives of random weights, where layers are in loops; of their own, if it fails."""
+    if not any(map(loop_of, layers)):
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    random, other = ({x.name: [_random(p, generator) for p in x.parameters] for x in layers} for _ in range(2))
+    own = {layer.name: [p.detach() for p in layer.parameters] for layer in layers}
+    half = {name: [p / 2 for p in values] for name, values in own.items()}
+    for values, others in ((random, other), (own, half)):
+        try:
+            return missed_sources(batch, layers, values, others)
+        except Exception:  # as above
+            continue
+    return {}
+
+
 def _moved(
-    batch: ReferenceBatch,
-    layers: Sequence[TargetLayer],
-    config: TargetSpaceConfig,
-    first: Survey,
-    uses: Uses,
-    dependence: Dependence,
+    batch: ReferenceBatch, layers: Sequence[TargetLayer], config: TargetSpaceConfig, first: Survey
 ) -> dict[str, torch.Size | None]:
     """Where layers are applied with random weights, None for nowhere, of those with other places than at ``first``.
 
@@ -214,8 +244,7 @@ def _moved(
     odd = {name for name, here in places.items() if samples and here.numel() % samples}
     for probe in range(_ODD_PROBES if odd else _PROBES):
         try:
-            looked = (None, None) if probe else (uses, dependence)
-            survey = Survey(layers, config, generator, *looked).make(batch, Watch(()))
+            survey = Survey(layers, config, generator).make(batch, Watch(()))
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}

@@ -15,7 +15,7 @@ from torch import Tensor
 from ts_lightning.engine.batches import mapped
 from ts_lightning.engine.call_sites import refused_call, unfit_site
 from ts_lightning.engine.calls import Calls
-from ts_lightning.engine.loops import Force, LoopRun, as_they_are, loops_of
+from ts_lightning.engine.loops import Force, LoopRun, loops_of
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import cast
@@ -31,6 +31,7 @@ class Walk:
         layers: to visit.
         visit: a layer.
         force: says what the layers of a loop pass on until they are visited.
+        waiting: says what other layers pass on until they are visited, on which nothing depends until then.
         constant: whether inputs are taken as constants.
         bound: whether layers have the rows that they are bound to.
         checked: whether it is known that layers are called where they can be solved.
@@ -43,15 +44,23 @@ class Walk:
     """
 
     def __init__(
-        self, layers: Sequence[TargetLayer], visit: Solve, force: Force, *, constant: bool, bound: bool, checked: bool
+        self,
+        layers: Sequence[TargetLayer],
+        visit: Solve,
+        force: Force,
+        waiting: Force,
+        *,
+        constant: bool,
+        bound: bool,
+        checked: bool,
     ) -> None:
         self.solved: dict[str, Sequence[Tensor]] = {}
         self.values: dict[int, Tensor] = {}
         self.inputs: list[tuple[TargetLayer, Any]] = []
         self.loops = loops_of(layers)
-        self._layers, self._visit, self._force = layers, visit, force
+        self._layers, self._visit, self._force, self._waiting = layers, visit, force, waiting
         self._constant, self._bound, self._checked = constant, bound, checked
-        self._run = LoopRun((), force)
+        self._run = LoopRun((), force, waiting)
         self._stage: float = math.inf  # of the present run; layers of a later one wait for others
         self._seen: set[str] = set()  # in the present run
 
@@ -64,7 +73,7 @@ class Walk:
         """A run begins, to the end of the loop of this stage; None for the last run, to the end of the forward."""
         self._seen.clear()
         self._stage = math.inf if stage is None else stage
-        self._run = LoopRun(() if stage is None else self.loops[stage], self._force)
+        self._run = LoopRun(() if stage is None else self.loops[stage], self._force, self._waiting)
 
     def end(self) -> None:
         """The run has ended: its loop is visited."""
@@ -85,7 +94,7 @@ class Walk:
         self._seen.add(layer.name)
         if layer.stage > self._stage:
             with torch.no_grad():
-                return as_they_are(layer, x, 0)
+                return self._waiting(layer, x, 0)
         why = None if self._checked else unfit_site()
         if why is not None:
             raise refused_call(layer, why)
