@@ -192,3 +192,16 @@ def test_a_decoder_that_is_given_its_own_choice_is_one_loop():
     assert loops["decoder"] == loops["readout"]
     assert loops["decoder"][1].recurs
     assert loops["encoder"][0] < loops["bridge"][0] <= loops["decoder"][0]
+
+
+@pytest.mark.parametrize("init", ["projected", "normalised", "weights"])
+@pytest.mark.parametrize("case", ["RNN cells", "LSTM cells", "GRU by steps", "cell of one layer"])
+def test_loops_in_low_precision_pass_on_its_type(case, init):
+    """Targets are in float32: an LSTM took the states along them for its own, and PyTorch refused the mixture."""
+    torch.manual_seed(0)
+    model, x = LOOPS[case][0]().bfloat16(), torch.randn(40, 4, 3).bfloat16()
+    space = TargetSpace(model, x, TargetSpaceConfig(init=init))
+    square(model, x).backward()
+    space.pullback()
+    space.solve()
+    assert all(bool(p.isfinite().all()) for p in model.parameters())

@@ -271,7 +271,7 @@ class RecurrentLayer(LoopableLayer):
 
     def forced(self, x: Sequences, targets: Tensor) -> Passed:
         """The states along the targets."""
-        states = self.states(x, targets)
+        states = [state.to(x.data.dtype) for state in self.states(x, targets)]
         return states[0].clone(), tuple(x.layout.last(state) for state in states)
 
     def loop_values(self, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
