@@ -65,6 +65,31 @@ class Halting(nn.Module):
         return self.readout(h)
 
 
+class FromWeight(nn.Module):
+    """A recurrent module or a cell, whose first state is made of a weight that is solved behind it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.recurrent, self.readout = kind, nn.Linear(3, 3)
+
+    def forward(self, x):
+        h = self.readout.weight.sum(0).repeat(len(x), 1)
+        if isinstance(self.recurrent, nn.GRU):
+            h = self.recurrent(x, h.unsqueeze(0))[1][0]
+        else:
+            for step in x.unbind(1):
+                h = self.recurrent(step, h)
+        return self.readout(x[:, 0]) + h
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.GRUCell])
+def test_a_first_state_of_a_weight_that_is_solved_later_is_refused(kind):
+    """The state was not looked at, and weights followed from those of the step before."""
+    recurrent = kind(3, 3, batch_first=True) if kind is nn.GRU else kind(3, 3)
+    with pytest.raises(TargetSpaceError, match=r"'recurrent.*' depends on the weight of layer 'readout'.*exclude"):
+        TargetSpace(FromWeight(recurrent), torch.randn(40, 4, 3))
+
+
 LEFT = {
     "OCU": (lambda: Cells("RNN"), "first", {"method": "ocu"}),
     "projected": (lambda: Stepwise(nn.LSTM, proj_size=4), "rnn", {}),

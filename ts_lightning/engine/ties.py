@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from ts_lightning.engine.dependence import tensors_of
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -28,7 +27,7 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
     owners = {id(parameter): layer for layer in layers for parameter in layer.parameters}
     seen: set[Any] = set()
     for layer, x in inputs:
-        nodes = [tensor.grad_fn for tensor in _tensors(x) if tensor.grad_fn is not None]
+        nodes = [tensor.grad_fn for tensor in tensors_of(x) if tensor.grad_fn is not None]
         while nodes:
             node = nodes.pop()
             if node in seen:
@@ -49,10 +48,3 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
                     f"or add '{owner.module_name}' to exclude."
                 )
             nodes += [before for before, _ in node.next_functions if before is not None]
-
-
-def _tensors(x: Any) -> list[Tensor]:
-    """The tensors of a layer's input."""
-    if isinstance(x, Tensor):
-        return [x]
-    return list(x.tensors) if hasattr(x, "tensors") else [x.data]
