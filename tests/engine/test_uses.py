@@ -43,6 +43,7 @@ def test_layer_stays_in_weight_space_and_trains(case):
     for name in reasons:
         assert not any(layer.module_name == name for layer in space.layers)
         assert name in space.describe()
+    assert "applied in several ways" not in reasons.values()  # of weights that are left under names of their own
     optimizer = torch.optim.Adam(space.parameters(), lr=0.01)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     for _ in range(3):

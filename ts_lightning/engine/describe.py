@@ -60,9 +60,12 @@ def described(
     text = f"Target space: {count} ({100 * share:.1f} % of the trainable parameters), {_samples(batch)}, {started}"
     kinds: dict[str, list[str]] = {}
     for name, module in left.items():
-        own = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)]
+        own = [join(name, n) for n, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)]
         # the model itself has no name, and the parameters that it holds beside its modules do
-        kinds.setdefault(_why(config, name, module, reasons), []).extend([name] if name else own)
+        one_by_one = not name or any(n in reasons for n in own)
+        for shown in own if one_by_one else [name]:
+            why = _why(config, shown if shown in reasons else name, module, reasons)
+            kinds.setdefault(why, []).append(shown)
     for name, (module, _) in parts.items():
         kinds.setdefault(_why(config, name, module, reasons), []).append(name)
     rest = [f"{listed(names)} ({why})" for why, names in kinds.items()]

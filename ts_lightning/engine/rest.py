@@ -47,8 +47,8 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
     solved = {id(p) for layer in found.layers for p in layer.parameters}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     for name, module in modules.items():
-        trained = [p for p in module.parameters(recurse=False) if p.requires_grad and is_matrix(p)]
-        matrices = [p for p in trained if id(p) not in solved]
+        own = {join(name, n): p for n, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)}
+        matrices = [p for n, p in own.items() if id(p) not in solved and n not in found.left]
         whole = inner.get(id(module), name)
         if not matrices or whole in found.left:
             continue
