@@ -15,6 +15,7 @@ from torch.nn import functional
 from tests.support.devices import needs_cuda
 from tests.support.fits import Lit, build, fit
 from tests.support.graph_stand_in import install
+from tests.support.loops import Cells
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMonitor
 
 
@@ -171,6 +172,15 @@ def test_a_recurrent_layer_in_weight_space_goes_on_without(device):
     space, model, x = case(device, "lstm", cuda_graphs=True, exclude=["rnn"])
     with pytest.warns(UserWarning, match="cuda_graphs: .*a recurrent layer is left in weight space"):
         train(space, model, x)
+    assert not recorded(space)
+
+
+def test_a_loop_goes_on_without(device):
+    torch.manual_seed(0)
+    model, x = Cells("LSTM").to(device), torch.randn(40, 4, 3).to(device)
+    space = TargetSpace(model, x, TargetSpaceConfig(cuda_graphs=True))
+    with pytest.warns(UserWarning, match="cuda_graphs: .*a loop of layers takes a run"):
+        train(space, nn.Sequential(model, nn.Flatten(), nn.Linear(8, 3).to(device)), x)
     assert not recorded(space)
 
 

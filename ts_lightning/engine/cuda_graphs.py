@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.loop import loop_of
 from ts_lightning.layers.registry import moves_weights
 
 #: solved parameters with their values, which autograd knows as functions of the targets
@@ -156,7 +157,13 @@ class SolveGraphs:
         return torch.cuda.graph(graph, **options)
 
     def _record(self, run: Run, aliased: Aliased) -> None:
-        """Rehearse and record a solve."""
+        """Rehearse and record a solve.
+
+        Raises:
+            RuntimeError: it takes several runs of the model's forward.
+        """
+        if any(loop_of(layer) is not None for layer in self._layers):
+            raise RuntimeError("a loop of layers takes a run of the model's forward of its own")
         graph = torch.cuda.CUDAGraph()
         if self._stream is None:  # one for all recordings, since libraries keep workspaces for each
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
