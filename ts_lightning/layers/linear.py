@@ -99,7 +99,7 @@ class LinearTargets(AffineLayer):
         w = solve(a, t, self.solver)
         values = self.pack(w if w0 is None else w + w0)
         # a copy, since the next layer may change its input in place
-        return values, wanted.clone() if self.ocu else self.apply(x, *values)
+        return values, wanted.to(x.dtype, copy=True) if self.ocu else self.apply(x, *values)
 
     def _plain(self, x: Tensor) -> bool:
         """Whether the solve is one operation: of A = [x, 1] with all its rows, at least as many as A has columns."""

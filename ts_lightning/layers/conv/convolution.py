@@ -134,7 +134,7 @@ class ConvTargets(AffineLayer):
             solved = [weight] if bias is None else [weight, bias]
             if anchor is not None:
                 solved, z = [value + w0 for value, w0 in zip(solved, anchor, strict=True)], z + z0
-            return [self.arranged(solved[0]), *solved[1:]], wanted if self.ocu else z
+            return [self.arranged(solved[0]), *solved[1:]], wanted.to(x.dtype) if self.ocu else z
         a, t = self.patches.gather(padded, self.bias is not None), self._target_rows(wanted)
         if anchor is not None:
             w0 = self.geometry.to_matrix(anchor[0], anchor[1] if len(anchor) > 1 else None)
@@ -147,7 +147,7 @@ class ConvTargets(AffineLayer):
         own = [self.arranged(values[0]), *values[1:]]
         if self.ocu:
             # a copy, since the next layer may change its input in place
-            return own, wanted.clone()
+            return own, wanted.to(x.dtype, copy=True)
         return own, self.geometry.convolve(padded, *(value.to(x.dtype) for value in values))
 
     def around(self, x: Tensor) -> Tensor:

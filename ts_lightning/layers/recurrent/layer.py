@@ -27,7 +27,7 @@ from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.loop import INPUTS_STD, STEP_SHARE, LoopableLayer
 from ts_lightning.layers.noise import noisy_columns
-from ts_lightning.layers.recurrent.module import Passed, directions, run_module
+from ts_lightning.layers.recurrent.module import Passed, directions, passed_on, run_module
 from ts_lightning.layers.recurrent.sequences import Dense, Packed, Part, Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING
@@ -78,7 +78,7 @@ class RecurrentLayer(LoopableLayer):
         super().__init__(own, module, config, self.gates * module.hidden_size)
         self.module_name = name
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
-        self.parameters = [getattr(module, "_".join([kind, *([suffix] if suffix else [])])) for kind in kinds]
+        self.parameters = [getattr(module, f"{kind}_{suffix}" if suffix else kind) for kind in kinds]
         self.hidden = module.hidden_size
         self.inputs, self.state = self.parameters[0].shape[1], self.parameters[1].shape[1]
         self.ones = module.bias
@@ -218,10 +218,7 @@ class RecurrentLayer(LoopableLayer):
             w0 = self.unpack(self.anchor)
             difference = t - (a @ w0.to(a.dtype)) / self.unit
             values = self.pack(w0 + self.unit * solve(a, difference, self.solver, self.blocks))
-        if self.ocu:
-            # a copy, since the next layer may change its input in place
-            return values, (states[0].clone(), tuple(x.layout.last(state) for state in states))
-        return values, self.run(x, values)
+        return values, passed_on(x, states) if self.ocu else self.run(x, values)
 
     def sizes(self) -> list[Size]:
         """One system for each block of gates."""
@@ -271,8 +268,7 @@ class RecurrentLayer(LoopableLayer):
 
     def forced(self, x: Sequences, targets: Tensor) -> Passed:
         """The states along the targets."""
-        states = [state.to(x.data.dtype) for state in self.states(x, targets)]
-        return states[0].clone(), tuple(x.layout.last(state) for state in states)
+        return passed_on(x, self.states(x, targets))
 
     def loop_values(self, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
         """Orthogonal weights, as those of :meth:`start`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,12 @@ def run_module(module: Any, visit: Callable[[Sequences], Passed], input: Any, hx
     else:
         result = data
     return result, states if isinstance(module, nn.LSTM) else states[0]
+
+
+def passed_on(x: Sequences, states: Sequence[Tensor]) -> Passed:
+    """What a layer with these states h (and c) passes on: a copy, since the next layer may change it in place."""
+    h, *_ = found = [state.to(x.data.dtype) for state in states]
+    return h.clone(), tuple(map(x.layout.last, found))
 
 
 def directions(module: nn.RNNBase) -> int:

@@ -17,7 +17,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.binding import Binding, Size
 from ts_lightning.layers.recurrent.cells import LSTMLayer
 from ts_lightning.layers.recurrent.layer import RecurrentLayer
-from ts_lightning.layers.recurrent.module import Passed
+from ts_lightning.layers.recurrent.module import Passed, passed_on
 from ts_lightning.layers.recurrent.sequences import Sequences
 from ts_lightning.layers.recurrent.start import orthogonal, reproduce
 from ts_lightning.layers.reproduce import START_DAMPING, reproduce_matrix
@@ -74,10 +74,7 @@ class ProjectedLSTMLayer(LSTMLayer):
             w0 = self.unpack(self.anchor)
             w = w0 + self.unit * solve(a, gates - (a @ w0.to(a.dtype)) / self.unit, self.solver, self.blocks)
         values = [*self.pack(w), v.mT]
-        if self.ocu:
-            # a copy, since the next layer may change its input in place
-            return values, (h.clone(), (x.layout.last(h), x.layout.last(c)))
-        return values, self.run(x, values)
+        return values, passed_on(x, (h, c)) if self.ocu else self.run(x, values)
 
     def fits_loop(self, x: Sequences) -> bool:
         """No: the states are those of the solved projection, which no use knows ahead of all."""
