@@ -126,11 +126,13 @@ def train(kind: str, delay: int, seed: int, rate: float | None, orthogonal: bool
     return {"right": statistics.fmean(right[-20:]), "reached": reached[0] + 1 if reached else 0, "ms": ms}
 
 
-def _measure(**line: object) -> dict[str, float]:
+def _measure(kind: str, delay: int, seed: int, rate: float | None, orthogonal: bool) -> dict[str, float]:
+    """What a run gave that is in the file, or is made now."""
+    line = {"kind": kind, "delay": delay, "seed": seed, "rate": rate, "orthogonal": orthogonal}
     known = RESULTS.find(line)
     if known is not None:
         return known
-    found = train(**line)  # type: ignore[arg-type]
+    found = train(kind, delay, seed, rate, orthogonal)
     RESULTS.add({**line, **found})
     print(line, found, flush=True)
     return found

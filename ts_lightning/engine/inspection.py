@@ -150,7 +150,7 @@ def inspect_model(
             bound.add(layer.name)
             every, rows = x, rows_setting(settings)
             if isinstance(layer, LoopableLayer) and layer.loop is not None:
-                every, rows = layer.joined([x] * layer.joined_uses), "all" if layer.loop.recurs else rows
+                every, rows = layer.joined_alike(x), "all" if layer.loop.recurs else rows
             layer.adopt(layer.bind(every, rows, StepUnit(1.0), generator))
         return layer.produce(x, layer.parameters)
 

@@ -86,10 +86,10 @@ class _Check:
 
     def visit(self, layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:
         """A visit."""
-        given = self._given[layer.name]
-        joined = isinstance(layer, LoopableLayer) and layer.loop is not None
-        expected = tensors_of(layer.joined(given) if joined else given)  # type: ignore[attr-defined]
-        if self._waiting and not all(map(_same, tensors_of(x), expected)):
+        expected: Any = self._given[layer.name]
+        if isinstance(layer, LoopableLayer) and layer.loop is not None:
+            expected = layer.joined(expected)
+        if self._waiting and not all(map(_same, tensors_of(x), tensors_of(expected))):
             self.missed.setdefault(layer.name, set()).update(self._waiting)
         self._waiting.discard(layer.name)
         return self._values[layer.name], layer.produce(x, self._values[layer.name])

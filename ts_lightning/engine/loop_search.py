@@ -38,14 +38,15 @@ def put_in_loops(
             layer.loop = None
     several = {x.name: x for x in layers if isinstance(x, LoopableLayer) and x.uses > 1 and x.name in joinable}
     lacks = {name for name in several if name in uses.missing or name in stepwise}
-    recurring = [names for names in dependence.components() if dependence.recurs(names) and lacks.intersection(names)]
-    feeding = dependence.ancestors([name for names in recurring for name in names])
-    added = _added_inputs(dependence, several, uses)
+    components = dependence.components()
+    recurring = [names for names in components if dependence.recurs(names)]
+    feeding = dependence.ancestors(name for names in recurring if lacks.intersection(names) for name in names)
+    added = _added_inputs(dependence, recurring, several, uses)
     lacks |= added | {name for name in several if name in uses.some and name in feeding}
     known = {layer.name: layer for layer in layers}
     stages: dict[str, int] = {}  # from which on the outputs of a layer are those of solved ones
     count = 0
-    for names in dependence.components():
+    for names in components:
         given = [stages[source] for name in names for source in dependence.sources[name] if source not in names]
         before = max(given, default=0)
         recurs, own = dependence.recurs(names), [several[name] for name in names if name in several]
@@ -61,15 +62,17 @@ def put_in_loops(
                 known[name].stage = before
 
 
-def _added_inputs(dependence: Dependence, several: Collection[str], uses: Uses) -> set[str]:
+def _added_inputs(
+    dependence: Dependence, recurring: Sequence[Sequence[str]], several: Collection[str], uses: Uses
+) -> set[str]:
     """The layers whose outputs are added to those of layers that are given nothing but states.
 
     A cell may be two layers, of the inputs and of the state.
     """
     found = set[str]()
-    for names in dependence.components():
+    for names in recurring:
         states = [uses.states[name] for name in names if name in uses.missing and name in uses.states]
-        if dependence.recurs(names) and states and all(bool(of.all()) for of in states):
+        if states and all(bool(of.all()) for of in states):
             given = {source for name in names for source in dependence.sources[name]}
             found |= {name for name in given.intersection(several) if not dependence.recurs([name])}
     return found

@@ -158,7 +158,7 @@ def start(
 
     def force(layer: LoopableLayer, x: Any, use: int) -> Any:
         if use == 0:
-            every = layer.joined([x] * layer.joined_uses)
+            every = layer.joined_alike(x)
             bind(layer, every)
             if state is None and layer.name not in kept and init in ("auto", "normalised"):
                 with torch.no_grad():
@@ -220,7 +220,7 @@ def keep_share(
 
     def force(layer: LoopableLayer, x: Any, use: int) -> Any:
         if use == 0:
-            cut(layer, layer.joined([x] * layer.joined_uses))
+            cut(layer, layer.joined_alike(x))
         return on_targets(layer, x, use)
 
     def visit(layer: TargetLayer, x: Any) -> tuple[list[Tensor], Any]:

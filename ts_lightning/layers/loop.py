@@ -72,6 +72,10 @@ class LoopableLayer(TargetLayer):
     def joined(self, xs: Sequence[Any]) -> Any:
         """One input for those of all uses."""
 
+    def joined_alike(self, x: Any) -> Any:
+        """The same where the input of every use is like ``x``; to bind the layer before all of them are known."""
+        return self.joined([x] * self.joined_uses)
+
     @abstractmethod
     def forced(self, x: Any, targets: Tensor) -> Any:
         """What the layer passes on at one use if its outputs are ``targets``, in :attr:`unit`; ``x`` is its input."""
