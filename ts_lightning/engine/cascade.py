@@ -26,6 +26,7 @@ from ts_lightning.engine.pulled import Pulled
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.solution import Solution
 from ts_lightning.engine.start import project
+from ts_lightning.engine.staying import Staying
 from ts_lightning.engine.target import Target
 from ts_lightning.engine.trained import Trained
 from ts_lightning.engine.untangling import Untangling
@@ -52,6 +53,7 @@ class Cascade:
         solution: the last solve.
         untangling: when the reference batch is gone through.
         outside: what was written to weights from outside.
+        staying: lets given weights stay where their inputs change.
         pulled: what of the weights' gradients has been pulled back.
         checked: whether weights written from outside were looked for since the last step.
         changed_only: whether weights that hold their value already are left alone, see :meth:`Solution.write`.
@@ -62,10 +64,9 @@ class Cascade:
     def __init__(
         self, model: nn.Module, layers: list[TargetLayer], config: TargetSpaceConfig, partition: Partition
     ) -> None:
-        self.model, self.layers = model, layers
+        self.model, self.layers, self.partition = model, layers, partition
         self.targets: dict[str, Target] = {}
         self.device = layers[0].parameters[0].device
-        self.partition = partition
         self.trained = Trained(model, layers)
         alone = self.partition.group is None and all(p.device == self.device for p in model.parameters())
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
@@ -73,9 +74,9 @@ class Cascade:
         self.untangling = Untangling(config, layers, self.trained, model)
         self.solution = Solution(self._run, self.trained.read, recorder, lambda: self.untangling.lasting)
         self.outside = Outside(layers, self.solution, self.adopt)
+        self.staying = Staying(model, layers, self.solution, partition, self.solve, self.adopt)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
-        self.checked = False
-        self.changed_only = False
+        self.checked = self.changed_only = False
         self._hooks = ParameterHooks()
 
     def take(self, targets: dict[str, Target]) -> None:
@@ -93,8 +94,7 @@ class Cascade:
             expected = self._run_kept() if untangling.judged() else None
             self.solution.make(self._replayed)
             if expected is not None:
-                moved = jump(self.layers, expected, self.solution.pairs)
-                self.partition.same([moved])
+                self.partition.same([moved := jump(self.layers, expected, self.solution.pairs)])
                 untangling.period.judge(float(moved))
         else:
             untangling.advance()
@@ -106,9 +106,8 @@ class Cascade:
         """Solve around the weights of these modules, or of all; see :meth:`TargetSpace.adopt_weights`."""
         self.trained.settle()
         self._hold()  # of layers frozen since the last solve, too
-        held = self.trained.held
         chosen = {layer.name for layer in self.layers if modules is None or layer.module_name in modules}
-        self._anchor(chosen - held)
+        self._anchor(chosen - self.trained.held)
         self.solution.make(self._replayed)
         self._write(changed_only=False)
 
@@ -198,6 +197,7 @@ class Cascade:
                 f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "
                 f"and the gradients are of these weights. Call pullback() before a change of targets, solve() after it."
             )
+        self.staying.before_pullback(lambda: solution.make(self._replayed))
         if self._hold() or changed or self.untangling.outdated or not solution.lasts:
             self.untangling.end_period()
             self.solve()  # a norm, say, was written between the solve and this moment

@@ -20,7 +20,6 @@ from ts_lightning.engine.bystanders import check_alone, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
-from ts_lightning.engine.norms import FrozenNorms
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
@@ -83,7 +82,7 @@ class TargetSpace:
         left: what stays in weight space of all that was meant to be solved: name, kind and reason of each module.
         cascade: the solve of all layers and its pull-back, for whoever builds on the engine.
         stepping: what happens around the steps of optimizers, likewise.
-        partition, norms: the processes' shares, and the norms that are frozen, likewise.
+        partition: the processes' shares, likewise.
     """
 
     def __init__(
@@ -107,12 +106,13 @@ class TargetSpace:
         check_alone(model, found.layers)
         self.left = list(found.left.values())
         self.cascade = Cascade(model, found.layers, self.config, self.partition)
-        self.stepping, self.norms = Stepping(self.cascade), FrozenNorms(model, self.cascade, state is not None)
+        self.stepping = Stepping(self.cascade)
         auto = self.config.init == "auto" and state is None
         given = given_layers(found.layers, loaded) if auto else set()
         self._started = start_of(self.config.init, found.layers, given, state is not None)
         self._beginning = Beginning(self.cascade, self.config, given)
         self._beginning.begin(batch, self.config.init, state)
+        self.cascade.staying.begin(state is not None)
         self.stepping.follow(0)
         self._structure = Structure(model)
         watch(self)
@@ -228,7 +228,7 @@ class TargetSpace:
             TargetSpaceError: there has been no solve since the last pull-back, the targets have changed since, or
                 the gradients have a graph of their own.
         """
-        self.norms.follow()
+        self.cascade.staying.follow()
         return self.cascade.pullback(keep=keep)
 
     def release(self) -> None:

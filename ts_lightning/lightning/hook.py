@@ -88,7 +88,7 @@ class SolveHook:
         for steps in self._steps.values():
             steps.stand_closest()
         if self._failure is None:
-            self._space.norms.follow()
+            self._space.cascade.staying.follow()
         self._prepare()
         self._begun = self._versions()
         result = self._training_step(*args, **kwargs)

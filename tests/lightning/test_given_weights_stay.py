@@ -1,4 +1,4 @@
-"""Norms that hooks freeze when targets were made already: given weights stay, and a fit resumes to the last bit."""
+"""Given weights stay where inputs change and nothing is trained: norms that hooks freeze, buffers that they write."""
 
 import pytest
 import torch
@@ -59,6 +59,69 @@ def test_a_fit_resumes_to_the_last_bit(tmp_path, hook, init):
         second.hook = "start"
     fit(second, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")
     assert_equal(second, whole)
+
+
+class Scaled(Freezing):
+    """Its forward reads a buffer and an attribute, which a hook or the training step writes."""
+
+    def __init__(self, hook, config, rate):
+        super().__init__(hook, config, rate)
+        self.register_buffer("scale", torch.ones(()))
+        self.factor = 1.0
+
+    def forward(self, x):
+        return super().forward(x * self.scale * self.factor)
+
+    def on_train_start(self):
+        self.say("start")
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if batch_idx == 0:
+            self.say("first batch")
+
+    def training_step(self, batch, batch_idx):
+        self.say("step")
+        return super().training_step(batch, batch_idx)
+
+    def say(self, place):
+        what, _, where = self.hook.partition(" in ")
+        if where != place:
+            return
+        if what == "buffer":
+            self.scale.fill_(3.0)
+        elif what == "attribute":
+            self.factor = 0.5
+        else:
+            self.norm.eval()
+
+
+@pytest.mark.parametrize("where", ["start", "first batch", "step"])
+@pytest.mark.parametrize("what", ["buffer", "attribute", "norm"])
+def test_they_stay_whatever_forward_reads(what, where):
+    found = []
+    for config in (None, TargetSpaceConfig(init="weights")):
+        torch.manual_seed(0)
+        model = Scaled(f"{what} in {where}", config, 0.0)
+        fit(model, loader(shuffle=True))
+        found.append(model)
+    assert found[0].losses == found[1].losses
+    assert_equal(*found)
+
+
+def test_gradients_are_those_of_what_forward_reads_now():
+    torch.manual_seed(0)
+    model = Scaled("none", None, 0.0).double()
+    x, y = data(dtype=torch.float64)
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights"))
+    model.factor = 0.5
+    nn.functional.cross_entropy(model(x), y).backward()
+    space.pullback()
+    found = [target.grad for target in space.targets.values()]
+    space.release()
+    other = TargetSpace(model, x, TargetSpaceConfig(init="weights"))
+    nn.functional.cross_entropy(model(x), y).backward()
+    other.pullback()
+    torch.testing.assert_close(found, [target.grad for target in other.targets.values()])
 
 
 def test_in_a_loop_of_ones_own_given_weights_stay():
