@@ -1,6 +1,7 @@
 """Worker processes of one thread each, so that equal computations give equal bits and workers share the cores;
 Lightning's banners off; no test's environment is another's; W&B offline."""
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -11,10 +12,13 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # which Lightning's use
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities import registry as lightnings_registry
 from lightning_utilities.core.inheritance import get_all_subclasses
 from torch.utils.data import BatchSampler, DataLoader
 
 torch.set_num_threads(1)
+# every Trainer reads the metadata of all installed packages, for callbacks that these bring along
+lightnings_registry.entry_points = functools.cache(lightnings_registry.entry_points)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -34,7 +38,7 @@ MOST_WORKERS = 8
 
 def pytest_xdist_auto_num_workers(config):
     """One worker per core, and none for a single file, whose tests stay together (``--dist loadfile``)."""
-    files = {name.split("::")[0] for name in config.option.file_or_dir}
+    files = {name.split("::")[0] for name in getattr(config.option, "file_or_dir", [])}
     if len(files) == 1 and Path(*files).is_file():
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
