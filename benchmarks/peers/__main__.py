@@ -58,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     results = Results(given.results)
     if given.what == "list":
-        for workload in workloads:
-            print(f"{workload.name:<24}{workload.group}: {workload.title}")
-        for contender in contenders:
-            print(f"{contender.name:<24}{contender.label}")
+        lines = [(workload.name, f"{workload.group}: {workload.title}") for workload in workloads]
+        lines += [(contender.name, contender.label) for contender in contenders]
+        width = max(len(name) for name, _ in lines)
+        for name, text in lines:
+            print(f"{name:<{width}}  {text}")
     elif given.what == "run":
         seconds = 60 * given.minutes
         if not measure(workloads, contenders, results, given.data, given.trials, given.seeds, seconds, _say):

@@ -19,6 +19,7 @@ from benchmarks.cases import mlp, paper_cnn
 from benchmarks.peers import data
 from benchmarks.peers.networks import Sequence, dropped, resnet, strided_cnn
 from benchmarks.peers.workload import Data, Workload
+from ts_lightning.amount import amount
 
 P = ParamSpec("P")
 
@@ -125,11 +126,11 @@ def _memories() -> Iterator[Workload]:
                 2000,
                 (0.5, 0.8, 0.99),
             )
-    for name, features, steps, shown in (("rows", 28, 2000, "28"), ("pixels", 1, 1000, "1")):
+    for name, features, steps in (("rows", 28, 2000), ("pixels", 1, 1000)):
         yield Workload(
             f"permuted-{name}",
             group,
-            f"permuted MNIST, {shown} pixels a step, RNN of 128 units, {steps:,} steps",
+            f"permuted MNIST, {amount(features, 'pixel')} a step, RNN of 128 units, {steps:,} steps",
             partial(Sequence, nn.RNN, features, 128, 10),
             partial(data.pixels, features=features),
             steps,

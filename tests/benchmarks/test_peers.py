@@ -1,5 +1,6 @@
 """The harness of docs/evidence.md: the same trials and seeds for everyone, and peers that are what their names say."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from benchmarks.cases import mlp
 from benchmarks.peers import data
+from benchmarks.peers.__main__ import main as listed
 from benchmarks.peers.contender import Contender, Learner
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.foof import Foof
@@ -269,3 +271,11 @@ def test_workloads_have_rising_levels_and_networks_that_fit_their_data():
         if name != "tanh-5":  # read from a folder
             split = workload.data(None).test.part(0, 3)
             assert workload.loss(workload.build()(split.x), split.y).isfinite()
+
+
+def test_the_list_has_a_space_behind_every_name(capsys):
+    listed(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [*WORKLOADS, *CONTENDERS]
+    assert len({re.search(r"  +", line).end() for line in lines}) == 1
+    assert "1 pixels" not in "".join(lines)

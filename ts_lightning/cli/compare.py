@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from ts_lightning import report
+from ts_lightning.cli.arguments import Arguments
 from ts_lightning.cli.files import run_folder
 from ts_lightning.cli.finish import shorten
 from ts_lightning.cli.parser import typed
@@ -52,9 +53,8 @@ def compare(command: str, arguments: Sequence[str], name: str, program: Program,
         SystemExit: with 130 after Ctrl-C.
     """
     # not jsonargparse, which leaves no options over for another parser
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog=f"{command} compare",
-        allow_abbrev=False,
         description="Train in target and in weight space with equal seeds and data, and compare. Options of fit are "
         "options here, too, and the same in both spaces but for --target_space.",
     )

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from ts_lightning.amount import amount
-from ts_lightning.cli.files import loaded
+from ts_lightning.cli import files
 from ts_lightning.cli.parser import Parser
 from ts_lightning.engine.batches import part
 from ts_lightning.errors import SettingError, first_line
@@ -63,9 +63,7 @@ def main(argv: Sequence[str]) -> None:
     write = _FORMS.get(options.out.suffix)
     if write is None:
         raise SettingError(f"'{options.out}': found the ending '{options.out.suffix}'; expected {', '.join(_FORMS)}.")
-    checkpoint = loaded(options.checkpoint)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise SettingError(f"'{options.checkpoint}': found no state_dict in it; expected a Lightning checkpoint.")
+    checkpoint = files.checkpoint(options.checkpoint)
     _check_out(options.out, options.checkpoint)
     # beside the file, which stays as it is if a disk is full, say, and on the same disk
     with tempfile.TemporaryDirectory(prefix=".", dir=options.out.resolve().parent) as part:
@@ -134,8 +132,9 @@ def _onnx(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
     if options.input is None:
         arguments, named = _from_reference(model, checkpoint)
     else:
-        given = loaded(options.input)
+        given = files.loaded(options.input)
         arguments = given if isinstance(given, tuple) else (given,)
+        _check_input(model, arguments, options.input)
     batch = torch.export.Dim("batch")
     names = list(inspect.signature(model.forward).parameters)
     shapes = {
@@ -156,6 +155,18 @@ def _onnx(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
                 f"'{options.out}': PyTorch's exporter cannot translate {type(model).__name__} ({cause}). Change its "
                 f"forward so that torch.export takes it, or export the weights alone, as .ckpt or .safetensors."
             ) from error
+
+
+def _check_input(model: LightningModule, arguments: tuple[Any, ...], file: Path) -> None:
+    """Refuse an input with which the module cannot be called, of which the exporter says much and nothing plain."""
+    try:
+        with torch.no_grad():
+            model(*arguments)
+    except Exception as error:  # whatever a user's forward raises
+        raise SettingError(
+            f"--input {file}: {type(model).__name__} cannot be called with what it holds ({first_line(error)}). "
+            f"Expected a tensor, or a tuple of tensors, as forward takes them."
+        ) from error
 
 
 _FORMS: dict[str, Callable[[dict[str, Any], Any, Path], None]] = {

@@ -34,6 +34,8 @@ _ITS_OWN = ("out", "ckpt_path")
 _HELD = re.compile(r"GLOBAL ([\w.]+)")
 #: an address like s3://, of which a path keeps one slash
 _ADDRESS = re.compile(r"\w{2,}:/")
+#: what Lightning takes for --ckpt_path beside a file
+_KNOWN_CHECKPOINTS = ("last", "hpc", "registry")
 #: the folders that this process has for its runs, to its end, by their descriptors
 _taken: dict[Path, int] = {}
 
@@ -131,6 +133,40 @@ def loaded(file: Path, *, mmap: bool = False) -> Any:
             f"'{file}': not a file of tensors and built-in types{f' (it holds {held[1]})' if held else ''}; expected "
             f"what torch.save or Lightning wrote."
         ) from error
+
+
+def checkpoint(file: Path, *names: str, mmap: bool = False) -> dict[str, Any]:
+    """What a checkpoint of Lightning holds, its weights among it.
+
+    Args:
+        file: of Lightning.
+        names: what else it is to hold.
+        mmap: leave the tensors on file until they are looked at.
+
+    Raises:
+        SettingError: it cannot be read, or it is a file of tensors and no checkpoint, as one of ``model.state_dict()``.
+    """
+    found = loaded(file, mmap=mmap)
+    without = [name for name in ("state_dict", *names) if not isinstance(found, dict) or name not in found]
+    if without:
+        raise SettingError(
+            f"'{file}': found no {without[0]} in it; expected a Lightning checkpoint, as last.ckpt of a run."
+        )
+    held: dict[str, Any] = found
+    return held
+
+
+def check_checkpoint(given: Any, command: str) -> None:
+    """Refuse a file for ``--ckpt_path`` with which Lightning's command would fail, before anything is made.
+
+    Raises:
+        SettingError: it is none that the command can load, as weights alone of which a fit cannot go on.
+    """
+    if given == "best":  # which Lightning remembers of a fit in the same process
+        raise SettingError("--ckpt_path best: a command begins without a best checkpoint; expected a file.")
+    if given is not None and given not in _KNOWN_CHECKPOINTS and "://" not in str(given):
+        names = ("pytorch-lightning_version", *(["optimizer_states"] if command == "fit" else []))
+        checkpoint(Path(given), *names, mmap=True)  # mapped, its tensors are not read
 
 
 def with_csv(asked: Logger | list[Logger] | bool | None, folder: Path) -> list[Logger] | bool:

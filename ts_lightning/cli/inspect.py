@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ts_lightning.cli.arguments import Arguments
 from ts_lightning.cli.lightning_cli import TargetSpaceCLI
 from ts_lightning.cli.parser import typed
 from ts_lightning.engine.inspection import Inspection, inspection
@@ -26,7 +27,7 @@ DOES = "say what would be solved and what it costs, without training"
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """Leave out what Lightning says of the training that does not follow: seed, devices, loggers to install."""
+    """Leave out what Lightning says of the training that does not follow: seed, devices, loggers, callbacks."""
 
     def said(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_OF_TRAINING)
@@ -35,7 +36,9 @@ def _unsaid() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(said)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")
+            yield
     finally:
         for logger in loggers:
             logger.removeFilter(said)
@@ -116,9 +119,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
         SettingError: the options leave the module in weight space, or train nothing.
         TargetSpaceError: the settings ask for what cannot be solved.
     """
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog=f"{command} inspect",
-        allow_abbrev=False,
         description="Say of each layer whether it would be solved or why not, from how many rows, with how many inputs "
         "(the bias among them) and outputs, from which matrix, how much memory its targets take, and its share of what "
         "a step costs beyond weight space. Nothing is trained or written. Options of fit are options here, too: "

@@ -23,7 +23,7 @@ from ts_lightning.cli import causes, helptext, meant
 from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_root, check_target_space, check_trainer
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
-from ts_lightning.cli.files import LastCheckpoint, Settings, discard, loaded, run_folder, with_csv
+from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, run_folder, with_csv
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.memory import TrainingMemory
 from ts_lightning.cli.parser import Parser
@@ -40,8 +40,6 @@ from ts_lightning.report.summary import spaces
 
 #: what --trainer.callbacks+= and --optimizer know by their names alone, being imported
 NAMED = (TargetSpaceMonitor, TargetAdam)
-#: what Lightning takes for --ckpt_path beside a file
-_KNOWN_CHECKPOINTS = ("last", "hpc", "registry")
 _HELP = (
     "Settings of target space for the module, whether or not it has the mixin: --target_space.ridge 0.1 sets one, "
     "--target_space.help lists all, null trains in weight space. Default: the module's own."
@@ -146,18 +144,16 @@ class TargetSpaceCLI(LightningCLI):
         chosen = self.config[self.config.subcommand]
         files = [*(self.config.get("config") or []), *(chosen.get("config") or [])]
         check_keys(files, [*vars(chosen), *self.subcommands()])
-        checkpoint = chosen.get("ckpt_path")
-        if checkpoint == "best":  # which Lightning remembers of a fit in the same process
-            raise SettingError("--ckpt_path best: a command begins without a best checkpoint; expected a file.")
-        if checkpoint is not None and checkpoint not in _KNOWN_CHECKPOINTS and "://" not in str(checkpoint):
-            loaded(Path(checkpoint), mmap=True)  # said before anything is made; mapped, its tensors are not read
+        check_checkpoint(chosen.get("ckpt_path"), self.config.subcommand)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's, which takes the module's hyperparameters from a checkpoint; what they replace is said."""
         chosen = self.config.get("subcommand")
-        before = self.config[chosen].get("model") if chosen else None
-        meant.within_a_checkpoint(super()._parse_ckpt_path, self.config[chosen].get("ckpt_path") if chosen else None)
-        after = self.config[chosen].get("model") if chosen else None
+        if not chosen:
+            return
+        before = self.config[chosen].get("model")
+        meant.within_a_checkpoint(super()._parse_ckpt_path, self.config[chosen].get("ckpt_path"))
+        after = self.config[chosen].get("model")
         if before == after:
             return
         given = self._arguments

@@ -39,6 +39,8 @@ _ELSEWHERE = {
     "steps": "trainer.max_steps",
     "weights_summary": "trainer.enable_model_summary",
 }
+#: by which option a file is given
+_FILES = {".yaml": "config", ".yml": "config", ".ckpt": "ckpt_path"}
 _MOST = 3
 
 
@@ -55,6 +57,12 @@ def options(word: str, known: Collection[str]) -> list[str]:
         return [elsewhere]
     same = [name for name in known if name.rpartition(".")[2] == word]
     return same[:_MOST] or difflib.get_close_matches(word, known, n=_MOST)
+
+
+def bare(word: str) -> str:
+    """What is meant by a word without dashes, as the path of a file."""
+    option = next((option for ending, option in _FILES.items() if word.endswith(ending)), None)
+    return f"Did you mean --{option} {word}?" if option else "Options begin with --."
 
 
 def classes(path: str, base: str) -> str:

@@ -22,6 +22,8 @@ _INSIDE = re.compile(r"Expected a <class 'NoneType'>|^ *Given value type:|Nested
 #: what jsonargparse says, and with which parts of it that a user needs
 _UNKNOWN = re.compile(r"^(?:Option|unrecognized arguments:) *'?([\w.-]+)", re.IGNORECASE)
 _UNKNOWN_WITHIN = re.compile(r"^Subcommand '(\w+)' does not accept option '([\w.]+)")
+#: a word without dashes, as the path of a file
+_BARE = re.compile(r"^unrecognized arguments: ([^\s-]\S*)")
 _NO_FILE = re.compile(r"""^Parser key "config": (?:File does not exist|Path is not a file): '(.+)'""")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
 #: the content of a config file follows it, which is empty
@@ -59,6 +61,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        self._command: str | None = None  # that the arguments begin with, in the parser of all commands
         self._file: tuple[str, str] | None = None  # the config that is read: its path and its content
 
     def _get_formatter(self, *args: Any, **options: Any) -> Any:
@@ -74,6 +77,12 @@ class Parser(LightningArgumentParser):
         formatter._fill_text = filled
         formatter._get_help_string = lambda action: helptext.names(said(action))
         return formatter
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """jsonargparse's; errors of a command's settings name the command."""
+        words = sys.argv[1:] if args is None else args
+        self._command = next((word for word in words if word in self.subparsers()), None)
+        return super().parse_args(args, *rest, **options)
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Any:
         """jsonargparse's; the file that cannot be read is named."""
@@ -92,21 +101,37 @@ class Parser(LightningArgumentParser):
         finally:
             self._file = before
 
+    def parse_object(self, *args: Any, **options: Any) -> Any:
+        """jsonargparse's; hyperparameters of a checkpoint that names no class are those of the class in use."""
+        if len(args) == 2:  # Lightning's call: the checkpoint's, and the settings that they are to replace
+            given, settings = args
+            command = settings.get("subcommand")
+            arguments = given.get(command, {}).get("model", {})
+            used = settings[command].get("model") if arguments else None
+            if used is not None and "class_path" in used and "class_path" not in arguments:
+                model = {"class_path": used["class_path"], "dict_kwargs": arguments}
+                args = ({command: {"model": model}}, settings)
+        return super().parse_object(*args, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the options that there are or the nearest of them, and end with exit code 2."""
         message = message.strip()
         if self._file and message.startswith(_OF_YAML) and (broken := _broken(self._file[1])):
             message = f"{_BROKEN}--config {self._file[0]}{broken}"
-        if (unknown := _UNKNOWN.search(message)) and "xpected one of" not in message:
+        if bare := _BARE.search(message):
+            message = f"found {bare[1]!r}, which is no option. {meant.bare(bare[1])}"
+        elif (unknown := _UNKNOWN.search(message)) and "xpected one of" not in message:
             message += f"\n{self._expected(unknown[1])}"
         if within := _UNKNOWN_WITHIN.search(message):
             message += f"\n{self.subparsers()[within[1]]._expected(within[2])}"
         if not self.exit_on_error:  # a parser within another, which goes on to say it
             super().error(message, ex)
-        program = self.prog.replace(" [options]", "") + (f" {within[1]}" if within else "")
+        missing = _MISSING.search(message)
+        command = within[1] if within else self._command if missing is None else None
+        program = self.prog.replace(" [options]", "") + (f" {command}" if command else "")
         if message.startswith(_BROKEN):
             message = message.removeprefix(_BROKEN)
-        elif missing := _MISSING.search(message):
+        elif missing:
             program, message = self._missing(program, missing[1])
         elif file := _NO_FILE.search(message):
             message = f"--config {file[1]}: found no such file. Expected a YAML with settings."

@@ -20,6 +20,10 @@ _UNKNOWN = re.compile(
     r"(?:Option '|unrecognized arguments: --)([\w.]+).*\n\s*(Expected one of .+|Did you mean .+|No option .+)"
 )
 _REQUIRED = re.compile(r"Problem with given class_path '([\w.]+)':\s+the following arguments are required: (.+)")
+#: an argument of a class, where jsonargparse has tried the base of all such classes
+_ARGUMENT = re.compile(r"Given value: NestedArg\(key='([\w.]+)'")
+_TRIED = re.compile(r"class_path '[\w.]*?(\w+)'|(Logger) is abstract")
+_BASES = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback", "Logger")
 _BARE = re.compile(r"^\s*Unable to load config '(.+)'")
 _GIVEN = re.compile(r"Given value: (?!NestedArg\()(.+)")
 _GOT = re.compile(r"Got value: (.+)")
@@ -46,6 +50,10 @@ def explained(message: str) -> str | None:
     complaint = _COMPLAINT.search(message)
     if complaint is None or not message.startswith("Parser key"):
         return None
+    tried = _TRIED.search(message)
+    if (argument := _ARGUMENT.search(message)) and tried and (tried[1] or tried[2]) in _BASES:
+        option = _KEY.findall(message)[0]
+        return f"--{option}.{argument[1]}: found no --{option} ahead of it. Expected its class first."
     lacking = _REQUIRED.search(message, 0, complaint.start())  # behind the complaint it is of another type
     if lacking:
         path = ".".join(key[1] for key in _KEY.finditer(message, 0, lacking.start()))

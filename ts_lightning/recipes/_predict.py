@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ts_lightning.amount import amount
+from ts_lightning.cli.arguments import Arguments
 from ts_lightning.cli.files import loaded
 from ts_lightning.cli.program import plain
 from ts_lightning.errors import SettingError, first_line
@@ -27,7 +27,7 @@ def predict(program: str, argv: Sequence[str]) -> None:
     Raises:
         SystemExit: with 2 after a user's mistake.
     """
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog=f"python -m {program} predict",
         description="Classify lines of text: label, its probability and the text are printed for each.",
     )
