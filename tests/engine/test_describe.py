@@ -50,3 +50,10 @@ def test_vectors_that_stay_in_weight_space_are_said(norm, exclude, ending):
     model = nn.Sequential(nn.Linear(3, 8), norm, nn.Linear(8, 2))
     space = TargetSpace(model, torch.randn(20, 3), TargetSpaceConfig(exclude=exclude))
     assert space.describe().endswith(ending)
+
+
+def test_a_notebook_shows_the_line():
+    space = TargetSpace(nn.Linear(3, 2), torch.randn(9, 3))
+    assert repr(space) == space.describe()
+    space.release()
+    assert repr(space) == space.describe()

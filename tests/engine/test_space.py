@@ -270,3 +270,13 @@ def test_the_first_registered_parameter_says_on_which_device_random_numbers_are_
 def test_settings_of_another_type_are_refused_by_name(given):
     with pytest.raises(TypeError, match="config: expected a TargetSpaceConfig or None, found"):
         TargetSpace(nn.Linear(3, 2), torch.randn(9, 3), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(nn.Linear, "the class Linear"), (torch.zeros(2, 3), "a Tensor"), ("net", "a str"), (None, "a NoneType")],
+)
+def test_what_is_no_module_is_refused_by_name(given, found):
+    """The arguments in another order, or a class that nobody made: each had an error of Python's."""
+    with pytest.raises(TypeError, match=f"TargetSpace: found {found} as the model; expected a module"):
+        TargetSpace(given, torch.randn(9, 3))

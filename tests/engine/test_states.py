@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.changes import Change
-from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig
+from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 STEPS = 8
 
@@ -139,3 +139,13 @@ def test_a_state_from_behind_a_release_or_ahead_of_a_solve_has_what_was_written(
     other.space.load_state_dict(state)
     for late in (run.space.state_dict(), other.space.state_dict()):
         assert Run(CHANGES["written"], 1, 5, (weights, late, moments)).train(3) == expected
+
+
+@pytest.mark.parametrize("of_the_model", [False, True], ids=["empty", "of the model"])
+def test_what_is_no_state_of_a_space_is_refused(of_the_model):
+    model, x = nn.Linear(3, 2), torch.randn(9, 3)
+    state = model.state_dict() if of_the_model else {}
+    with pytest.raises(TargetSpaceError, match="another target space: found no targets in it, but"):
+        TargetSpace(nn.Linear(3, 2), x, state=state)
+    with pytest.raises(TargetSpaceError, match="another target space: found no targets in it, but"):
+        TargetSpace(model, x).load_state_dict(state)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
 from ts_lightning.engine.cascade import Cascade
@@ -20,13 +20,16 @@ from ts_lightning.engine.state_checks import check_state
 from ts_lightning.engine.twins import say_copies
 
 
-def settings_of(config: TargetSpaceConfig | None) -> TargetSpaceConfig:
-    """The settings of a space, the defaults for None.
+def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpaceConfig:
+    """The settings of a model's space, the defaults for None.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: they are, or the model is, something else.
         ValueError: ``until`` is set, for which nobody counts steps here.
     """
+    if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"TargetSpace: found {found} as the model; expected a module, as in TargetSpace(model, x).")
     settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
     if settings.until is not None:
         raise ValueError(

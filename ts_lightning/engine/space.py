@@ -80,9 +80,8 @@ class TargetSpace:
         config: the settings.
         model: the model.
         left: what stays in weight space of all that was meant to be solved: name, kind and reason of each module.
-        cascade: the solve of all layers and its pull-back, for whoever builds on the engine.
-        stepping: what happens around the steps of optimizers, likewise.
-        partition: the processes' shares, likewise.
+        cascade, stepping: the solve of all layers and its pull-back, and what happens around the steps of optimizers,
+            for whoever builds on the engine; likewise partition: the processes' shares.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class TargetSpace:
         group: dist.ProcessGroup | None = None,
         loaded: Collection[nn.Parameter] = (),
     ) -> None:
-        self.config = settings_of(config)
+        self.config = settings_of(config, model)
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward
@@ -107,8 +106,7 @@ class TargetSpace:
         self.left = list(found.left.values())
         self.cascade = Cascade(model, found.layers, self.config, self.partition)
         self.stepping = Stepping(self.cascade)
-        auto = self.config.init == "auto" and state is None
-        given = given_layers(found.layers, loaded) if auto else set()
+        given = given_layers(found.layers, loaded) if self.config.init == "auto" and state is None else set()
         self._started = start_of(self.config.init, found.layers, given, state is not None)
         self._beginning = Beginning(self.cascade, self.config, given)
         self._beginning.begin(batch, self.config.init, state)
@@ -270,6 +268,8 @@ class TargetSpace:
         reasons = {left.name: left.reason for left in self.left}
         return described(self.model, self.layers, self.config, self.cascade.reference.batch, self._started, reasons)
 
+    __repr__ = describe
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the targets of an earlier :meth:`state_dict` of this space; call :meth:`solve` behind it.
 
@@ -291,8 +291,8 @@ class TargetSpace:
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""
-        layers = self.layers if self.cascade.solution.exists else []
-        return [(layer.module_name, p) for layer in layers for p in layer.parameters]
+        solved = self.layers if self.cascade.solution.exists else []
+        return [(layer.module_name, p) for layer in solved for p in layer.parameters]
 
     def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
         """The reference batch, whose seed follows the user's; no draw changes the order of training data."""

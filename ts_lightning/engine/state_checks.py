@@ -19,6 +19,7 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     Raises:
         TargetSpaceError: its targets stand for something else; says for what.
     """
+    _check_whole(state)
     if set(own["targets"]) != set(state["targets"]):
         raise TargetSpaceError(
             f"The state is of another target space: it has targets of {', '.join(sorted(state['targets']))}; found "
@@ -54,6 +55,7 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 def check_names(layers: Sequence[TargetLayer], state: Mapping[str, Any]) -> None:
     """Check that a state has targets of these layers."""
+    _check_whole(state)
     wanted, given = {layer.name for layer in layers}, set(state["targets"])
     if wanted != given:
         parts = [f"without targets: {', '.join(sorted(wanted - given))}"] * bool(wanted - given)
@@ -88,3 +90,13 @@ def restored(layer: TargetLayer, shape: torch.Size, state: Mapping[str, Any]) ->
             f"reference batch. Use the same layer sizes, or start from the weights alone."
         )
     return target
+
+
+def _check_whole(state: Mapping[str, Any]) -> None:
+    """Check that a state is one of a target space at all, and not of the model, say."""
+    if "targets" not in state:
+        found = ", ".join(map(str, state)) or "nothing"
+        raise TargetSpaceError(
+            f"The state is of another target space: found no targets in it, but {found}. Give what state_dict() of a "
+            f"TargetSpace returned."
+        )
