@@ -33,6 +33,7 @@ class Pulled:
 
     Attributes:
         settled: whether an optimizer is at work with the gradients as they are, so that reading one pulls nothing.
+        times: how many pull-backs there were that left the weights' gradients on them.
         several: whether several optimizers step, so that behind one's step there is time to change the others'.
         weights_of: the weights that are solved from a target, by its id.
         given: what pull-backs that leave the weights' gradients on them gave.
@@ -40,6 +41,7 @@ class Pulled:
 
     def __init__(self, layers: Sequence[TargetLayer], pull: Callable[[], object]) -> None:
         self.settled = self.several = False
+        self.times = 0
         self.weights_of: dict[int, Sequence[nn.Parameter]] = {}
         self._weights = [p for layer in layers for p in layer.parameters]
         self.given = GivenGradients(self._weights)
@@ -216,6 +218,7 @@ class Pulled:
             if keep:
                 self.given.note(parameter, found, gradient)
         if keep:
+            self.times += 1
             self.settle()
 
     def _waits(self, target: nn.Parameter) -> bool:

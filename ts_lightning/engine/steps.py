@@ -40,6 +40,7 @@ class OptimizerSteps:
         self._after_step = space.stepping.stepped if after_step is None else after_step
         self._hooks: list[Any] = []
         self._own_step: Callable[..., Any] | None = None
+        self._stepped_at = 0  # the number of pull-backs at the last step
 
     def attach(self) -> None:
         """Take part in the optimizer's steps from here on."""
@@ -84,7 +85,10 @@ class OptimizerSteps:
         """Pull back what has arrived on the weights or changed there; see :meth:`Pulled.pull_pending`."""
         cascade = self._space.cascade
         if not cascade.pulled.pull_pending(stepping=stepping):
-            cascade.checked = False  # weights may have been written since somebody read gradients
+            # weights may have been written since somebody read gradients
+            cascade.checked = stepping and cascade.pulled.found() and self._stepped_at != cascade.pulled.times
+            if cascade.checked:
+                cascade.outside.before_pullback(own_loop=False)
         elif self._after_pull is not None:
             self._after_pull()
 
@@ -101,7 +105,8 @@ class OptimizerSteps:
         return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._space.cascade.pulled.settled = False
+        pulled = self._space.cascade.pulled
+        pulled.settled, self._stepped_at = False, pulled.times
         self._space.stepping.note(self._optimizer)
         self._after_step()
 
