@@ -189,7 +189,7 @@ class Cascade:
         self.trained.settle()
         solution = self.solution
         self.checked = True
-        self.outside.before_pullback(own_loop=not keep)
+        self.outside.keep(own_loop=not keep)
         changed = solution.changed()
         moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
         if moved:

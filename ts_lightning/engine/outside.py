@@ -93,13 +93,17 @@ class Outside:
         self._solves += 1
         return self._keep(self.modules(unseen=self._solves <= _WATCHED), own_loop=True)
 
-    def before_pullback(self, *, own_loop: bool) -> None:
-        """Solve around what was written, so that gradients are those of the weights that the loss had.
+    def keep(self, *, own_loop: bool, but: Collection[str] = ()) -> bool:
+        """Solve around what was written, so that gradients are those of the weights that the loss had; whether it was.
+
+        Args:
+            own_loop: whether the user solves.
+            but: modules to leave out, whose targets have moved.
 
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
-        self._keep(self.modules(), own_loop)
+        return self._keep([name for name in self.modules() if name not in but], own_loop)
 
     def _keep(self, found: list[str], own_loop: bool) -> bool:
         if not found:

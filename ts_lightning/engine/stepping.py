@@ -95,12 +95,20 @@ class Stepping:
             cascade.solve()
 
     def stepped(self) -> None:
-        """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned."""
+        """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned.
+
+        Around weights that the step itself has written, as one of an optimizer that asks a model for its weights.
+        """
         cascade = self._cascade
         checked, cascade.checked = cascade.checked, False
         if self._reevaluated:
             self._reevaluated = False
             cascade.untangling.end_period()
+        if checked:
+            changed = set(map(id, cascade.solution.changed()))
+            moved = {layer.module_name for layer in cascade.layers if id(cascade.targets[layer.name]) in changed}
+            if cascade.outside.keep(own_loop=False, but=moved):
+                return
         if checked or not cascade.solution.overwritten():
             cascade.solve()
 

@@ -88,7 +88,7 @@ class OptimizerSteps:
             # weights may have been written since somebody read gradients
             cascade.checked = stepping and cascade.pulled.found() and self._stepped_at != cascade.pulled.times
             if cascade.checked:
-                cascade.outside.before_pullback(own_loop=False)
+                cascade.outside.keep(own_loop=False)
         elif self._after_pull is not None:
             self._after_pull()
 
