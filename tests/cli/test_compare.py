@@ -115,7 +115,7 @@ REFUSED = {
     ),
     "bare": ([*NET, "--trainer.barebones", "true"], "--trainer.barebones: found True, with which a run leaves no"),
     "no logger": ([*NET, "--trainer.logger", "false"], "--trainer.logger: found False, with which a run leaves no"),
-    "a seed that is none": ([*NET, "--seeds", "x"], "invalid int value: 'x'"),
+    "a seed that is none": ([*NET, "--seeds", "x"], "--seeds x: expected a whole number"),
     "a seed below zero": (
         [*NET, "--seeds", "0", "-1"],
         "--seeds: found -1; expected whole numbers from 0 to 4294967295.",

@@ -15,7 +15,7 @@ from ts_lightning.engine.trained import copies_of, write_copies
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
-_WATCHED = 16  # solves: what a loop does between a step and its solve shows in the first ones
+_WATCHED = 16  # solves: what a loop or an optimizer does between a step and its solve shows in the first ones
 
 
 class Outside:
@@ -36,7 +36,7 @@ class Outside:
         self._layers, self._solution, self._adopt = layers, solution, adopt
         self.pending: Mapping[str, Any] | None = None
         self._said = False
-        self._solves = 0  # in a loop of one's own
+        self._looks = 0  # ahead of the solves behind steps
 
     def modules(self, *, unseen: bool = True) -> list[str]:
         """The modules whose weights were given other values since the last solve, of which the targets know nothing.
@@ -90,20 +90,30 @@ class Outside:
         Raises:
             TargetSpaceError: targets were moved before, so that the solve would overwrite what was written.
         """
-        self._solves += 1
-        return self._keep(self.modules(unseen=self._solves <= _WATCHED), own_loop=True)
+        return self._keep(self._behind_a_step(), own_loop=True)
 
-    def keep(self, *, own_loop: bool, but: Collection[str] = ()) -> bool:
-        """Solve around what was written, so that gradients are those of the weights that the loss had; whether it was.
+    def keep(self, *, own_loop: bool) -> None:
+        """Solve around what was written, so that gradients are those of the weights that the loss had.
 
         Args:
             own_loop: whether the user solves.
-            but: modules to leave out, whose targets have moved.
 
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
-        return self._keep([name for name in self.modules() if name not in but], own_loop)
+        self._keep(self.modules(), own_loop)
+
+    def keep_of_step(self, moved: Collection[str]) -> bool:
+        """Solve around what an optimizer's step has written; whether it has.
+
+        Args:
+            moved: modules to leave out, whose targets have moved.
+        """
+        return self._keep([name for name in self._behind_a_step() if name not in moved], own_loop=False)
+
+    def _behind_a_step(self) -> list[str]:
+        self._looks += 1
+        return self.modules(unseen=self._said or self._looks <= _WATCHED)
 
     def _keep(self, found: list[str], own_loop: bool) -> bool:
         if not found:

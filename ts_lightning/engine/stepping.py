@@ -107,7 +107,7 @@ class Stepping:
         if checked:
             changed = set(map(id, cascade.solution.changed()))
             moved = {layer.module_name for layer in cascade.layers if id(cascade.targets[layer.name]) in changed}
-            if cascade.outside.keep(own_loop=False, but=moved):
+            if cascade.outside.keep_of_step(moved):
                 return
         if checked or not cascade.solution.overwritten():
             cascade.solve()
