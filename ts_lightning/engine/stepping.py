@@ -6,6 +6,7 @@ between which a backward pass of another is still to come.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from ts_lightning.engine.optimizers import trained_by
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
+
+_UNHEARD = 8  # steps without a gradient, behind which that is said
 
 
 class Stepping:
@@ -29,6 +32,7 @@ class Stepping:
         self._cascade = cascade
         self._optimizers = 0  # that pull back and solve by their own steps
         self._reevaluated = False  # whether the loss was asked for at other targets since the last step
+        self._heard: dict[int, int | None] = {}  # by optimizer, its steps without a gradient; None behind one with some
 
     def follow(self, optimizers: int) -> None:
         """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
@@ -47,6 +51,25 @@ class Stepping:
             target.before_reading = before
             target.weights = () if self._optimizers else layer.parameters
 
+    def listen(self, optimizer: Optimizer) -> None:
+        """Say once where the targets of an optimizer have had no gradient in any of its first steps."""
+        steps = self._heard.get(id(optimizer), 0)
+        if steps is None:
+            return
+        layers = [layer for layer in self._layers(optimizer) if self._cascade.targets[layer.name].requires_grad]
+        heard = any(self._cascade.targets[layer.name].stored_grad is not None for layer in layers)
+        steps += bool(layers)
+        self._heard[id(optimizer)] = None if heard or steps == _UNHEARD else steps
+        if not heard and steps == _UNHEARD:
+            names = ", ".join(layer.name for layer in layers[:5]) + (", ..." if len(layers) > 5 else "")
+            warnings.warn(
+                f"{type(optimizer).__name__} has made {steps} steps, and no gradient has reached the weights that its "
+                f"targets give ({names}), which stay as they are. torch.autograd.grad and backward(inputs=...) take "
+                f"gradients there if they are asked for the model's parameters, and not for the optimizer's, which are "
+                f"targets. Add the layers to exclude if the loss does not depend on them.",
+                stacklevel=2,
+            )
+
     def check(self, optimizer: Optimizer) -> None:
         """Look ahead of a step in a loop of one's own whether gradients were pulled back for it.
 
@@ -58,6 +81,7 @@ class Stepping:
         """
         if self._optimizers:
             return
+        self.listen(optimizer)
         solution = self._cascade.solution
         if not solution.exists:
             if solution.lost or all(weight.grad is None for weight in self.weights(optimizer)):
@@ -117,7 +141,8 @@ class Stepping:
         return [parameter for layer in self._layers(optimizer) for parameter in layer.parameters]
 
     def note(self, optimizer: Optimizer) -> None:
-        """Note a step of one of several optimizers, which has used the gradients on the weights of its targets up."""
+        """Note a step, of one of several optimizers as one that used up the gradients on the weights of its targets."""
+        self.listen(optimizer)
         if self._optimizers > 1:
             self._cascade.pulled.step(id(optimizer), self.weights(optimizer))
 
