@@ -35,7 +35,7 @@ class Outside:
     ) -> None:
         self._layers, self._solution, self._adopt = layers, solution, adopt
         self.pending: Mapping[str, Any] | None = None
-        self._said = False
+        self._said = self._said_lost = False
         self._looks = 0  # ahead of the solves behind steps
 
     def modules(self, *, unseen: bool = True) -> list[str]:
@@ -109,7 +109,17 @@ class Outside:
         Args:
             moved: modules to leave out, whose targets have moved.
         """
-        return self._keep([name for name in self._behind_a_step() if name not in moved], own_loop=False)
+        found = self._behind_a_step()
+        lost = [name for name in found if name in moved]
+        if lost and not self._said_lost:
+            self._said_lost = True
+            warnings.warn(
+                f"The weights of {', '.join(lost)} were changed within an optimizer's step, which has moved their "
+                f"targets: the solve behind the step overwrites them. Change weights behind optimizer.step(), as in "
+                f"on_train_batch_end: they are then kept, and solved around.",
+                stacklevel=6,
+            )
+        return self._keep([name for name in found if name not in moved], own_loop=False)
 
     def _behind_a_step(self) -> list[str]:
         self._looks += 1

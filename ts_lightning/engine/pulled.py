@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ts_lightning.engine.given import GivenGradients, stored
+from ts_lightning.engine.signature import Signature
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
@@ -50,6 +52,7 @@ class Pulled:
         self._stepped: dict[int, list[nn.Parameter]] = {}  # weights by whose targets' optimizer has made a step
         self._spent: dict[int, list[nn.Parameter]] = {}  # those behind which there was a backward pass
         self._said_piled = False
+        self._at_work: Signature | None = None  # of the gradients that a step began with, until it reads the first one
 
     def pull_pending(self, *, stepping: bool = False) -> bool:
         """Pull back if a gradient arrived, changed or went; whether it did.
@@ -58,20 +61,34 @@ class Pulled:
             stepping: whether an optimizer's step follows at once. Then changes that no version tells are looked for,
                 as those through ``grad.data``, since a pull-back that came before.
         """
-        if self.settled:
-            return False
-        if not (stepping and self.given.signature.changed()) and not self.pending():
+        began, self._at_work = self._at_work, None
+        at_work = self.settled
+        if at_work:
+            if began is None or not began.changed():
+                return False
+        elif not (stepping and self.given.signature.changed()) and not self.pending():
             return False
         self.settled = True  # while the pull-back itself reads gradients
         try:
             self._pull()
         finally:
-            self.settled = False
+            self.settled = at_work
         if stepping and not self.several:
             self.given.signature.drop()
         else:
             self.given.measure()
         return True
+
+    def settle_for(self, optimizer: Optimizer) -> None:
+        """Let an optimizer work with the gradients as they are.
+
+        One of the user's may change those of a model's weights first, as K-FAC does, and then call the step of its base
+        class. The first gradient that it reads of a target is pulled back from what they have become.
+        """
+        self.settled = True
+        if type(optimizer).__module__.partition(".")[0] not in ("torch", "ts_lightning"):
+            self._at_work = Signature(self._weights)
+            self._at_work.take(self._at_work.numbers().tolist())
 
     def step(self, optimizer: int, weights: Sequence[nn.Parameter]) -> None:
         """Note that an optimizer has made its step for the gradients on these weights.

@@ -101,7 +101,7 @@ class OptimizerSteps:
         if at is not None:
             return (*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs
         self.pull(stepping=True)
-        self._space.cascade.pulled.settled = True
+        self._space.cascade.pulled.settle_for(self._optimizer)
         return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class OptimizerSteps:
             self._space.stepping.prepare()
             result = closure()
             self.pull(stepping=True)
-            self._space.cascade.pulled.settled = True
+            self._space.cascade.pulled.settle_for(self._optimizer)
             return result
 
         return prepared
