@@ -89,13 +89,13 @@ class _Check:
         expected: Any = self._given[layer.name]
         if isinstance(layer, LoopableLayer) and layer.loop is not None:
             expected = layer.joined(expected)
-        if self._waiting and not all(map(_same, tensors_of(x), tensors_of(expected))):
+        if self._waiting and not all(map(same, tensors_of(x), tensors_of(expected))):
             self.missed.setdefault(layer.name, set()).update(self._waiting)
         self._waiting.discard(layer.name)
         return self._values[layer.name], layer.produce(x, self._values[layer.name])
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
+def same(found: Tensor, expected: Tensor) -> bool:
     """Whether two inputs are the same, up to rounding."""
     if found.shape != expected.shape:
         return False

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
-from ts_lightning.engine.call_sites import refused_call, unfit_call
+from ts_lightning.engine.beside import leave_what_matters
+from ts_lightning.engine.call_sites import passes_by, refused_call, unfit_call, with_other_weights
 from ts_lightning.engine.calls import Calls, Watch
 from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
@@ -24,6 +24,7 @@ from ts_lightning.engine.loop_check import missed_sources
 from ts_lightning.engine.loop_search import put_in_loops, unfit_steps
 from ts_lightning.engine.loops import put_back_in_loops
 from ts_lightning.engine.names import is_matrix
+from ts_lightning.engine.random_weights import random_like, random_weights
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass, unreached
 from ts_lightning.engine.rest import name_the_rest, use_of
@@ -57,6 +58,8 @@ class Survey:
         joinable: the names of the layers whose inputs can be joined, as those of a loop are.
         stepwise: of the layers that are given a step of a sequence.
         refusals: why a layer cannot be solved from its input: in a few words, and as an error.
+        beside: which calls of a layer are beside the solves, counted from 0.
+        apart: why a layer cannot be solved at some of its calls, in a few words.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Survey:
         self.joinable: set[str] = set()
         self.stepwise: set[str] = set()
         self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
+        self.beside: dict[str, set[int]] = {}
+        self.apart: dict[str, str] = {}
         self._layers, self._config, self._generator = layers, config, generator
         self._seen, self._dependence = uses, dependence
 
@@ -81,28 +86,42 @@ class Survey:
         given = (self._layers, self._use, watch)
         calls = Calls(*given) if self._dependence is None else FollowedCalls(self._dependence, *given)
         ReferencePass(batch, self._layers).run(self._use, self._layers, None, calls)
+        self.joinable -= self.apart.keys()
         return self
 
     def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
-        self.uses[layer.name] = self.uses.get(layer.name, 0) + 1
-        first = self.uses[layer.name] == 1
-        why = unfit_call(layer, x, first=first)
-        if why is not None:
+        call = self.uses.get(layer.name, 0)
+        self.uses[layer.name] = call + 1
+        first, why = layer.name not in self.places, unfit_call(layer, x)
+        if why is not None and passes_by(why):
+            self.apart.setdefault(layer.name, why)
+            if first or with_other_weights(layer):
+                self.beside.setdefault(layer.name, set()).add(call)
+        elif why is not None:
             self.refusals.setdefault(layer.name, (why, refused_call(layer, why)))
-        values = [p.detach() if self._generator is None else _random(p, self._generator) for p in layer.parameters]
+        values = [p.detach() if self._generator is None else random_like(p, self._generator) for p in layer.parameters]
         if first and why is None:
             self._bind(layer, x)
             self._join(layer, x)
         elif layer.name in self.joinable and layer.places(x) != self.places[layer.name]:
             self.joinable.discard(layer.name)
-        if self._seen is not None and layer.name not in self.refusals:
+        if self._seen is not None and why is None and layer.name not in self.refusals:
             self._seen.see(layer, x)
         passed = layer.produce(x, values)
+        if call not in self.beside.get(layer.name, ()):
+            self._look(layer, x, passed, calls, first=first)
+        return passed
+
+    def _look(self, layer: TargetLayer, x: Any, passed: Any, calls: Calls, *, first: bool) -> None:
+        """What a layer passed on, and whether its input was derivatives, which only later uses may have."""
         if self._dependence is not None:
             self._dependence.use(layer.name, x, passed)
-        if calls.differentiated and any(bool(t.isnan().any()) for t in tensors_in(passed)):
+        later = not first and layer.name not in self.joinable
+        if later or not calls.differentiated or not any(bool(t.isnan().any()) for t in tensors_in(passed)):
+            return
+        if first:
             self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
-        return passed
+        self.joinable.discard(layer.name)
 
     def _join(self, layer: TargetLayer, x: Any) -> None:
         if isinstance(layer, LoopableLayer) and layer.name not in self.refusals:
@@ -177,13 +196,15 @@ def survey(
     several = [name for name, count in first.uses.items() if count > 1] if probe else []
     uses, dependence = _followed(batch, found.layers, config, several)
     for layer in found.layers:
-        layer.uses = first.uses.get(layer.name, 1)
+        layer.uses, layer.beside = first.uses.get(layer.name, 1), frozenset(first.beside.get(layer.name, ()))
     joinable = first.joinable - moved.keys() if config.method == "scu" else set[str]()
     if loops is None:
         put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
-        able = [layer for layer in found.layers if _why(layer, first, moved, watch) is None]
+        able = [layer for layer in found.layers if not layer.beside and _why(layer, first, moved, watch) is None]
         while dependence.add(_missed_sources(batch, able)):
             put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
+        plain = [layer for layer in found.layers if layer.name in first.places]
+        leave_what_matters(batch, plain, first.apart, first.refusals)
     else:
         put_back_in_loops(found.layers, loops)
     for layer in list(found.layers):
@@ -215,7 +236,7 @@ def _missed_sources(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dic
     if not any(map(loop_of, layers)):
         return {}
     generator = torch.Generator().manual_seed(0)
-    random, other = ({x.name: [_random(p, generator) for p in x.parameters] for x in layers} for _ in range(2))
+    random, other = (random_weights(layers, generator) for _ in range(2))
     own = {layer.name: [p.detach() for p in layer.parameters] for layer in layers}
     half = {name: [p / 2 for p in values] for name, values in own.items()}
     for values, others in ((random, other), (own, half)):
@@ -264,6 +285,9 @@ def _why(
         return use_of([p for p in layer.parameters if is_matrix(p)], watch), unreached(name)
     if layer.name in first.refusals:
         return first.refusals[layer.name]
+    if layer.name not in first.places:
+        why = first.apart[layer.name]
+        return why, refused_call(layer, why)
     if layer.name not in moved:
         return None
     here, there = first.places[layer.name], moved[layer.name]
@@ -272,9 +296,3 @@ def _why(
         f"{'not at all' if there is None else f'at {tuple(there)}'}. Targets need the same rows at every step: add "
         f"'{name}' to exclude."
     )
-
-
-def _random(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights at which signals keep their size, whatever a layer starts from; biases stay small."""
-    scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
-    return (scale * torch.randn(parameter.shape, generator=generator)).to(parameter)

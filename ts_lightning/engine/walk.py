@@ -6,6 +6,7 @@ Each layer is visited once, when what it depends on is solved. From then on it r
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ class Walk:
         self._constant, self._bound, self._checked = constant, bound, checked
         self._run = LoopRun((), force, waiting)
         self._stage: float = math.inf  # of the present run; layers of a later one wait for others
-        self._seen: set[str] = set()  # in the present run
+        self._calls: Counter[str] = Counter()  # in the present run
 
     @property
     def ended(self) -> bool:
@@ -71,7 +72,7 @@ class Walk:
 
     def begin(self, stage: int | None) -> None:
         """A run begins, to the end of the loop of this stage; None for the last run, to the end of the forward."""
-        self._seen.clear()
+        self._calls.clear()
         self._stage = math.inf if stage is None else stage
         self._run = LoopRun(() if stage is None else self.loops[stage], self._force, self._waiting)
 
@@ -86,13 +87,14 @@ class Walk:
         Raises:
             TargetSpaceError: the layer cannot be solved there, has other rows, or depends on derivatives.
         """
-        if layer.name in self.solved:
-            if layer.uses == 1 and layer.name in self._seen:
+        call = self._calls[layer.name]
+        self._calls[layer.name] += 1
+        beside = call in layer.beside
+        if layer.name in self.solved and not beside:
+            if layer.uses == 1 and call:
                 raise _reused(layer)
-            self._seen.add(layer.name)
             return layer.produce(x, self.solved[layer.name])
-        self._seen.add(layer.name)
-        if layer.stage > self._stage:
+        if beside or layer.stage > self._stage:
             with torch.no_grad():
                 return self._waiting(layer, x, 0)
         why = None if self._checked else unfit_site()

@@ -55,6 +55,7 @@ class TargetLayer(ABC):
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
         anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
         uses: how many times one forward uses the layer; it is solved from the rows of the first, or of all in a loop.
+        beside: which of its calls in one forward, counted from 0, no solve depends on, see ``engine/beside.py``.
         stage: how many loops have to be solved before the layer, see ``engine/walk.py``.
     """
 
@@ -85,6 +86,7 @@ class TargetLayer(ABC):
         self.solver = self.solvers[0]
         self.anchor: tuple[Tensor, ...] | None = None
         self.uses = 1
+        self.beside: frozenset[int] = frozenset()
         self.stage = 0
         self._binding: Binding | None = None
 
