@@ -122,12 +122,6 @@ REFUSALS = {
         X,
         ["layers: 'head'", "(ParametrizedLinear)", "that linear functions and convolutions apply"],
     ),
-    "unbatched images": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3)),
-        {},
-        torch.ones(3, 8, 8),
-        ["layer '0' received an input of shape (3, 8, 8)", "(N, C, *space)"],
-    ),
     "reference of no known form": (Net, {}, 7, ["reference: found int", "tensor, a tuple"]),
 }
 

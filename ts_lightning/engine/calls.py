@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.call_sites import handed_to_a_transform, unfit_site
 from ts_lightning.engine.noise import DROPOUTS, Noise
+from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import Applied, Form, Seen, applied
 from ts_lightning.layers.linear import LinearTargets
@@ -156,7 +158,12 @@ class Calls(TorchFunctionMode):
             call = self._watch.applied(call)
         layer = None if call is None else self._layers.get(id(call.weight))
         if call is not None and layer is not None and self._fits(layer, call):
-            return call.result(self.use(layer, call.x), len(layer.parameters) > 1)
+            assert isinstance(layer, AffineLayer)
+            with (
+                self if call.x.dim() == layer.sample_dims else nullcontext()
+            ):  # which sees how one sample is made a batch
+                passed = layer.visited(self.use, call.x)
+            return call.result(passed, len(layer.parameters) > 1)
         values, watch = self.values, self._watch
         before = [] if watch is None else watch.before(args, kwargs)
         if values and (_holds(values, args) or (kwargs and _holds(values, kwargs.values()))):

@@ -2,20 +2,26 @@
 
 Every process makes the start from the whole reference batch, as one process would, and keeps its share. With
 ``reference.shard=False`` each keeps all of it, and the first process's weights are sent to all, because replicas drift.
+So it does where a loop has other uses on a share, as one over the samples has.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ts_lightning.engine.calls import Calls
+from ts_lightning.engine.loops import as_they_are
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.start import Start, keep_share
 from ts_lightning.engine.target import Target
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.loop import loop_of
 from ts_lightning.ridge.processes import Cut, Shards, broadcast, let_messages_end
 
 
@@ -81,7 +87,10 @@ class Partition:
         if self.group is None or not self._shard:
             return run, start.targets
         self.shards = Shards(self.group, run.batch.samples)
-        run = ReferencePass(run.batch.share(self.shards), layers, constant=run.constant)
+        whole, run = run, ReferencePass(run.batch.share(self.shards), layers, constant=run.constant)
+        if not _same_uses(run, layers, self.shards):
+            self.shards = None
+            return whole, start.targets
         targets, self._cuts = keep_share(run, layers, start, self.shards)
         for target in targets.values():
             target.shards = self.shards
@@ -107,3 +116,25 @@ class Partition:
         if self.shards is not None:
             self.shards.sum(squares[1:])
         return squares.sum().sqrt()
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _same_uses(run: ReferencePass, layers: Sequence[TargetLayer], shards: Shards) -> bool:
+    """Whether the loops of a model have as many uses on every share as on the whole reference batch."""
+    loops = {layer.name: loop.uses for layer in layers if (loop := loop_of(layer)) is not None}
+    if not loops:
+        return True
+    found: Counter[str] = Counter()
+
+    def use(layer: TargetLayer, x: Any, calls: Calls) -> Any:
+        found[layer.name] += layer.name in loops
+        return as_they_are(layer, x, 0)
+
+    try:
+        run.run(use, layers)
+    except Exception:  # of a forward that joins what its loop gave, of which there is nothing on an empty share
+        found.clear()
+    others = layers[0].parameters[0].new_tensor([float(+found != loops)])
+    shards.sum(others)
+    return not others.item()

@@ -48,7 +48,19 @@ class AffineLayer(LoopableLayer):
     def forward(layers: Sequence[TargetLayer], visit: Visit, input: Tensor) -> Any:
         """The layer on the module's input."""
         (layer,) = layers
-        return visit(layer, input)
+        assert isinstance(layer, AffineLayer)
+        return layer.visited(visit, input)
+
+    def visited(self, visit: Visit, x: Tensor) -> Any:
+        """What ``visit`` gives; an input of one sample, without a dimension of samples, is a batch of one."""
+        if isinstance(x, Tensor) and x.dim() == self.sample_dims:
+            return visit(self, x.unsqueeze(0)).squeeze(0)
+        return visit(self, x)
+
+    @property
+    def sample_dims(self) -> int:
+        """How many dimensions the input of one sample has, where there is nothing but features."""
+        return 1
 
     def sizes(self) -> list[Size]:
         """One system."""

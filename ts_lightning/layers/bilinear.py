@@ -20,7 +20,8 @@ class BilinearTargets(LinearTargets):
     ) -> Any:
         """The layer on the products of the module's inputs."""
         (layer,) = layers
-        return visit(layer, (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2))
+        assert isinstance(layer, LinearTargets)
+        return layer.visited(visit, (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2))
 
     def arranged(self, weight: Tensor) -> Tensor:
         """The weight (out, in1, in2)."""

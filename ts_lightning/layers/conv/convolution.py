@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Rows, TargetSpaceConfig
-from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.conv.operator import ConvSolve
@@ -67,6 +66,11 @@ class ConvTargets(AffineLayer):
         return super().solves(module, base) and kind._conv_forward is expected._conv_forward
 
     @property
+    def sample_dims(self) -> int:
+        """Channels and space."""
+        return len(self.geometry.kernel) + 1
+
+    @property
     def patches(self) -> PatchRows | None:
         """Where in the input the patches of the solved rows are; None where no patch is gathered."""
         assert isinstance(self.binding, ConvBinding)
@@ -85,15 +89,7 @@ class ConvTargets(AffineLayer):
 
         Where there are no more rows than unknowns, the ridge takes more of every step, for which the "auto" ridge and
         unit of sampled rows make up; docs/defaults.md.
-
-        Raises:
-            TargetSpaceError: the input has no dimension of samples.
         """
-        if x.dim() != len(self.geometry.kernel) + 2:
-            raise TargetSpaceError(
-                f"layer '{self.name}' received an input of shape {tuple(x.shape)} from the reference batch; expected "
-                f"(N, C, *space): give the reference batch its first dimension."
-            )
         places = self.places(x)
         columns = self.inputs + (self.bias is not None)
         chosen = sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device)

@@ -44,10 +44,11 @@ class ConvTransposeTargets(ConvTargets):
     ) -> Any:
         """The module's forward: the layer on the spread input."""
         (layer,) = layers
+        assert isinstance(layer, AffineLayer)
         m: Any = layer.module
         axes = len(m.kernel_size)
         extra = m._output_padding(input, output_size, m.stride, m.padding, m.kernel_size, axes, m.dilation)
-        return visit(layer, spread(input, m, extra))
+        return layer.visited(visit, spread(input, m, extra))
 
     def flat(self, weight: Tensor) -> Tensor:
         """(out, in / groups, *kernel), flipped, for (in, out / groups, *kernel)."""
