@@ -77,9 +77,7 @@ class TargetLayer(ABC):
 
     def __init__(self, name: str, module: nn.Module, config: TargetSpaceConfig, width: int) -> None:
         self.name = self.module_name = name
-        self.module = module
-        self.width = width
-        self.config = config
+        self.module, self.width, self.config = module, width, config
         self.ocu = config.method == "ocu"
         label = f"layer '{name}'"
         self.solvers = [RidgeSolver(1.0, config.ridge_scale, config.solve_dtype, label) for _ in range(self.systems)]
