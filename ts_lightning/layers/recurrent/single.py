@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.base import TargetLayer, Visit
 from ts_lightning.layers.recurrent.cells import GRULayer, LSTMLayer, RNNLayer
 from ts_lightning.layers.recurrent.layer import RecurrentLayer
+from ts_lightning.layers.recurrent.module import Passed
 from ts_lightning.layers.recurrent.sequences import Dense, Sequences
 
 
@@ -49,13 +52,37 @@ class _Cell(RecurrentLayer):
         return found if with_memory else found[0]
 
 
+    def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
+        """PyTorch's own cell; a run over sequences of one step takes several times as long."""
+        (data,) = x.data
+        states = self.step(data, x.initial, [value.to(data.dtype) for value in values])
+        return states[0].unsqueeze(0), states
+
+    @abstractmethod
+    def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The states h (and c) behind those given, for inputs (samples, inputs)."""
+
+
 class RNNCellLayer(_Cell, RNNLayer):
     """nn.RNNCell."""
+
+    def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """torch.rnn_tanh_cell or torch.rnn_relu_cell."""
+        function = torch.rnn_tanh_cell if self.module.nonlinearity == "tanh" else torch.rnn_relu_cell
+        return (function(data, *states, *weights),)
 
 
 class LSTMCellLayer(_Cell, LSTMLayer):
     """nn.LSTMCell."""
 
+    def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """torch.lstm_cell."""
+        return torch.lstm_cell(data, states, *weights)
+
 
 class GRUCellLayer(_Cell, GRULayer):
     """nn.GRUCell."""
+
+    def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """torch.gru_cell."""
+        return (torch.gru_cell(data, *states, *weights),)
