@@ -48,7 +48,7 @@ class OnTargets:
         parts = self._parts.get(layer.name)
         if parts is None:
             # split and not indexed, so that the gradients are put together in one go
-            parts = self._targets[layer.name].chunk(layer.joined_uses, layer.sample_axis(x))
+            parts = layer.forced_by(self._targets[layer.name]).chunk(layer.joined_uses, layer.sample_axis(x))
             self._parts[layer.name] = parts
         return layer.forced(x, parts[use])
 

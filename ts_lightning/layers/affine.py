@@ -95,9 +95,9 @@ class AffineLayer(LoopableLayer):
         """The inputs one after the other along the samples."""
         return torch.cat(list(xs))
 
-    def forced(self, x: Tensor, targets: Tensor) -> Tensor:
+    def forced(self, x: Tensor, part: Tensor) -> Tensor:
         """The targets themselves."""
-        return (targets * self.unit).to(x.dtype)
+        return (part * self.unit).to(x.dtype)
 
     @abstractmethod
     def flat(self, weight: Tensor) -> Tensor:

@@ -76,9 +76,21 @@ class LoopableLayer(TargetLayer):
         """The same where the input of every use is like ``x``; to bind the layer before all of them are known."""
         return self.joined([x] * self.joined_uses)
 
+    def forced_by(self, targets: Tensor) -> Tensor:
+        """What :meth:`forced` is given a part of, for the targets of all uses; what can be is computed for all at once.
+
+        The samples lie where they do in the targets, which are what it is but in a subclass.
+        """
+        return targets
+
     @abstractmethod
-    def forced(self, x: Any, targets: Tensor) -> Any:
-        """What the layer passes on at one use if its outputs are ``targets``, in :attr:`unit`; ``x`` is its input."""
+    def forced(self, x: Any, part: Tensor) -> Any:
+        """What the layer passes on at one use if its outputs are its targets.
+
+        Args:
+            x: its input there.
+            part: of :meth:`forced_by`, the samples of this use.
+        """
 
     @abstractmethod
     def loop_values(self, x: Any, std: float, generator: torch.Generator) -> list[Tensor]:

@@ -70,8 +70,12 @@ class RNNLayer(_OneSystem):
 
     def states(self, x: Sequences, targets: Tensor) -> tuple[Tensor, ...]:
         """The outputs h."""
+        return (self.activated(targets),)
+
+    def activated(self, targets: Tensor) -> Tensor:
+        """The outputs h, which hang on nothing but the targets."""
         wanted = targets * self.unit
-        return (torch.tanh(wanted) if self.module.nonlinearity == "tanh" else torch.relu(wanted),)
+        return torch.tanh(wanted) if self.module.nonlinearity == "tanh" else torch.relu(wanted)
 
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """torch.rnn_tanh or torch.rnn_relu, or what is faster."""

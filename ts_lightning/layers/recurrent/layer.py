@@ -266,9 +266,9 @@ class RecurrentLayer(LoopableLayer):
         initial = zip(*(x.initial for x in xs), strict=True)
         return Sequences(data, tuple(torch.cat(states) for states in initial), xs[0].layout)
 
-    def forced(self, x: Sequences, targets: Tensor) -> Passed:
+    def forced(self, x: Sequences, part: Tensor) -> Passed:
         """The states along the targets."""
-        return passed_on(x, self.states(x, targets))
+        return passed_on(x, self.states(x, part))
 
     def loop_values(self, x: Sequences, std: float, generator: torch.Generator) -> list[Tensor]:
         """Orthogonal weights, as those of :meth:`start`."""

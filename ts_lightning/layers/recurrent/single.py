@@ -51,12 +51,20 @@ class _Cell(RecurrentLayer):
         found = tuple(state.squeeze(0) for state in last) if single else last
         return found if with_memory else found[0]
 
-
     def run(self, x: Sequences, values: Sequence[Tensor]) -> Passed:
         """PyTorch's own cell; a run over sequences of one step takes several times as long."""
         (data,) = x.data
         states = self.step(data, x.initial, [value.to(data.dtype) for value in values])
         return states[0].unsqueeze(0), states
+
+    def forced(self, x: Sequences, part: Tensor) -> Passed:
+        """The states along the targets."""
+        states = tuple(state.to(x.data.dtype) for state in self.forced_step(x.initial, part[0]))
+        return states[0].unsqueeze(0), states
+
+    @abstractmethod
+    def forced_step(self, states: tuple[Tensor, ...], part: Tensor) -> tuple[Tensor, ...]:
+        """The states h (and c) behind those given, for what :meth:`forced_by` has (samples, ...) of the targets."""
 
     @abstractmethod
     def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -65,6 +73,14 @@ class _Cell(RecurrentLayer):
 
 class RNNCellLayer(_Cell, RNNLayer):
     """nn.RNNCell."""
+
+    def forced_by(self, targets: Tensor) -> Tensor:
+        """The states h."""
+        return self.activated(targets)
+
+    def forced_step(self, states: tuple[Tensor, ...], part: Tensor) -> tuple[Tensor, ...]:
+        """A copy, since the forward may change it in place."""
+        return (part.clone(),)
 
     def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """torch.rnn_tanh_cell or torch.rnn_relu_cell."""
@@ -75,6 +91,17 @@ class RNNCellLayer(_Cell, RNNLayer):
 class LSTMCellLayer(_Cell, LSTMLayer):
     """nn.LSTMCell."""
 
+    def forced_by(self, targets: Tensor) -> Tensor:
+        """sigmoid(f), sigmoid(i) tanh(g) and sigmoid(o)."""
+        i, f, g, o = (self.unit * targets).chunk(4, -1)
+        return torch.cat([torch.sigmoid(f + self.forget_bias), torch.sigmoid(i) * torch.tanh(g), torch.sigmoid(o)], -1)
+
+    def forced_step(self, states: tuple[Tensor, ...], part: Tensor) -> tuple[Tensor, ...]:
+        """c, and h of it."""
+        f, added, o = part.chunk(3, -1)
+        c = torch.addcmul(added, f, states[1].to(part.dtype))
+        return o * torch.tanh(c), c
+
     def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """torch.lstm_cell."""
         return torch.lstm_cell(data, states, *weights)
@@ -82,6 +109,17 @@ class LSTMCellLayer(_Cell, LSTMLayer):
 
 class GRUCellLayer(_Cell, GRULayer):
     """nn.GRUCell."""
+
+    def forced_by(self, targets: Tensor) -> Tensor:
+        """sigmoid(z), and (1 - sigmoid(z)) tanh(n_x + sigmoid(r) n_h)."""
+        r, z, nx, nh = (self.unit * targets).chunk(4, -1)
+        keep = torch.sigmoid(z)
+        return torch.cat([keep, (1 - keep) * torch.tanh(torch.addcmul(nx, torch.sigmoid(r), nh))], -1)
+
+    def forced_step(self, states: tuple[Tensor, ...], part: Tensor) -> tuple[Tensor, ...]:
+        """h."""
+        keep, added = part.chunk(2, -1)
+        return (torch.addcmul(added, keep, states[0].to(part.dtype)),)
 
     def step(self, data: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """torch.gru_cell."""
