@@ -117,7 +117,7 @@ class GRUCellLayer(_Cell, GRULayer):
         return torch.cat([keep, (1 - keep) * torch.tanh(torch.addcmul(nx, torch.sigmoid(r), nh))], -1)
 
     def forced_step(self, states: tuple[Tensor, ...], part: Tensor) -> tuple[Tensor, ...]:
-        """h."""
+        """The output."""
         keep, added = part.chunk(2, -1)
         return (torch.addcmul(added, keep, states[0].to(part.dtype)),)
 
