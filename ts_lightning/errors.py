@@ -1,5 +1,7 @@
 """The exceptions of this package, whose texts say what was found, what was expected and what to do."""
 
+from pathlib import Path
+
 
 class TargetSpaceError(RuntimeError):
     """Raised, before any work is lost, where target space cannot do what was asked.
@@ -24,6 +26,11 @@ class DataError(ValueError):
 def first_line(error: BaseException) -> str:
     """What an error says in its first line; its name where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def meant_in(folder: Path, name: str) -> str:
+    """What is asked of a folder in the place of its file ``name``, if it has one."""
+    return f" Did you mean {folder / name}?" if (folder / name).is_file() else ""
 
 
 def expect(option: str, value: float, minimum: float, *, below: float = float("inf"), strict: bool = False) -> None:

@@ -252,7 +252,10 @@ def _check(options: dict[str, Any]) -> None:
     """Raise SettingError where an option is out of its range, or asks for what this optimizer has not."""
     for name in ("lr", "eps", "weight_decay", "rest_lr_mult"):
         expect(name, options[name], 0)
-    beta1, beta2 = options["betas"]
+    try:
+        beta1, beta2 = options["betas"]
+    except (TypeError, ValueError):
+        raise SettingError(f"betas: found {options['betas']!r}; expected two numbers, as (0.9, 0.999).") from None
     for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):
         expect(name, value, 0, below=1)
     wanted = [name for name in _WITHOUT if options.get(name)]

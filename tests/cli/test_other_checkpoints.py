@@ -1,11 +1,14 @@
 """``--ckpt_path`` with checkpoints that no command of this package wrote, and with files of tensors that are none."""
 
+import warnings
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from tests.cli.plain import Net, Points
 from tests.support.runs import done, metrics, mistake
+from ts_lightning import convert
 from ts_lightning.cli.main import main
 
 NET = ["--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points", "--trainer.accelerator", "cpu"]
@@ -68,3 +71,16 @@ def test_a_fit_does_not_go_on_from_weights_alone(folder, tmp_path):
     error = mistake(main, "fit", *NET, "--ckpt_path", folder / "weights.ckpt", "--out", tmp_path / "out")
     assert "found no optimizer_states in it; expected a Lightning checkpoint, as last.ckpt of a run." in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_program_of_ones_own_goes_on_from_one_of_a_command(tmp_path):
+    """Lightning asked for a callback of the command line by its name."""
+    options = ["--trainer.max_epochs", "1", "--target_space", "{}", "--out", tmp_path / "out"]
+    done(main, "fit", *NET, *options, drawn=False)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(convert(Net()), datamodule=Points(), ckpt_path=tmp_path / "out" / "last.ckpt")
+    assert [str(one.message) for one in said if "callbacks" in str(one.message)] == []
+    assert trainer.global_step == 8

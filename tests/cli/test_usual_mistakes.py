@@ -1,5 +1,7 @@
 """Words without dashes, arguments ahead of their class, and values of a command's own options: said in one line."""
 
+import os
+
 import pytest
 import torch
 
@@ -39,6 +41,23 @@ AHEAD = {
         "--trainer.logger.name: found no --trainer.logger ahead of it",
     ),
 }
+FOLDERS = {
+    "a run's config": (
+        ["fit", "--config", "run"],
+        "--config {run}: found a folder. Did you mean {run}{sep}config.yaml?",
+    ),
+    "of compare": (
+        ["compare", "--config", "run"],
+        "--config {run}: found a folder. Did you mean {run}{sep}config.yaml?",
+    ),
+    "a config of none": (["fit", "--config", "other"], "{sep}other: found a folder. Expected a YAML with settings."),
+    "a run's checkpoint": (
+        ["test", *NET, "--ckpt_path", "run"],
+        "'run': found a folder. Did you mean run{sep}last.ckpt?",
+    ),
+    "for export": (["export", "run", "x.ckpt"], "'run': found a folder. Did you mean run{sep}last.ckpt?"),
+    "a checkpoint of none": (["test", *NET, "--ckpt_path", "other"], "'other': found a folder. Expected a file of "),
+}
 VALUES = {
     "a seed": (main, ["--seeds", "one"], "ts-lightning compare: error: --seeds one: expected a whole number."),
     "a level": (main, ["--levels", "0.5", "70%"], "ts-lightning compare: error: --levels 70%: expected a number."),
@@ -52,6 +71,24 @@ def test_a_word_without_dashes_is_no_option(words, said):
     error = mistake(main, *words)
     assert said in error
     assert error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize(("words", "said"), FOLDERS.values(), ids=FOLDERS)
+def test_a_folder_in_the_place_of_its_file(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("run/config.yaml", "run/last.ckpt", "other/notes.txt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    error = mistake(main, *words)
+    assert said.format(run=tmp_path / "run", sep=os.sep) in error
+    assert error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize(("word", "meant"), [("print_configg", "print_config"), ("hepl", "help")])
+def test_an_option_that_prints_is_suggested_too(word, meant):
+    """The first was taken for --config."""
+    error = mistake(main, "fit", *NET, f"--{word}")
+    assert f"unrecognized arguments: --{word}. Did you mean --{meant}" in error
 
 
 @pytest.mark.parametrize(("options", "said"), AHEAD.values(), ids=AHEAD)

@@ -197,3 +197,36 @@ def test_a_second_use_that_comes_later_is_an_error_that_names_the_layer():
     model.twice = True
     with pytest.raises(TargetSpaceError, match=r"layer 'encoder\.3' is used twice.*used once when training started"):
         space.solve()
+
+
+LISTS = {"lists of numbers": torch.Tensor.tolist, "NumPy arrays": torch.Tensor.numpy}
+MODULES = {
+    "linear": lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
+    "convolution": lambda: nn.Conv1d(5, 4, 1),
+    "recurrent": lambda: nn.Sequential(nn.LSTM(3, 4), Output()),
+    "attention": lambda: nn.TransformerEncoderLayer(3, 1, 4),
+    "table": lambda: nn.Sequential(nn.Embedding(9, 3), nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+@pytest.mark.parametrize("form", LISTS)
+def test_numbers_in_the_place_of_tensors(form, module):
+    """It was an AttributeError from within, of the list or the array that a layer was given."""
+    with pytest.raises(TargetSpaceError, match=f"holds no tensor, but {form}, which the model does not take"):
+        TargetSpace(module(), [LISTS[form](torch.ones(5, 3))])
+
+
+def test_a_model_that_takes_lists_of_numbers_is_run_on_them():
+    class OfLists(nn.Sequential):
+        def forward(self, x):
+            return super().forward(torch.as_tensor(x))
+
+    space = TargetSpace(OfLists(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), [torch.ones(5, 3).tolist()])
+    assert [layer.name for layer in space.layers] == ["0", "2"]
+
+
+@pytest.mark.parametrize("given", ["adam", torch.optim.Adam, []], ids=["name", "class", "list"])
+def test_a_substitution_in_what_is_no_optimizer(given):
+    with pytest.raises(TargetSpaceError, match=r"substitute: found .*; expected one optimizer"):
+        TargetSpace(Net(), X).substitute(given)

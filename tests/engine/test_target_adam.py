@@ -262,6 +262,8 @@ def test_a_closure_is_called_with_gradients_on():
         ({"lr": -1.0}, "lr: found -1"),
         ({"betas": (0.9, 1.0)}, r"betas\[1\]: found 1"),
         ({"betas": (-0.1, 0.9)}, r"betas\[0\]: found -0.1"),
+        ({"betas": 0.9}, r"betas: found 0.9; expected two numbers"),
+        ({"betas": (0.9,)}, r"betas: found \(0.9,\); expected two numbers"),
         ({"momentum": 1.0}, "momentum: found 1"),
         ({"eps": -1e-8}, "eps: found -1e-08"),
         ({"weight_decay": -1.0}, "weight_decay: found -1"),

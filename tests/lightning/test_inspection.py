@@ -44,3 +44,9 @@ def test_a_reference_forward_and_settings_of_its_own_count():
 def test_another_module_is_called_with_its_inputs():
     found = ts_lightning.inspect(nn.Bilinear(2, 3, 4), (torch.randn(9, 2), torch.randn(9, 3)))
     assert [row.sizes[0].inputs for row in found.rows] == [7]
+
+
+@pytest.mark.parametrize(("given", "found"), [("net", "a str"), (nn.Linear, "the class Linear")])
+def test_what_is_no_module_is_refused_by_name(given, found):
+    with pytest.raises(TypeError, match=f"inspect: found {found} as the model; expected a module"):
+        ts_lightning.inspect(given, torch.randn(9, 3))

@@ -271,3 +271,19 @@ def test_nested_tensors(layout):
     model = Ragged()
     fit(model, samples, collate)
     assert len(model.target_space_engine.targets["net"]) == len(X)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.tolist, torch.Tensor.numpy], ids=["lists", "arrays"])
+def test_a_reference_batch_of_numbers_is_refused_in_few_words(kind):
+    class Given(Base):
+        def reference_batch(self):
+            return [kind(X)] if self.alone else [kind(X), kind(Y)]
+
+        def training_step(self, batch, batch_idx):
+            return functional.cross_entropy(self(batch[0]), batch[1])
+
+    model = Given()
+    for model.alone, said in ((False, "holds no tensor, but "), (True, r"The reference batch is a list of \(")):
+        with pytest.raises(TargetSpaceError, match=said) as error:
+            fit(model, PAIRS)
+        assert len(str(error.value)) < 500

@@ -186,6 +186,15 @@ def test_numbers_that_hold_no_solution(a, t):
         ridge_solve(torch.ones(4, 2, dtype=a), torch.ones(4, 3, dtype=t), 1.0)
 
 
+@pytest.mark.parametrize(("a", "t"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.Tensor.tolist], ids=["array", "list"])
+def test_what_is_no_tensor(kind, a, t):
+    """It was an AttributeError of the array's or list's."""
+    given = [x if kept else kind(x) for x, kept in ((torch.ones(4, 2), a), (torch.ones(4, 3), t))]
+    with pytest.raises(TypeError, match=f"found {'T' if a else 'A'} of type .*expected tensors"):
+        ridge_solve(*given, 1.0)
+
+
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
 def test_a_ridge_that_is_not_positive(ridge):
     with pytest.raises(ValueError, match="ridge"):

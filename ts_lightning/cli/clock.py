@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 #: caches, allocators and lazily built kernels settle in the first steps
 _WARM_UP = 10
+#: under which a checkpoint has the seconds so far; as the state of a callback, Lightning asks every program for it
+_KEY = "training_seconds"
 
 
 class StepClock(Callback):
@@ -36,12 +38,16 @@ class StepClock(Callback):
         settled = self.seconds[min(_WARM_UP, len(self.seconds) // 2) :]
         return statistics.median(settled) if settled else None
 
-    def state_dict(self) -> dict[str, Any]:
-        """The seconds so far, to go on from."""
-        return {"seconds": self.total}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the seconds so far, to go on from."""
+        checkpoint[_KEY] = self.total
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint's seconds; one of a program of the user's own has none."""
+        self._before = checkpoint.get(_KEY, 0.0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's seconds."""
+        """Go on from the seconds of a checkpoint of version 0.1, which has them as this callback's state."""
         self._before = state_dict["seconds"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

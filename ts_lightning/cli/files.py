@@ -21,9 +21,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 import ts_lightning
 from ts_lightning.amount import amount
-from ts_lightning.errors import SettingError
+from ts_lightning.errors import SettingError, meant_in
 from ts_lightning.lightning.convert import space_of
-from ts_lightning.report.run import CONFIG
+from ts_lightning.report.run import CHECKPOINT, CONFIG
 
 if sys.platform != "win32":
     import fcntl
@@ -126,6 +126,10 @@ def loaded(file: Path, *, mmap: bool = False) -> Any:
         # an archive can be mapped, and the form of before torch 1.6 cannot
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(file))
     except OSError as error:
+        if file.is_dir():
+            raise SettingError(
+                f"'{file}': found a folder.{meant_in(file, CHECKPOINT)} Expected a file of torch.save or Lightning."
+            ) from error
         raise SettingError(f"'{file}': cannot be read ({error.strerror}).") from error
     except Exception as error:  # whatever reading bytes of another form raises
         held = _HELD.search(str(error))

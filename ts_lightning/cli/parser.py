@@ -8,13 +8,15 @@ from argparse import _SubParsersAction
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ts_lightning.cli import causes, helptext, meant, values
-from ts_lightning.errors import first_line
+from ts_lightning.errors import first_line, meant_in
+from ts_lightning.report.run import CONFIG
 
 _MANY = 20
 #: lines of jsonargparse's errors that speak of its own inside
@@ -134,7 +136,9 @@ class Parser(LightningArgumentParser):
         elif missing:
             program, message = self._missing(program, missing[1])
         elif file := _NO_FILE.search(message):
-            message = f"--config {file[1]}: found no such file. Expected a YAML with settings."
+            config = Path(file[1])
+            found = f"a folder.{meant_in(config, CONFIG)}" if config.is_dir() else "no such file."
+            message = f"--config {config}: found {found} Expected a YAML with settings."
         elif _EMPTY_FILE.search(message):
             message = "--config: found an empty file. Expected a YAML with settings."
         elif (given := _NO_CLASS.search(message)) and given[1] != "target_space" and not values.within(message):
@@ -182,7 +186,8 @@ class Parser(LightningArgumentParser):
         known = sorted(name for name in names if not name.endswith(".help"))
         if len(known) <= _MANY:
             return f"Expected one of {', '.join(known)}."
-        near = meant.options(word, known)
+        printing = [name for name in ("help", "print_config") if f"--{name}" in self._option_string_actions]
+        near = meant.options(word, [*known, *printing])
         if near:
             return f"Did you mean {' or '.join(f'--{name}' for name in near)}?"
         none, word = "No option is called anything like it.", word.lstrip("-")

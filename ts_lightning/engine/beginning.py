@@ -20,6 +20,13 @@ from ts_lightning.engine.state_checks import check_state
 from ts_lightning.engine.twins import say_copies
 
 
+def check_model(model: nn.Module, caller: str) -> None:
+    """Raise TypeError if a model is none, in the name of the function or class that was given it."""
+    if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"{caller}: found {found} as the model; expected a module, as in {caller}(model, x).")
+
+
 def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpaceConfig:
     """The settings of a model's space, the defaults for None.
 
@@ -27,9 +34,7 @@ def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpa
         TypeError: they are, or the model is, something else.
         ValueError: ``until`` is set, for which nobody counts steps here.
     """
-    if not isinstance(model, nn.Module):
-        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"TargetSpace: found {found} as the model; expected a module, as in TargetSpace(model, x).")
+    check_model(model, "TargetSpace")
     settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
     if settings.until is not None:
         raise ValueError(

@@ -18,6 +18,7 @@ from torch import nn
 from ts_lightning.amount import amount
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size
+from ts_lightning.engine.beginning import check_model
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
@@ -137,8 +138,10 @@ def inspect_model(
         batch_size: of training, for the comparison of costs.
 
     Raises:
+        TypeError: the model is no module.
         TargetSpaceError: what the settings ask for cannot be solved, or nothing can.
     """
+    check_model(model, "inspect")
     settings = TargetSpaceConfig.checked(config, "config") or TargetSpaceConfig()
     batch = ReferenceBatch.of(model, reference, forward)
     ReferencePass(batch, []).initialise()

@@ -48,9 +48,12 @@ def substitute(
         prepare: makes the weights those of the targets, which may have been moved without a step.
 
     Raises:
-        TargetSpaceError: the optimizer has made a step, needs all targets in one process, averages what processes
+        TargetSpaceError: it is no optimizer, has made a step, needs all targets in one process, averages what processes
             train, keeps weights beside its parameter groups, or takes matrices alone and targets are none.
     """
+    if not hasattr(optimizer, "param_groups"):  # of Optimizer, or of a class like it
+        found = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else f"a {type(optimizer).__name__}"
+        raise TargetSpaceError(f"substitute: found {found}; expected one optimizer, of the model's parameters.")
     weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
     everyone = [optimizer, *inner_optimizers(optimizer)]
     for each in everyone:

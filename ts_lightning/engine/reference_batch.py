@@ -53,8 +53,19 @@ class ReferenceBatch:
 
         Raises:
             TargetSpaceError: the batch is of no form that a model is called with, or holds other items than ``forward``
-                takes.
+                takes, or numbers in the place of tensors, which it does not take.
         """
+        try:
+            return self._run()
+        except (AttributeError, TypeError) as error:
+            if (numbers := _numbers(self.data)) is None:
+                raise
+            raise TargetSpaceError(
+                f"The reference batch holds no tensor, but {numbers}, which the model does not take "
+                f"({first_line(error)}). Expected tensors, as of torch.as_tensor."
+            ) from error
+
+    def _run(self) -> Any:
         data = self.data
         if self.forward is not None:
             return self.forward(fresh(data))
@@ -115,6 +126,18 @@ class ReferenceBatch:
         else:
             whole = joined(self.shards.objects(mapped(plain(self.data), lambda tensor: tensor.cpu())))
         return {"reference": whole, "plain": is_plain(self.data), "seed": self.seed}
+
+
+def _numbers(data: Any) -> str | None:
+    """In which form a batch of numbers without any tensor has them; ``None`` for any other batch."""
+    if isinstance(data, Mapping):
+        data = list(data.values())
+    if isinstance(data, (list, tuple)):
+        found = {_numbers(item) for item in data}
+        return found.pop() if len(found) == 1 else None
+    if hasattr(data, "__array__") and not isinstance(data, Tensor):
+        return "NumPy arrays"
+    return "lists of numbers" if isinstance(data, (int, float)) else None
 
 
 def _misfit(model: nn.Module, data: Mapping[str, Any] | Sequence[Any]) -> str | None:

@@ -35,6 +35,7 @@ from ts_lightning.lightning.sampled_keys import sampled_keys
 from ts_lightning.lightning.training_data import keeps_place
 
 _ITERATION = ("__iter__", "_get_iterator")
+_LISTED = 5  # items of a batch that a message names
 _KNOWN = ("torch", "torchdata")  # whose iterators yield the samples of the data set, collated
 _MANY, _FEW = 200, 100  # samples of size "auto"; docs/defaults.md
 
@@ -54,7 +55,8 @@ def form_of(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"{type(batch).__name__} with keys {', '.join(map(repr, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"{type(batch).__name__} of ({', '.join(form_of(item) for item in batch)})"
+        more = f", ... {len(batch)} in all" if len(batch) > _LISTED else ""
+        return f"{type(batch).__name__} of ({', '.join(form_of(item) for item in batch[:_LISTED])}{more})"
     return type(batch).__name__
 
 

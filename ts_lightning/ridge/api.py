@@ -42,6 +42,7 @@ def ridge_solve(
 
     Raises:
         TargetSpaceError: A or T holds a NaN or an infinity.
+        TypeError: A or T is no tensor, or the ridge is no number.
         ValueError: shapes do not fit, A is complex, T is not in floating point, the ridge is not above 0, or the scale
             is unknown.
 
@@ -60,6 +61,13 @@ def ridge_solve(
         >>> t.grad.T
         tensor([[0.5000, 0.4000, 0.0000]])
     """
+    others = [
+        f"{name} of type {type(given).__name__}"
+        for name, given in (("A", a), ("T", t))
+        if not isinstance(given, Tensor)
+    ]
+    if others:
+        raise TypeError(f"ridge_solve: found {' and '.join(others)}; expected tensors, as of torch.as_tensor.")
     if a.dim() < 2 or t.dim() < 2 or a.shape[:-1] != t.shape[:-1]:
         raise ValueError(
             f"ridge_solve: found A {tuple(a.shape)} and T {tuple(t.shape)}; expected (..., N, d) and (..., N, m)."
