@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from tests.support.runs import mistake, program
+from tests.support.runs import done, mistake, program
 from ts_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,17 @@ def test_nothing_is_said_of_a_training_that_does_not_follow(folder):
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
     assert [line for line in ended.stderr.splitlines() if not line.startswith("Target space: 2 of 2 layers")] == []
     assert ended.stdout.startswith("\nNet: 2 layers solved")
+
+
+def test_the_callbacks_of_a_checkpoint_are_not_asked_for(folder):
+    """Lightning asks for those of a fit that a checkpoint has states of; an inspection has none of them."""
+    fit = ["--target_space", "{}", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--out", "run"]
+    done(main, "fit", *POINTS, *fit, "--trainer.callbacks+=Timer", drawn=False)
+    assert "Timer" in torch.load("run/last.ckpt", weights_only=True)["callbacks"]
+    ended = program(main, "inspect", *POINTS, *fit[:4], "--ckpt_path", "run/last.ckpt")
+    assert ended.code == 0, str(ended)
+    assert "callbacks" not in ended.err
+    assert "Net: 2 layers solved" in ended.out
 
 
 OPTIONS = {"weight": ["--target_space", "null"], "no step": ["--target_space.ridge", "1", "--trainer.max_steps", "0"]}

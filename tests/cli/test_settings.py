@@ -1,13 +1,31 @@
 """The settings as they are printed and kept in a run's ``config.yaml``, from which it is repeated."""
 
-import pytest
-import yaml
+from collections.abc import Callable
+from enum import Enum
 
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from tests.cli.plain import Net
+from tests.support.runs import done
+from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.cli.main import main
 from ts_lightning.recipes.two_spirals import TwoSpirals
 
+CPU = torch.device("cpu")
+TEXT = """
+model: tests.cli.test_settings.Odd
+data: tests.cli.plain.Points
+trainer: {accelerator: cpu, enable_progress_bar: false}
+"""
 SPIRALS = ["--model=ts_lightning.recipes.two_spirals.TwoSpirals"]
 TEXTS = ["--model=ts_lightning.recipes.lstm_nlp.TextClassifier", "--data=ts_lightning.data.TextDataModule"]
+
+
+class Color(Enum):
+    RED = "r"
 
 
 def printed(options, capsys):
@@ -34,3 +52,63 @@ def test_they_have_those_of_target_space_that_the_module_brings_along(options, e
 def test_a_tokenizer_is_kept_by_its_name(capsys):
     """It was once kept as 'Unable to serialize instance basic_english'."""
     assert printed([*TEXTS, "--data.split=basic_english"], capsys)["data"]["init_args"]["split"] == "basic_english"
+
+
+class Odd(Net):
+    """With defaults of kinds that a YAML has not."""
+
+    def __init__(
+        self,
+        device: torch.device | str = CPU,
+        dtype: torch.dtype = torch.float32,
+        color: Color = Color.RED,
+        activation: Callable = torch.relu,
+        nameless: Callable = lambda x: x,
+        several: list[Callable] = [lambda x: x],  # noqa: B006
+    ):
+        super().__init__()
+        self.given = str(device), dtype, color, activation, nameless(3), several[0](4)
+
+
+CALLBACKS = {
+    "a device": ["StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"],
+    "a choice": ["Timer"],
+    "a name": [
+        "ModelPruning",
+        "--trainer.callbacks.pruning_fn",
+        "l1_unstructured",
+        "--trainer.callbacks.amount",
+        "0.3",
+    ],
+    "a nameless function": ["tests.cli.test_settings.Nameless"],
+}
+
+
+class Nameless(Callback):
+    def __init__(self, call: Callable = lambda x: x):
+        assert call(3) == 3
+
+
+@pytest.mark.parametrize("options", CALLBACKS.values(), ids=CALLBACKS)
+def test_defaults_that_a_yaml_has_not_are_read_back(options, tmp_path):
+    """Timer ended the run with a traceback; the others a run that was repeated or resumed."""
+    short = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
+    fit = ["--model", "tests.cli.plain.Net", "--data", "tests.cli.plain.Points", *short]
+    name, *more = options
+    ended = done(main, "fit", *fit, f"--trainer.callbacks+={name}", *more, "--out", tmp_path / "a", drawn=False)
+    assert "serialize" not in ended.err
+    done(main, "fit", "--config", tmp_path / "a" / "config.yaml", "--out", tmp_path / "b", drawn=False)
+    assert (tmp_path / "a" / "config.yaml").read_text() == (tmp_path / "b" / "config.yaml").read_text()
+
+
+def test_a_modules_defaults_that_a_yaml_has_not_are_read_back(tmp_path):
+    (tmp_path / "run.yaml").write_text(TEXT)
+    read = {}
+    for _ in range(2):
+        made = TargetSpaceCLI(args=["fit", "--config", str(tmp_path / "run.yaml"), "--trainer.fast_dev_run", "true"])
+        assert made.model.given == ("cpu", torch.float32, Color.RED, torch.relu, 3, 4)
+        text = made.parser.subparsers()["fit"].dump(made.config.fit, skip_unset=False)
+        assert yaml.safe_load(text) == (read or yaml.safe_load(text))
+        read = yaml.safe_load(text)
+        (tmp_path / "run.yaml").write_text(text)
+    assert set(read["model"]["init_args"]) == {"device", "dtype", "color", "activation"}

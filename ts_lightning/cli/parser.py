@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from argparse import _SubParsersAction
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,10 +43,14 @@ _NO_CLASS = re.compile(
 _THIS_CLASS = re.compile(r"(?:Problem with given class_path '|Expected a dot import path string: )([\w.]+)")
 
 
+#: what jsonargparse writes in the place of a value that it cannot write, ahead of a name or a representation
+_UNWRITTEN = "Unable to serialize instance "
 #: begins what is said of a config file, and is not said
 _BROKEN = "broken config: "
 #: how jsonargparse begins what it says of a config that holds no settings by their names
 _OF_YAML = ("Problems parsing config:", "Unexpected config:")
+# of Lightning's Timer, say, whose option is a text
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 _typed: ContextVar[str | None] = ContextVar("typed", default=None)
 
 
@@ -94,6 +100,15 @@ class Parser(LightningArgumentParser):
             self.error(
                 f"{_BROKEN}--config {path}: found a byte that is not UTF-8. Expected a YAML with settings.", error
             )
+
+    def dump(self, *args: Any, **options: Any) -> str:
+        """jsonargparse's; a device or a function is written by its name, and a default that has none is left out."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f"(.|\\n)*{_UNWRITTEN}")
+            text: str = super().dump(*args, **options)
+        found = yaml.safe_load(text)
+        written = _written(found)
+        return text if written == found else yaml.safe_dump(written, sort_keys=False)
 
     def parse_string(self, content: str, path: Any = "", *args: Any, **options: Any) -> Any:
         """jsonargparse's; what is wrong with a file's YAML is said with the file's name and line."""
@@ -198,6 +213,21 @@ class Parser(LightningArgumentParser):
         if "trainer" not in {name.partition(".")[0] for name in known}:  # of a class's arguments
             return none
         return f"{none} An argument of the module is --model.{word}, of the data --data.{word}."
+
+
+def _written(value: Any) -> Any:
+    """Settings without what stands for values that have no name, which only defaults can be."""
+    if isinstance(value, dict):
+        return {key: _written(inner) for key, inner in value.items() if not _nameless(inner)}
+    if isinstance(value, list):
+        return [_written(inner) for inner in value]
+    return value.removeprefix(_UNWRITTEN) if isinstance(value, str) else value
+
+
+def _nameless(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_nameless, value))
+    return isinstance(value, str) and value.startswith(f"{_UNWRITTEN}<")
 
 
 def _broken(content: str) -> str | None:
