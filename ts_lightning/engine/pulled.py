@@ -6,7 +6,7 @@ The state is kept on the gradients themselves, as attributes of these tensors, s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 
 from ts_lightning.engine.given import GivenGradients, stored
 from ts_lightning.engine.signature import Signature
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.target import READ, Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
 _PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
 _STEPPED = "_ts_lightning_stepped"  # on a weight's gradient: its version when the optimizer of its targets made a step
 _USED = "_ts_lightning_used"  # on a target's gradient: its version when an optimizer of one's own loop stepped with it
+_GIVEN = "_ts_lightning_given"  # on a gradient: its version behind the last pull-back in a loop of one's own
 _PILED = "_ts_lightning_piled"  # likewise: its version when more was added to it behind that step
 
 
@@ -51,7 +52,7 @@ class Pulled:
         self._count = 0  # gradients on weights at the last pull-back
         self._stepped: dict[int, list[nn.Parameter]] = {}  # weights by whose targets' optimizer has made a step
         self._spent: dict[int, list[nn.Parameter]] = {}  # those behind which there was a backward pass
-        self._said_piled = False
+        self._said_piled = self._said_early = self._said_apart = False
         self._at_work: Signature | None = None  # of the gradients that a step began with, until it reads the first one
 
     def pull_pending(self, *, stepping: bool = False) -> bool:
@@ -146,8 +147,18 @@ class Pulled:
                 count += 1
         return count != self._count
 
-    def use(self, targets: Iterable[Target]) -> None:
-        """Note that an optimizer steps with the targets' gradients as they are."""
+    def use(self, targets: Sequence[Target], others: Sequence[nn.Parameter]) -> None:
+        """Note that an optimizer steps with the gradients of targets and of other parameters as they are."""
+        given = [p.grad for p in others if hasattr(p.grad, _GIVEN)]
+        apart = given and not any(_is_as_marked(gradient, _GIVEN) for gradient in given)
+        if apart and not self._said_apart and all(_is_as_marked(t.stored_grad, _GIVEN) for t in targets):
+            self._said_apart = True
+            warnings.warn(
+                "Gradients of what is not solved were changed behind space.pullback(), and those of targets were not. "
+                "If that is clipping of model.parameters(), clip space.parameters(): behind the pull-back solved "
+                "weights hold no gradients.",
+                stacklevel=5,
+            )
         for target in targets:
             gradient = target.stored_grad
             if gradient is not None:
@@ -173,6 +184,13 @@ class Pulled:
             raise TargetSpaceError(
                 "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
                 "available through the solve. Call backward() without it, or train in weight space: target_space=None."
+            )
+        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in self._gradients()):
+            self._said_early = True
+            warnings.warn(
+                "Gradients of targets were read ahead of space.pullback(), which gives them: unscaling and clipping "
+                "have left them out. Call pullback() behind the last backward pass, and unscale and clip behind it.",
+                stacklevel=5,
             )
 
     def settle(self) -> None:
@@ -234,7 +252,10 @@ class Pulled:
                 _mark(found, _PILED)
             if keep:
                 self.given.note(parameter, found, gradient)
-        if keep:
+        if not keep:
+            for one in [found for found in map(stored, trained) if found is not None]:
+                _mark(one, _GIVEN)
+        else:
             self.times += 1
             self.settle()
 

@@ -105,7 +105,8 @@ class Stepping:
             )
         trained = [self._cascade.targets[layer.name] for layer in self._layers(optimizer)]
         _check_moments(optimizer, trained)
-        pulled.use(trained)
+        own = trained_by(optimizer)
+        pulled.use(trained, [p for p in self._cascade.trained.others if id(p) in own])
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ts_lightning.ridge.processes import Shards
 
 _GRAD: Any = torch.Tensor.grad
 _DATA: Any = torch.Tensor.data
+READ = "_ts_lightning_read"  # on a weight's gradient: its version when that of its target was read, ahead of it
 
 
 class Target(nn.Parameter):
@@ -19,8 +21,9 @@ class Target(nn.Parameter):
 
     An ordinary Parameter but for three things. Reading ``grad`` first calls :attr:`before_reading`, where one is set,
     so that whoever asks for one (clipping, a scaler, an optimizer, a user) finds that of the weights pulled back.
-    Clearing it, as the ``zero_grad`` of every optimizer does, clears those of :attr:`weights`. And a change through
-    ``data`` counts as a change: ``target.data.add_(1)`` moves ``target._version``.
+    Clearing it, as the ``zero_grad`` of every optimizer does, clears those of :attr:`weights`, also
+    ahead of a pull-back. And a change through ``data`` counts as a change: ``target.data.add_(1)`` moves
+    ``target._version``.
 
     Attributes:
         before_reading: called before a gradient is read; None where gradients are pulled back explicitly.
@@ -42,6 +45,14 @@ class Target(nn.Parameter):
         """The gradient, pulled back if need be."""
         if self.before_reading is not None:
             self.before_reading()
+        for weight in self.weights:
+            gradient: Any = weight.grad
+            if gradient is None:
+                continue
+            if sys._getframe(1).f_code.co_name == "zero_grad":  # which passes over a target without a gradient
+                weight.grad = None
+            else:
+                setattr(gradient, READ, gradient._version)
         found: Tensor | None = _GRAD.__get__(self)
         return found
 
