@@ -166,7 +166,7 @@ class Cascade:
     def _write(self, changed_only: bool) -> None:
         """Write the solution, the first process's where each solves from the whole."""
         self._hooks.observe(self.trained.others)
-        self.partition.same_weights(self.solution.write(changed_only))
+        self.partition.same_weights(self.solution.write(changed_only), self.trained.others)
         if self.partition.replicated:
             self.solution.accept(copied=True)
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from ts_lightning.engine.batches import mapped, tensors_in
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.loops import as_they_are
+from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
+from ts_lightning.engine.replicas import Replicas, differ
 from ts_lightning.engine.start import Start, keep_share
 from ts_lightning.engine.target import Target
 from ts_lightning.layers.base import TargetLayer
@@ -41,6 +46,7 @@ class Partition:
         self.group = group if group is not None and dist.get_world_size(group) > 1 else None
         self.shards: Shards | None = None
         self._shard = shard
+        self._replicas = Replicas()
         self._cuts: dict[str, Cut] = {}
         if self.group is not None and dist.get_backend(self.group) == "gloo":
             let_messages_end()
@@ -75,10 +81,31 @@ class Partition:
             with torch.no_grad():
                 broadcast(tensors, self.group)
 
-    def same_weights(self, weights: Sequence[Tensor]) -> None:
-        """Give all processes the first one's weights, where each solves them from the whole."""
+    def same_model(self, batch: ReferenceBatch) -> None:
+        """Give all processes the first one's model where theirs differ, as DistributedDataParallel does later."""
+        ReferencePass(batch, []).initialise()
+        model = batch.model
+        known = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
+        if self.group is not None and differ([p for p in known if p.requires_grad], known[0].device, self.group):
+            self.same(known)
+
+    def same_batch(self, batch: ReferenceBatch, device: torch.device) -> ReferenceBatch:
+        """The first process's reference batch where theirs differ; a function's is the user's to make the same."""
+        if self.group is None or callable(batch.data) or not differ(list(tensors_in(batch.data)), device, self.group):
+            return batch
+        given = [batch.data]
+        dist.broadcast_object_list(given, dist.get_global_rank(self.group, 0), self.group)
+        return replace(batch, data=mapped(given[0], lambda tensor: tensor.to(device)))
+
+    def same_weights(self, weights: Sequence[Tensor], others: Sequence[nn.Parameter]) -> None:
+        """Give all processes the first one's weights, where each solves them from the whole.
+
+        Say it where they do not have the same parameters beside the solved ones.
+        """
         if self.shards is None:
             self.same(weights)
+        if self.group is not None and others:
+            self._replicas.look(others, others[0].device, self.group)
 
     def cut(
         self, run: ReferencePass, layers: Sequence[TargetLayer], start: Start

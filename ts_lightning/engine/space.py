@@ -23,7 +23,6 @@ from ts_lightning.engine.fresh import given_layers
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
-from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.stepping import Stepping
 from ts_lightning.engine.structure import Structure
 from ts_lightning.engine.survey import choose
@@ -80,8 +79,8 @@ class TargetSpace:
         config: the settings.
         model: the model.
         left: what stays in weight space of all that was meant to be solved: name, kind and reason of each module.
-        cascade, stepping: the solve of all layers and its pull-back, and what happens around the steps of optimizers,
-            for whoever builds on the engine; likewise partition: the processes' shares.
+        cascade, stepping, partition: for whoever builds on the engine the solve of all layers and its pull-back, what
+            happens around the steps of optimizers, and the processes' shares.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class TargetSpace:
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward
         batch = self._batch(reference, state, next((p.device for p in model.parameters()), torch.device("cpu")))
-        self.partition.same(ReferencePass(batch, []).initialise())
+        self.partition.same_model(batch)
         found = choose(batch, self.config, state)
         check_alone(model, found.layers)
         self.left = list(found.left.values())
@@ -188,17 +187,14 @@ class TargetSpace:
             self.cascade.solve()
 
     def follow_model(self) -> str | None:
-        """Look whether the model was changed since the last call; where only its modules were, the next solve is new.
-
-        Returns which of its parameters are others than the targets were made for, in words; None for the same.
-        """
+        """In words, which parameters are others than those of the targets; where modules are, the next solve is new."""
         changed, parameters = self._structure.compare()
         if changed and parameters is None:
             self.release()
         return parameters
 
     def adopt_weights(self, modules: Collection[str] | None = None) -> None:
-        """Take weights that were written from outside: solve around them, W0, from here on.
+        """Take weights W0 that were written from outside, and solve around them from here on.
 
         W = W0 + (A'A + R)^-1 A'(T - A W0), with targets T = A W0 that give W0 back.
 
@@ -255,6 +251,10 @@ class TargetSpace:
         stepping = self.stepping
         substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.solve_if_moved)
 
+    def gradient_norm(self) -> torch.Tensor:
+        """The 2-norm of the gradients of :meth:`parameters` behind a pull-back, over the targets of all processes."""
+        return self.partition.gradient_norm(self.parameters(), self.targets)
+
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, as Lightning's toggling of an optimizer asks, and thaw these."""
         self.cascade.trained.follow()
@@ -297,4 +297,4 @@ class TargetSpace:
     def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
         """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
         seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
-        return ReferenceBatch.of(self.model, reference, self._forward, seed)
+        return self.partition.same_batch(ReferenceBatch.of(self.model, reference, self._forward, seed), device)
