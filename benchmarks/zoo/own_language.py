@@ -181,12 +181,29 @@ class Translator(nn.Module):
         return self.readout(words + self.attention(words, memory, memory)[0])
 
 
+class Heads(nn.Module):
+    """Attention as in XLNet and Flax: einsum applies weights that have a dimension of heads."""
+
+    def __init__(self, heads=2):
+        super().__init__()
+        self.words, size = nn.Embedding(WORDS, WIDTH), WIDTH // heads
+        self.q, self.k, self.v = (matrix(WIDTH, heads, size) for _ in range(3))
+        self.out, self.readout = matrix(heads, size, WIDTH), nn.Linear(WIDTH, WORDS)
+
+    def forward(self, x):
+        h = self.words(x)
+        q, k, v = (torch.einsum("btd,dhk->bthk", h, w) for w in (self.q, self.k, self.v))
+        weights = (torch.einsum("bthk,bshk->bhts", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.readout(h + torch.einsum("bthk,hkd->btd", torch.einsum("bhts,bshk->bthk", weights, v), self.out))
+
+
 MODELS = {
     "GPT-2": lambda: Example(GPT2(), tokens()),
     "T5": lambda: Example(T5(), tokens()),
     "ALBERT": lambda: Example(Albert(), tokens()),
     "LoRA": lambda: Example(LoRA(), (torch.randn(12, 5),)),
     "Mamba": lambda: Example(Mamba(), (torch.randn(6, 5, WIDTH),)),
+    "heads by einsum": lambda: Example(Heads(), tokens()),
     "tied readout": lambda: Example(Tied(), tokens()),
     "attention to a projected LSTM": lambda: Example(Translator(), tokens()),
 }

@@ -146,6 +146,21 @@ class Experts(nn.Module):
         return self.readout(torch.tanh(mixed.sum(0)))
 
 
+class Equalised(nn.Module):
+    """Equalised learning rates, as in ProGAN and StyleGAN: normal weights, times a constant at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.mix = nn.Parameter(torch.randn(4, 1, 3, 3)), nn.Parameter(torch.randn(8, 64))
+        self.readout = nn.Parameter(torch.randn(2, 8))
+        self.register_buffer("gain", torch.tensor(3 / 4))
+
+    def forward(self, x):
+        h = torch.tanh(functional.conv2d(x, self.down * self.gain))
+        h = torch.tanh(functional.linear(h.flatten(1), self.mix / 8))
+        return functional.linear(h, self.readout * 8**-0.5)
+
+
 class StdConv(nn.Conv2d):
     """A convolution with a standardised weight."""
 
@@ -244,6 +259,7 @@ MODELS = {
     "neural ODE": lambda: Example(ODE(), (torch.randn(12, 5),)),
     "cells in a loop": lambda: Example(Cells(), (torch.randn(6, 4, 4),)),
     "experts": lambda: Example(Experts(), (torch.randn(12, 5),)),
+    "equalised rates": lambda: Example(Equalised(), (images(),)),
     "routed experts": lambda: Example(Routed(), (torch.randn(12, 5),)),
     "VAE": lambda: Example(VAE(), (torch.randn(12, 12),)),
     "DeepSets": lambda: Example(Sets(), (torch.randn(8, 4, 3),)),

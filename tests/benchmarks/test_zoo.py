@@ -19,6 +19,9 @@ SHARES = {
     "DCGAN": 0.9,
     "T5": 0.7,
     "cells in a loop": 1.0,
+    "experts": 1.0,
+    "equalised rates": 1.0,
+    "heads by einsum": 0.7,
     "routed experts": 0.2,
 }
 #: why weights of each are left, but for tables of words
@@ -27,7 +30,6 @@ LEFT = {
     "GPT-2": {"tied to words.weight"},
     "Mamba": {"used by exp"},
     "Swin": {"used by add"},
-    "experts": {"used by bmm"},
     "ALBERT": {"its first use lacks inputs of later ones"},
     "routed experts": {"its rows depend on weights"},
     "standardised weights": {"used by mean, sub, std"},

@@ -40,8 +40,8 @@ def attention(name):
 KINDS = {
     "Linear": (lambda change: change(nn.Linear(4, 3), "bias"), lambda m, h: m(h), True),
     "Conv1d": (lambda change: change(nn.Conv1d(1, 3, 2), "bias"), lambda m, h: m(h[:, None]), True),
-    "ConvTranspose1d": (lambda change: change(nn.ConvTranspose1d(1, 3, 2), "bias"), lambda m, h: m(h[:, None]), False),
-    "Bilinear": (lambda change: change(nn.Bilinear(4, 4, 3), "bias"), lambda m, h: m(h, h), False),
+    "ConvTranspose1d": (lambda change: change(nn.ConvTranspose1d(1, 3, 2), "bias"), lambda m, h: m(h[:, None]), True),
+    "Bilinear": (lambda change: change(nn.Bilinear(4, 4, 3), "bias"), lambda m, h: m(h, h), True),
     "attention": (attention("in_proj_bias"), lambda m, h: m(*3 * [h.view(-1, 1, 4)])[0], False),
     "its readout": (attention("out_proj.bias"), lambda m, h: m(*3 * [h.view(-1, 1, 4)])[0], False),
     "LSTM": (lambda change: change(nn.LSTM(4, 3), "bias_ih_l0"), lambda m, h: m(h[:, None])[0], False),
@@ -73,3 +73,43 @@ def test_a_bias_that_is_no_parameter_of_its_layer_trains_beside_it(kind, change)
         return model(x).square().sum()
 
     check_differences(space, model, loss, gradients(space, model, loss), generator)
+
+
+#: two layers that share their bias, and how the forward calls them
+PAIRS = {
+    "Linear": (lambda: nn.Linear(4, 4), lambda m, h: m(h)),
+    "Conv1d": (lambda: nn.Conv1d(1, 4, 4), lambda m, h: m(h.flatten(1)[:, None]).flatten(1)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(4, 4, 1), lambda m, h: m(h[:, :, None]).flatten(1)),
+    "Bilinear": (lambda: nn.Bilinear(4, 4, 4), lambda m, h: m(h, h)),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_weights_of_layers_that_share_a_bias_are_solved_with_it(kind):
+    make, call = PAIRS[kind]
+    torch.manual_seed(0)
+    model = Net(lambda net, x: net.head(call(net.b, torch.tanh(call(net.a, net.encoder(x))))), a=make(), b=make())
+    model = model.double().eval()
+    model.b.bias = model.a.bias
+    x = torch.randn(20, 3, dtype=torch.float64)
+    before = model(x)
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights", step_scale=1.0))
+    assert torch.allclose(model(x), before, rtol=0, atol=1e-8)
+    assert {"a", "b"} <= space.targets.keys()
+    assert space.left == []
+    random_targets(space, torch.Generator().manual_seed(1))
+
+    def loss(model):
+        return model(x).square().sum()
+
+    found = gradients(space, model, loss)
+    assert found["a.bias"].abs().sum() > 0
+    check_differences(space, model, loss, found, torch.Generator().manual_seed(0))
+
+
+def test_layers_that_share_a_bias_and_are_no_calls_of_a_function_are_left():
+    lstm = nn.LSTM(4, 1)
+    lstm.bias_hh_l0 = lstm.bias_ih_l0
+    model = Net(lambda net, x: net.head(net.lstm(net.encoder(x))[0].expand(-1, 4)), lstm=lstm)
+    space = TargetSpace(model, torch.randn(20, 3))
+    assert [(name, reason) for name, _, reason in space.left] == [("lstm", "tied to lstm.bias_ih_l0, lstm.bias_hh_l0")]

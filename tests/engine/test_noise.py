@@ -48,6 +48,20 @@ def dense(inputs=3):
     return nn.Sequential(nn.Dropout(RATE), nn.Linear(inputs, 6), nn.Tanh(), nn.Dropout(RATE), nn.Linear(6, 2))
 
 
+class Contracted(nn.Module):
+    """Weights of einsum, in a batch and from the left."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(size) / 2) for size in ((2, 3, 2), (2, 2, 3), (4, 5)))
+        self.dropout = nn.Dropout(RATE)
+
+    def forward(self, x):
+        h = torch.tanh(torch.einsum("btd,hdk->bhtk", self.dropout(x), self.a))
+        h = torch.tanh(torch.einsum("bhtk,hkm->bthm", self.dropout(h), self.b)).flatten(2)
+        return self.c @ self.dropout(h)
+
+
 def conv(bias=True, groups=1):
     first, second = nn.Conv2d(2, 4, 3, padding=1, groups=groups), nn.Conv2d(4, 4, 2, stride=2, bias=bias, groups=groups)
     return nn.Sequential(nn.Dropout(RATE), first, nn.ReLU(), nn.Dropout(RATE), second, nn.Flatten(), nn.Linear(16, 2))
@@ -59,6 +73,7 @@ CASES = {
     "dense, dual": (lambda: dense(30), (8, 30), ALL, ["1", "4"]),
     "dense, feature": (dense, ROWS, TargetSpaceConfig(ridge=0.1, step_scale=1.0, ridge_scale="feature"), ["1", "4"]),
     "dense, optimistic": (dense, ROWS, TargetSpaceConfig(ridge=0.1, step_scale=1.0, method="ocu"), ["1", "4"]),
+    "contractions": (Contracted, SEQUENCES, ALL, ["a", "b", "c"]),
     "conv": (conv, IMAGES, ALL, ["1", "4"]),
     "conv, sampled": (conv, IMAGES, SOME, ["1", "4"]),
     "conv, dual": (conv, IMAGES, FEW, ["1", "4"]),

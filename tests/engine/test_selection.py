@@ -111,7 +111,7 @@ LEFT = {
     ),
     "quantised": (
         lambda: Net(lambda net, x: net.encoder(x) @ (net.head.weight * 4).round().T / 4 + net.head.bias),
-        ("head", "nn.Linear", "used by mul"),
+        ("head", "nn.Linear", "used by round"),
     ),
     "of a sparse product": (
         lambda: Net(lambda net, x: torch.sparse.mm(net.encoder(x).to_sparse(), net.head.weight.T)),

@@ -19,6 +19,17 @@ class Normed(nn.Module):
         return self.readout(self.norm(found[0] if isinstance(found, tuple) else found))
 
 
+class Applied(nn.Module):
+    """A weight that ``run(x, weight)`` applies."""
+
+    def __init__(self, run, *shape):
+        super().__init__()
+        self.run, self.weight = run, nn.Parameter(torch.randn(shape) / 2)
+
+    def forward(self, x):
+        return self.run(x, self.weight)
+
+
 LAYERS = {
     "dense": lambda: Normed(nn.Linear(5, 6), 6),
     "convolution": lambda: Normed(nn.Conv1d(4, 3, 1), 5),
@@ -26,6 +37,9 @@ LAYERS = {
     "RNN": lambda: Normed(nn.RNN(5, 6, batch_first=True), 6),
     "LSTM": lambda: Normed(nn.LSTM(5, 6, batch_first=True), 6),
     "GRU": lambda: Normed(nn.GRU(5, 6, batch_first=True), 6),
+    "einsum": lambda: Normed(Applied(lambda x, w: torch.einsum("btd,hdk->bthk", x, w).flatten(2), 2, 5, 3), 6),
+    "heads in a batch": lambda: Normed(Applied(lambda x, w: torch.einsum("bhd,hdk->bhk", x, w), 4, 5, 6), 6),
+    "scaled": lambda: Normed(Applied(lambda x, w: x @ (w / 2.2), 5, 6), 6),
     "projected LSTM": lambda: Normed(nn.LSTM(5, 8, proj_size=6, batch_first=True), 6),
 }
 

@@ -95,6 +95,22 @@ class Steps(LSTM):
         return self.readout(self.recurrent(x @ self.projection)[0]).mean(1)
 
 
+class Contracted(nn.Module):
+    """Weights of einsum, for heads in a batch and scaled, whose samples are behind the steps."""
+
+    shape, size = (6, 4), 11
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.heads = nn.Parameter(torch.randn(4, 2, 3)), nn.Parameter(torch.randn(2, 3, 2))
+        self.last = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        h = torch.tanh(torch.einsum("tbd,dhk->tbhk", x.transpose(0, 1), self.first))
+        h = torch.tanh(torch.einsum("tbhk,hkm->tbhm", h, self.heads)).flatten(2)
+        return functional.linear(h.mean(0), self.last / 2)
+
+
 class Attention(Attending):
     """Two kinds of attention."""
 
@@ -169,6 +185,7 @@ EVERY = (
     Steps,
     Loop,
     Projected,
+    Contracted,
     Attention,
     WideAttention,
     Empty,

@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,85 +19,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.call_sites import handed_to_a_transform, unfit_site
+from ts_lightning.engine.call_sites import unfit_site
 from ts_lightning.engine.noise import DROPOUTS, Noise
+from ts_lightning.engine.watch import Watch, flat
 from ts_lightning.layers.affine import AffineLayer
+from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.functional import Applied, Form, Seen, applied
+from ts_lightning.layers.functional import FunctionalLayer, applied
 from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.layers.seen import Seen, factor_of, followed
 
 _DATA: Any = Tensor.data
 _GRAD_FN: Any = Tensor.grad_fn
 _REQUIRES_GRAD: Any = Tensor.requires_grad
 _NESTS = frozenset((list, tuple, dict))  # exactly, which shapes are not
-
-
-class Watch:
-    """What functions do with parameters, outside of the layers that stand for modules.
-
-    Args:
-        parameters: to watch.
-
-    Attributes:
-        calls: that apply a parameter as a layer's weight, by its id.
-        others: the names of other functions that were given a parameter, by its id.
-        unfit: why the layer of a parameter cannot be solved whatever else is made of it, by its id.
-        transformed: the ids of parameters that were arguments of a transform of ``torch.func``.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = {id(parameter): parameter for parameter in parameters}
-        self.calls: dict[int, list[tuple[Form, Tensor | None]]] = {}
-        self.others: dict[int, list[str]] = {}
-        self.unfit: dict[int, str] = {}
-        self.transformed: set[int] = set()
-        self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
-
-    def applied(self, call: Applied) -> Applied | None:
-        """Take note of a call that applies a weight; None where the weight cannot be solved from it."""
-        why = "complex weights" if call.weight.is_complex() else unfit_site()
-        if why is not None:
-            self.unfit.setdefault(id(call.weight), why)
-            return None
-        self.calls.setdefault(id(call.weight), []).append((call.form, call.bias))
-        return call
-
-    def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, int]]:
-        """The arguments of a call that are parameters or their ``data``: each with the parameter and its version."""
-        found = []
-        given = list(_flat((*args, *kwargs.values())))
-        self.transformed.update(id(t) for t in handed_to_a_transform(given) if id(t) in self.parameters)
-        for argument in given:
-            parameter = self._parameter(argument)
-            if parameter is not None:
-                found.append((argument, parameter, argument._version))
-        return found
-
-    def after(self, function: Any, args: Sequence[Any], before: Sequence[tuple[Tensor, Tensor, int]]) -> None:
-        """Take note of the call if it wrote to a parameter, itself or its ``data``."""
-        for tensor, parameter, version in before:
-            if tensor is args[0] if function == _DATA.__set__ else tensor._version != version:
-                self.unfit.setdefault(id(parameter), "written by forward")
-
-    def data(self, tensor: Tensor, found: Tensor) -> None:
-        """Take note of the ``data`` of a tensor."""
-        parameter = self._parameter(tensor)
-        if parameter is not None:
-            self._data[id(found)] = (parameter, found)
-
-    def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
-        """Take note of another function, if it makes tensors of what it is given."""
-        owner = getattr(function, "__self__", None)  # of a property; a module of PyTorch's own functions
-        owner = None if isinstance(owner, ModuleType) else owner
-        name = str(getattr(owner, "__name__", "") or getattr(function, "__name__", function)).strip("_")
-        for weight in weights:
-            if any(t is not weight for t in tensors_in(found)):
-                self.others.setdefault(id(weight), []).append(name)
-
-    def _parameter(self, tensor: Any) -> Tensor | None:
-        """The parameter that a tensor is, or is the ``data`` of."""
-        return self.parameters.get(id(tensor), self._data.get(id(tensor), (None,))[0])
 
 
 class Calls(TorchFunctionMode):
@@ -138,7 +71,7 @@ class Calls(TorchFunctionMode):
         watched = () if watch is None else watch.parameters.values()
         parameters = (*watched, *(x.parameters[0] for x in self._layers.values()))
         # with what keeps the tensors alive whose ids are looked up
-        self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen(p, p.shape), p) for p in parameters}
+        self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen.itself(p), p) for p in parameters}
 
     def use(self, layer: TargetLayer, x: Any) -> Any:
         """What stands for a use of a layer; the calls that are made there are not seen."""
@@ -159,11 +92,10 @@ class Calls(TorchFunctionMode):
         layer = None if call is None else self._layers.get(id(call.weight))
         if call is not None and layer is not None and self._fits(layer, call):
             assert isinstance(layer, AffineLayer)
-            with (
-                self if call.x.dim() == layer.sample_dims else nullcontext()
-            ):  # which sees how one sample is made a batch
-                passed = layer.visited(self.use, call.x)
-            return call.result(passed, len(layer.parameters) > 1)
+            if isinstance(layer, FunctionalLayer):
+                layer.scale(call.seen.factor)
+            with self:  # which sees how the layer's input is made, and the result
+                return call.result(layer.visited(self.use, call.take(call.x)), len(layer.parameters) > 1)
         values, watch = self.values, self._watch
         before = [] if watch is None else watch.before(args, kwargs)
         if values and (_holds(values, args) or (kwargs and _holds(values, kwargs.values()))):
@@ -204,19 +136,21 @@ class Calls(TorchFunctionMode):
     def _fits(self, layer: TargetLayer, call: Applied) -> bool:
         """Whether a call is a use of a layer; in another one the solved value stands for the weight."""
         bias = layer.parameters[1] if len(layer.parameters) > 1 else None
-        return call.form == getattr(layer, "form", Form()) and (bias is None or call.bias is bias)
+        form = layer.form if isinstance(layer, FunctionalLayer) else Form.plain(layer.parameters[0])
+        return call.form == form and (bias is None or call.bias is bias)
 
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
-        """Follow a weight through transposes and views, and let the watch see other functions of it."""
-        known = self._known
-        first = known.get(id(args[0])) if args else None
-        made = None if first is None else first[0].through(func, args, kwargs, found)
+        """Follow a weight through views and products with constants, and let the watch see other functions of it."""
+        known, watch = self._known, self._watch
+        made = followed(self._weight, func, args, kwargs, found)
+        if made is not None and watch is not None and not watch.constant(factor_of(self._weight, func, args)):
+            made = None
         if made is not None:
             known[id(found)] = (made, found)
-        elif self._watch is not None:
-            weights = [known[id(x)][0].weight for x in _flat((*args, *kwargs.values())) if id(x) in known]
+        elif watch is not None:
+            weights = [known[id(x)][0].weight for x in flat((*args, *kwargs.values())) if id(x) in known]
             if weights:
-                self._watch.other(func, weights, found)
+                watch.other(func, weights, found)
 
     def _dropout(self, func: Any, args: Any, kwargs: Any) -> Any:
         given, named = (self._solved(args), self._solved(kwargs)) if self.values else (args, kwargs)
@@ -269,15 +203,6 @@ def _holds(values: Mapping[int, Tensor], given: Iterable[Any]) -> bool:
         if type(value) in _NESTS and _holds(values, value.values() if type(value) is dict else value):
             return True
     return False
-
-
-def _flat(given: Iterable[Any]) -> Iterator[Any]:
-    """What a call is given, with the entries of lists, tuples and dictionaries."""
-    for value in given:
-        if isinstance(value, (list, tuple, dict)):
-            yield from _flat(value.values() if isinstance(value, dict) else value)
-        else:
-            yield value
 
 
 _STAND_INS: dict[Any, Callable[..., Any]] = {

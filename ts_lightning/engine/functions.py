@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.calls import Watch
 from ts_lightning.engine.names import join, owners_of, plain_name
 from ts_lightning.engine.selection import Selection
+from ts_lightning.engine.watch import Noted, Watch
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.applied import Form
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import layer_of
+from ts_lightning.layers.linear import LinearTargets
 
 
 def watched(model: nn.Module) -> Watch:
     """A watch on all that a model trains."""
-    return Watch([parameter for parameter in model.parameters() if parameter.requires_grad])
+    return Watch([parameter for parameter in model.parameters() if parameter.requires_grad], model)
 
 
 def functional_layers(
@@ -46,9 +48,8 @@ def functional_layers(
             name = prefix if alone else join(prefix, local)
             if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
-            form, _ = watch.calls[id(weight)][0]
-            layer = layer_of(name, module, config, weight, _bias(weight, watch, owners), form)
-            layers.append(layer)
+            call = watch.calls[id(weight)][0]
+            layers.append(layer_of(name, module, config, call.seen, _bias(weight, watch, owners), call.form))
     return layers
 
 
@@ -56,6 +57,8 @@ def leave_unfit(found: Selection, watch: Watch) -> None:
     """Leave layers in weight space that the run called as modules, and whose weights it used otherwise, too."""
     for layer in list(found.layers):
         why = next((watch.unfit[id(p)] for p in layer.parameters if id(p) in watch.unfit), None)
+        beside = [call for p in layer.parameters for call in watch.calls.get(id(p), ()) if call.why is not None]
+        why = why or next((call.why for call in beside if not _stands_for(layer, call)), None)
         if why is not None and layer.module_name not in found.left:
             error = TargetSpaceError(
                 f"layer '{layer.name}': its weight is {why}, beside the layer's own call, and solved weights would "
@@ -64,18 +67,24 @@ def leave_unfit(found: Selection, watch: Watch) -> None:
             found.leave(layer.module_name, layer.module, why, error)
 
 
+def _stands_for(layer: TargetLayer, call: Noted) -> bool:
+    """Whether a layer that is a module stands for a call, too, see ``calls.py``."""
+    own_bias = len(layer.parameters) == 1 or call.bias is layer.parameters[1]
+    return type(layer) is LinearTargets and call.form == Form.plain(layer.parameters[0]) and own_bias
+
+
 def _applied(parameter: Tensor, watch: Watch) -> bool:
     """Whether functions apply a parameter as a weight, always in one way, and nothing else is made of it."""
     calls = watch.calls.get(id(parameter), ())
     alone = id(parameter) not in watch.others and id(parameter) not in watch.unfit
-    return len({form for form, _ in calls}) == 1 and alone
+    return len({call.form for call in calls}) == 1 and any(call.why is None for call in calls) and alone
 
 
 def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]]) -> Tensor | None:
     """The parameter that all calls add to what this weight gives, and that nothing else is made of."""
-    added = {id(bias): bias for _, bias in watch.calls[id(weight)]}
+    added = {id(call.bias): call.bias for call in watch.calls[id(weight)]}
     (bias,) = added.values() if len(added) == 1 else (None,)
     if bias is None or id(bias) not in watch.parameters or bias.dim() != 1 or len(owners[id(bias)]) > 1:
         return None
-    elsewhere = [w for w, calls in watch.calls.items() for _, other in calls if other is bias and w != id(weight)]
-    return None if elsewhere or id(bias) in watch.others else bias
+    others = [call for key, calls in watch.calls.items() if key != id(weight) for call in calls]
+    return None if any(call.bias is bias for call in others) or id(bias) in watch.others else bias

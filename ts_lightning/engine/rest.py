@@ -10,9 +10,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.call_sites import IN_A_TRANSFORM
-from ts_lightning.engine.calls import Watch
 from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, plain_name
 from ts_lightning.engine.selection import Left, Selection, solvable_modules
+from ts_lightning.engine.watch import IN_SEVERAL_WAYS, Watch
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered, supported
 
@@ -104,13 +104,16 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
 def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
     """What functions do with weights that are of no layer that a module's call or a function is, in a few words."""
     unfit = [watch.unfit[id(p)] for p in weights if id(p) in watch.unfit]
+    for calls in (watch.calls.get(id(p), ()) for p in weights):
+        if calls and all(call.why is not None for call in calls):
+            unfit.append(str(calls[0].why))
     if unfit:
         return unfit[0]
     used = dict.fromkeys(name for p in weights for name in watch.others.get(id(p), ()))
     if used:
         return "a table" if used.keys() <= _LOOK_UPS else f"used by {', '.join(used)}"
     if any(id(p) in watch.calls for p in weights):
-        return "applied in several ways"
+        return IN_SEVERAL_WAYS
     if any(id(p) in watch.transformed for p in weights):
         return IN_A_TRANSFORM
     return "not called in the reference forward"

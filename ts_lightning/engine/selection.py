@@ -21,6 +21,8 @@ from ts_lightning.errors import NothingToSolve, TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family, inner_modules, supported
 
+_BY_FUNCTION = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)  # whose forwards reach the weight by a function
+
 
 class Left(NamedTuple):
     """A layer that is left in weight space.
@@ -128,7 +130,8 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
         layers = [layer for layer in kind.of(name, module, config) if layer.name not in dropped]
         parameters = [parameter for layer in layers for parameter in layer.parameters]
         trainable = [parameter.requires_grad for parameter in parameters]
-        shared = [owners[id(parameter)] for parameter in parameters if len(owners[id(parameter)]) > 1]
+        tied = [parameter for parameter in parameters if len(owners[id(parameter)]) > 1]
+        shared = [owners[id(parameter)] for parameter in tied]
         if not any(trainable):
             frozen.append(name)
         elif not all(trainable):
@@ -138,12 +141,9 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
             )
             found.leave(name, module, "partly frozen", error)
         elif shared:
-            error = TargetSpaceError(
-                f"layer '{name}' shares a weight: {', '.join(shared[0])} are one parameter. A weight solved from one "
-                f"layer's targets cannot serve another: untie them, or add '{name}' to exclude."
-            )
-            others = [owner for owner in shared[0] if not owner.startswith(f"{name}.")]
-            found.leave(name, module, f"tied to {', '.join(others)}", error)
+            if not isinstance(module, _BY_FUNCTION) or any(parameter.dim() > 1 for parameter in tied):
+                found.leave(name, module, *_tied(name, shared[0]))
+            # of a bias alone the forward's calls are seen: the weight is solved with the bias as it is
         else:
             found.layers += layers
     if frozen:
@@ -179,9 +179,18 @@ def _refused(name: str, module: nn.Module) -> tuple[str, TargetSpaceError] | Non
     return None
 
 
+def _tied(name: str, owners: Sequence[str]) -> tuple[str, TargetSpaceError]:
+    """Why a module with a parameter of several names cannot be solved: in a few words, and as an error."""
+    others = [owner for owner in owners if not owner.startswith(f"{name}.")]
+    return f"tied to {', '.join(others or owners)}", TargetSpaceError(
+        f"layer '{name}' shares a weight: {', '.join(owners)} are one parameter. A weight solved from one "
+        f"layer's targets cannot serve another: untie them, or add '{name}' to exclude."
+    )
+
+
 def _patched(module: nn.Module) -> bool:
     """Whether a forward was set on a module's instance that reaches the weight by a function."""
-    return "forward" in vars(module) and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    return "forward" in vars(module) and isinstance(module, _BY_FUNCTION)
 
 
 def _lazy(modules: Mapping[str, nn.Module]) -> dict[str, TargetSpaceError]:

@@ -17,7 +17,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.beside import leave_what_matters
 from ts_lightning.engine.call_sites import passes_by, refused_call, unfit_call, with_other_weights
-from ts_lightning.engine.calls import Calls, Watch
+from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
 from ts_lightning.engine.loop_check import missed_sources
@@ -33,6 +33,7 @@ from ts_lightning.engine.start import empty
 from ts_lightning.engine.trained import as_when_made
 from ts_lightning.engine.uses import Uses
 from ts_lightning.engine.walk import derived
+from ts_lightning.engine.watch import Watch
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
@@ -81,7 +82,7 @@ class Survey:
         self._seen, self._dependence = uses, dependence
 
     @torch.enable_grad()  # as in a solve, so that it shows where forward switches gradients off
-    def make(self, batch: ReferenceBatch, watch: Watch) -> Survey:
+    def make(self, batch: ReferenceBatch, watch: Watch | None = None) -> Survey:
         """Run the model; ``watch`` sees what functions do with its parameters."""
         given = (self._layers, self._use, watch)
         calls = Calls(*given) if self._dependence is None else FollowedCalls(self._dependence, *given)
@@ -99,7 +100,7 @@ class Survey:
                 self.beside.setdefault(layer.name, set()).add(call)
         elif why is not None:
             self.refusals.setdefault(layer.name, (why, refused_call(layer, why)))
-        values = [p.detach() if self._generator is None else random_like(p, self._generator) for p in layer.parameters]
+        values = [random_like(p, self._generator) for p in layer.parameters]
         if first and why is None:
             self._bind(layer, x)
             self._join(layer, x)
@@ -191,7 +192,7 @@ def survey(
         found.layers = [layer for layer in found.layers if id(layer.parameters[0]) not in weights] + functions
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
         found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
-        first = Survey(found.layers, config).make(batch, Watch(()))
+        first = Survey(found.layers, config).make(batch)
     moved = _moved(batch, found.layers, config, first) if probe else {}
     several = [name for name, count in first.uses.items() if count > 1] if probe else []
     uses, dependence = _followed(batch, found.layers, config, several)
@@ -224,7 +225,7 @@ def _followed(
     for generator in generators:
         uses, dependence = Uses(several), Dependence()
         try:
-            Survey(layers, config, generator, uses, dependence).make(batch, Watch(()))
+            Survey(layers, config, generator, uses, dependence).make(batch)
         except Exception:  # of a forward that checks its numbers
             continue
         return uses, dependence
@@ -265,7 +266,7 @@ def _moved(
     odd = {name for name, here in places.items() if samples and here.numel() % samples}
     for probe in range(_ODD_PROBES if odd else _PROBES):
         try:
-            survey = Survey(layers, config, generator).make(batch, Watch(()))
+            survey = Survey(layers, config, generator).make(batch)
         except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}

@@ -123,15 +123,19 @@ class AffineLayer(LoopableLayer):
         spread = float(self.apply(x.double(), parts[0], *bias).std(correction=0))
         return [parts[0] * (std / spread if spread > 0 else 1.0) + parts[1], *bias]
 
+    def drawn(self, generator: torch.Generator) -> Tensor:
+        """The weight of an orthogonal layer, as its Parameter holds it, in float64."""
+        weight = torch.empty(self.weight.shape, dtype=torch.float64)
+        matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
+        return nn.init.orthogonal_(matrix, generator=generator).view_as(weight)
+
     def start(self, x: Tensor, std: float, generator: torch.Generator) -> Tensor:
         """Initial targets: the outputs of an orthogonal layer, rescaled to the standard deviation ``std``.
 
         The starting weights are those of layer-sequential unit variance (Mishkin and Matas, ICLR 2016). The targets
         make up for the shrinkage of the ridge, but for directions of A whose variance is below a tenth of it.
         """
-        weight = torch.empty(self.weight.shape, dtype=torch.float64)
-        matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
-        weight = nn.init.orthogonal_(matrix, generator=generator).view_as(weight).to(x.device)
+        weight = self.drawn(generator).to(x.device)
         bias = [] if self.bias is None else [weight.new_zeros(self.bias.shape)]
         spread = float(self.select(self.apply(x.double(), weight, *bias)).std(correction=0))
         weight = weight * (std / spread if spread > 0 else 1.0)

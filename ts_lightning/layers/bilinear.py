@@ -21,7 +21,7 @@ class BilinearTargets(LinearTargets):
         """The layer on the products of the module's inputs."""
         (layer,) = layers
         assert isinstance(layer, LinearTargets)
-        return layer.visited(visit, (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2))
+        return layer.visited(visit, products(input1, input2))
 
     def arranged(self, weight: Tensor) -> Tensor:
         """The weight (out, in1, in2)."""
@@ -30,3 +30,8 @@ class BilinearTargets(LinearTargets):
     def flat(self, weight: Tensor) -> Tensor:
         """The weight (out, in1 x in2)."""
         return weight.flatten(1)
+
+
+def products(input1: Tensor, input2: Tensor) -> Tensor:
+    """All products of an entry of the first input and one of the second, (..., in1 x in2)."""
+    return (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2)

@@ -109,6 +109,8 @@ class ConvTargets(AffineLayer):
         """The binding to this process's share of the rows."""
         binding, cut = super().shard(x, shards)
         assert isinstance(binding, ConvBinding)
+        if binding.rows is None and cut.dim > 0:  # channels are ahead of it in the targets
+            cut = Cut(shards, cut.dim + 1, cut.positions)
         if binding.patches is None:
             return binding, cut
         return replace(binding, patches=PatchRows(self.geometry, self.geometry.pad(x), binding.rows)), cut

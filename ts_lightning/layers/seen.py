@@ -1,0 +1,188 @@
+"""What a forward has made of a weight that holds the same numbers: in another shape or order, times a constant factor.
+
+Views, transposes, permutations and products with constants are followed from the parameter on. Each can be undone, so
+that a weight that is solved as a function applies it gives the parameter's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The numbers of a tensor in another shape and order.
+
+    Attributes:
+        given: the tensor's own shape.
+        steps: reshapes, permutations and flips, one after the other: each with the shape ahead of it.
+    """
+
+    given: Shape
+    steps: tuple[tuple[str, Shape, Shape], ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        """The shape behind all steps."""
+        if not self.steps:
+            return self.given
+        kind, ahead, argument = self.steps[-1]
+        return argument if kind == "reshape" else tuple(ahead[d] for d in argument) if kind == "permute" else ahead
+
+    def reshape(self, *shape: int) -> Arrangement:
+        """The same numbers, in their C order, in another shape."""
+        if self.steps and self.steps[-1][0] == "reshape":
+            return self._before.reshape(*shape)
+        return self if shape == self.shape else self._then("reshape", shape)
+
+    def permute(self, *dims: int) -> Arrangement:
+        """The same, with the dimensions in another order."""
+        shape = self.shape
+        if self.steps and self.steps[-1][0] == "permute":
+            last = self.steps[-1][2]
+            return self._before.permute(*(last[d] for d in dims))
+        moved = [d for d in dims if shape[d] != 1]
+        return self.reshape(*(shape[d] for d in dims)) if moved == sorted(moved) else self._then("permute", dims)
+
+    def flip(self, *dims: int) -> Arrangement:
+        """The same, backwards along these dimensions."""
+        return self._then("flip", dims) if any(self.shape[d] > 1 for d in dims) else self
+
+    def of(self, value: Tensor) -> Tensor:
+        """A value of the tensor, arranged so."""
+        for kind, _, argument in self.steps:
+            value = getattr(value, kind)(argument)
+        return value
+
+    def back(self, value: Tensor) -> Tensor:
+        """The inverse of :meth:`of`."""
+        for kind, ahead, argument in reversed(self.steps):
+            if kind == "reshape":
+                value = value.reshape(ahead)
+            elif kind == "permute":
+                value = value.permute([argument.index(d) for d in range(len(argument))])
+            else:
+                value = value.flip(argument)
+        return value
+
+    @property
+    def _before(self) -> Arrangement:
+        return Arrangement(self.given, self.steps[:-1])
+
+    def _then(self, kind: str, argument: Shape) -> Arrangement:
+        return Arrangement(self.given, (*self.steps, (kind, self.shape, argument)))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A parameter, or what a call made of it.
+
+    Attributes:
+        weight: the parameter.
+        arrangement: of its numbers.
+        factor: what they are multiplied with: a number, or a tensor of one number or of the parameter's shape; None for
+            nothing.
+    """
+
+    weight: Tensor
+    arrangement: Arrangement
+    factor: float | Tensor | None = None
+
+    @classmethod
+    def itself(cls, weight: Tensor) -> Seen:
+        """The parameter."""
+        return cls(weight, Arrangement(tuple(weight.shape)))
+
+    @property
+    def shape(self) -> Shape:
+        """The shape."""
+        return self.arrangement.shape
+
+    def times(self, factor: float | Tensor) -> Seen:
+        """The product with a number, or with a tensor that is broadcast to the shape."""
+        if isinstance(factor, Tensor):
+            single = factor.numel() == 1
+            factor = factor.reshape(()) if single else self.arrangement.back(factor.expand(self.shape))
+        return Seen(self.weight, self.arrangement, factor if self.factor is None else self.factor * factor)
+
+
+#: for a tensor that holds a weight, what it is of it; None for others
+Known = Callable[[Any], "Seen | None"]
+
+
+def followed(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Seen | None:
+    """What a call made of a weight that it was given; None where that holds other numbers, or of no weight."""
+    seen = known(args[0]) if args else None
+    if function in _SCALINGS:
+        return _scaled(known, function, args, kwargs, found)
+    if seen is None or not isinstance(found, Tensor) or found.dtype != seen.weight.dtype:  # another reading
+        return None
+    arrangement = seen.arrangement
+    if function in _PERMUTATIONS:
+        # which dimension went where shows on one in which no two are of a size
+        sizes = range(2, len(seen.shape) + 2)
+        probe = function(torch.empty(tuple(sizes), device="meta"), *args[1:], **kwargs)
+        return Seen(seen.weight, arrangement.permute(*map(sizes.index, probe.shape)), seen.factor)
+    if function in _VIEWS or (function is Tensor.__getitem__ and _adds_dimensions(args[1])):
+        return Seen(seen.weight, arrangement.reshape(*found.shape), seen.factor)
+    return None
+
+
+def factor_of(known: Known, function: Any, args: Sequence[Any]) -> Any:
+    """What a call multiplies a weight with or divides it by; None where it does neither."""
+    if function not in _SCALINGS or len(args) != 2:
+        return None
+    return args[1] if known(args[0]) is not None else args[0]
+
+
+def _scaled(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Seen | None:
+    seen = known(args[0]) if args else None
+    if kwargs or (seen is None and function not in _PRODUCTS):
+        return None
+    if function in _NEGATIVES:
+        return None if seen is None else seen.times(-1.0)
+    if len(args) != 2:
+        return None
+    factor = args[1]
+    if seen is None:
+        seen, factor = known(args[1]), args[0]
+    real = isinstance(factor, (int, float)) or (isinstance(factor, Tensor) and known(factor) is None)
+    if seen is None or not real or found.shape != seen.shape or found.dtype != seen.weight.dtype:
+        return None
+    if function in _QUOTIENTS:
+        factor = 1 / factor if isinstance(factor, Tensor) or factor else 0.0
+    return seen.times(factor)
+
+
+def _adds_dimensions(index: Any) -> bool:
+    """Whether an index takes all entries."""
+    entries = index if isinstance(index, tuple) else (index,)
+    return all(
+        entry is None or entry is ... or (isinstance(entry, slice) and entry == slice(None)) for entry in entries
+    )
+
+
+_PERMUTATIONS: set[Any] = {
+    *(torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.permute, Tensor.permute),  # type: ignore[attr-defined]
+    *(torch.transpose, Tensor.transpose, torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims),
+    *(torch.movedim, Tensor.movedim, torch.moveaxis, Tensor.moveaxis),
+}
+#: give the same numbers in the same order in another shape
+_VIEWS: set[Any] = {
+    *(torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, torch.reshape, Tensor.reshape),
+    *(Tensor.view, Tensor.view_as, Tensor.reshape_as, torch.flatten, Tensor.flatten, torch.unflatten, Tensor.unflatten),
+    *(torch.ravel, Tensor.ravel, Tensor.contiguous),
+}
+_NEGATIVES: set[Any] = {torch.neg, Tensor.neg, Tensor.__neg__, torch.negative, Tensor.negative}
+_PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply}
+_QUOTIENTS: set[Any] = {
+    *(torch.div, Tensor.div, Tensor.__truediv__, torch.true_divide, Tensor.true_divide, torch.divide, Tensor.divide),
+}
+_SCALINGS = _NEGATIVES | _PRODUCTS | _QUOTIENTS
