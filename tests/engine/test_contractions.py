@@ -52,6 +52,14 @@ BLOCKS = {
     "bmm": (lambda x, w, b: torch.bmm(x.transpose(0, 1), w).transpose(0, 1), (4, 3, 2), 0),
     "bmm from the left": (lambda x, w, b: torch.bmm(w, x.permute(1, 2, 0)).permute(2, 0, 1), (4, 2, 3), 0),
     "baddbmm": (lambda x, w, b: torch.baddbmm(b.view(4, 1, 1), x.transpose(0, 1), w).transpose(0, 1), (4, 3, 2), 4),
+    "baddbmm by names": (
+        lambda x, w, b: torch.zeros(4, 1, 1).double().baddbmm(batch1=x.transpose(0, 1), batch2=w).transpose(0, 1),
+        (4, 3, 2),
+        0,
+    ),
+    "bmm by names": (lambda x, w, b: torch.bmm(mat2=w, input=x.transpose(0, 1)).transpose(0, 1), (4, 3, 2), 0),
+    "addmm by names": (lambda x, w, b: torch.addmm(b, mat2=w, mat1=x[:, 0]), (3, 2), 2),
+    "matmul by names": (lambda x, w, b: torch.matmul(input=x, other=w), (3, 5), 0),
     "of every group": (lambda x, w, b: (x.unsqueeze(2) @ w).squeeze(2), (4, 3, 2), 0),
     "for every head": (lambda x, w, b: (x.unsqueeze(1) @ w).transpose(0, 1).transpose(0, 1), (2, 3, 2), 0),
     "one for all": (lambda x, w, b: x @ w, (1, 3, 2), 0),
@@ -116,3 +124,28 @@ def test_weights_are_the_ridge_solution(name):
     penalty = layer.flat(values[0]).square().sum() + sum(bias.square().sum() for bias in values[1:])
     loss = (layer.achieved(x, values) - targets).square().sum() + layer.solver.ridge * penalty
     assert all(float(gradient.abs().max()) < 1e-10 for gradient in torch.autograd.grad(loss, values))
+
+
+#: calls that are not read, and the name of the function
+OTHERS = {
+    "an output": (
+        lambda x, w: torch.bmm(x.detach(), w.detach().expand(len(x), 3, 2), out=x.new_empty(len(x), 4, 2)),
+        "detach",
+    ),
+    "a multiple": (lambda x, w: torch.addmm(x.new_zeros(2), x[:, 0], w[0], alpha=2), "getitem"),
+    "of three": (lambda x, w: torch.einsum("btd,df,btf->bf", x, w[0].T.T, x[:, :, :2]), "getitem"),
+    "a sum ahead": (lambda x, w: torch.einsum("btd,odk->bok", x, w), "einsum"),
+    "a sum of the weight": (lambda x, w: torch.einsum("btd,odk->btd", x, w), "einsum"),
+    "a product of entries": (lambda x, w: torch.einsum("btd,odk->btdk", x, w[:1]), "getitem"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_calls_stay_in_weight_space(name):
+    run, used = OTHERS[name]
+    torch.manual_seed(0)
+    inputs = nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Unflatten(1, (4, 3))).double()
+    block = Block(lambda x, w, b: run(x, w), (1, 3, 2)).double()
+    width = block(inputs(given(2))).shape[1]
+    space = TargetSpace(nn.Sequential(inputs, block, nn.Linear(width, 2).double()), given(20))
+    assert space.left == [("1", "Block", f"used by {used}")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import repeat
 from typing import Any
 
@@ -32,7 +33,13 @@ from ts_lightning.layers.seen import Known, Seen
 def applied(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], known: Known) -> Applied | None:
     """What a call applies, None where it is of no form that can be solved."""
     read = _READERS.get(function)
-    return None if read is None else read(known, *args, **kwargs)
+    if read is None:
+        return None
+    try:
+        given = signature(read).bind(known, *args, **{_NAMES.get(name, name): value for name, value in kwargs.items()})
+    except TypeError:  # of an option that is not read, as ``out`` is
+        return None
+    return read(*given.args, **given.kwargs)
 
 
 def layer_of(
@@ -183,6 +190,8 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
     return tuple(value) if len(value) == len(kernel) else tuple(repeat(value[0], len(kernel)))
 
 
+#: PyTorch's names of arguments, where the readers of several functions have one of their own
+_NAMES = {"mat1": "one", "batch1": "one", "mat2": "other", "batch2": "other", "vec": "other"}
 _READERS: dict[Any, Callable[..., Applied | None]] = {
     **CONTRACTIONS,
     **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), _convolution),
