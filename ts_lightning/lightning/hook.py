@@ -111,6 +111,7 @@ class SolveHook:
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The strategy's own; a loss from before another optimizer's step is refused by name."""
+        self._space.cascade.pulled.given.hears = True  # unless a loop by hand calls the loss's own
         self._space.cascade.pulled.arrive()
         try:
             self._backward(loss, *args, **kwargs)
