@@ -175,6 +175,7 @@ def test_a_folder_that_takes_no_files_is_said_before_training(tmp_path, monkeypa
 
 def test_a_mode_that_wandb_does_not_know_is_named(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # which has kept the mode of an earlier run of the process
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "bogus")
     error = mistake(main, *FIT, "--trainer.logger", "WandbLogger")
