@@ -25,9 +25,9 @@ from ts_lightning.engine.watch import Watch, flat
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.functional import FunctionalLayer, applied
+from ts_lightning.layers.functional import READERS, FunctionalLayer, applied
 from ts_lightning.layers.linear import LinearTargets
-from ts_lightning.layers.seen import Seen, factor_of, followed
+from ts_lightning.layers.seen import Seen, followed
 
 _DATA: Any = Tensor.data
 _GRAD_FN: Any = Tensor.grad_fn
@@ -68,6 +68,7 @@ class Calls(TorchFunctionMode):
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
         self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
         self._use, self._watch = use, watch
+        self._constant: Callable[[Any], bool] = _any if watch is None else watch.constant
         watched = () if watch is None else watch.parameters.values()
         parameters = (*watched, *(x.parameters[0] for x in self._layers.values()))
         # with what keeps the tensors alive whose ids are looked up
@@ -86,9 +87,7 @@ class Calls(TorchFunctionMode):
             return stand_in(self, *args, **kwargs)
         if func in DROPOUTS:
             return self._dropout(func, args, kwargs)
-        call = applied(func, args, kwargs, self._weight)
-        if call is not None and self._watch is not None:
-            call = self._watch.applied(call)
+        call = self._applied(func, args, kwargs)
         layer = None if call is None else self._layers.get(id(call.weight))
         if call is not None and layer is not None and self._fits(layer, call):
             assert isinstance(layer, AffineLayer)
@@ -108,6 +107,13 @@ class Calls(TorchFunctionMode):
             watch.after(func, args, before)
         self.noise.follow(func, args, found)
         return found
+
+    def _applied(self, func: Any, args: Any, kwargs: Any) -> Applied | None:
+        """The weight that a call applies; None for none. It is read only if there is one, since that takes long."""
+        if func not in READERS or not (_holds(self._known, args) or _holds(self._known, kwargs.values())):
+            return None
+        call = applied(func, args, kwargs, self._weight)
+        return call if call is None or self._watch is None else self._watch.applied(call)
 
     def _weight(self, tensor: Any) -> Seen | None:
         found = self._known.get(id(tensor))
@@ -142,9 +148,7 @@ class Calls(TorchFunctionMode):
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
         """Follow a weight through views and products with constants, and let the watch see other functions of it."""
         known, watch = self._known, self._watch
-        made = followed(self._weight, func, args, kwargs, found)
-        if made is not None and watch is not None and not watch.constant(factor_of(self._weight, func, args)):
-            made = None
+        made = followed(self._weight, self._constant, func, args, kwargs, found)
         if made is not None:
             known[id(found)] = (made, found)
         elif watch is not None:
@@ -191,12 +195,17 @@ class Calls(TorchFunctionMode):
         return RemovableHandle(OrderedDict())
 
 
+def _any(factor: Any) -> bool:
+    """Of factors that a dry run has seen."""
+    return True
+
+
 def _nothing_read(tensor: Tensor, data: Tensor) -> None:
     """Nobody takes note."""
 
 
-def _holds(values: Mapping[int, Tensor], given: Iterable[Any]) -> bool:
-    """Whether one of these is a parameter with a solved value, or holds one."""
+def _holds(values: Mapping[int, Any], given: Iterable[Any]) -> bool:
+    """Whether one of these is known by its id, or holds one that is."""
     for value in given:  # for every call of every pass: no generator, no function where there are no lists
         if id(value) in values:
             return True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.batches import tensors_in
 from ts_lightning.engine.call_sites import handed_to_a_transform, passes_by, unfit_site
 from ts_lightning.layers.applied import Applied, Form
-from ts_lightning.layers.seen import Seen
+from ts_lightning.layers.seen import Seen, nowhere_zero
 
 SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 WITH_ZEROS = "multiplied by a mask with zeros"
@@ -69,7 +69,7 @@ class Watch:
             self.unfit.setdefault(key, "complex weights")
         elif why is not None and not passes_by(why):
             self.unfit.setdefault(key, why)
-        elif _has_zeros(call.seen.factor):
+        elif call.seen.factor is not None and not nowhere_zero(call.seen.factor):
             self.unfit.setdefault(key, WITH_ZEROS)
         elif not _alike(call.seen.factor, calls[0].seen.factor):
             self.unfit.setdefault(key, IN_SEVERAL_WAYS)
@@ -131,10 +131,6 @@ def flat(given: Iterable[Any]) -> Iterator[Any]:
             yield from flat(value.values() if isinstance(value, dict) else value)
         else:
             yield value
-
-
-def _has_zeros(factor: float | Tensor | None) -> bool:
-    return factor is not None and not bool((factor != 0).all() if isinstance(factor, Tensor) else factor)
 
 
 def _alike(one: float | Tensor | None, other: float | Tensor | None) -> bool:

@@ -57,6 +57,20 @@ class Applied:
     take: Callable[[Tensor], Tensor] = unchanged
     give: Callable[[Tensor], Tensor] = unchanged
 
+    @classmethod
+    def of(
+        cls,
+        seen: Seen,
+        arrangement: Arrangement,
+        x: Tensor,
+        bias: Tensor | None,
+        *,
+        geometry: Geometry | None = None,
+        take: Callable[[Tensor], Tensor] = unchanged,
+    ) -> Applied:
+        """A call that applies what was seen of a weight, in an arrangement of the parameter's numbers."""
+        return cls(seen, Form(arrangement, geometry, seen.factor is not None), x, bias, take)
+
     @property
     def weight(self) -> Tensor:
         """The parameter."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ts_lightning.layers.applied import Applied, Form, unchanged
+from ts_lightning.layers.applied import Applied, unchanged
 from ts_lightning.layers.conv.patches import Geometry
 from ts_lightning.layers.seen import Known, Seen
 
@@ -100,13 +100,7 @@ def _read(seen: Seen, x: Tensor, of_weight: Labels, of_x: Labels, of_result: Lab
     same = order == list(of_x) and shape == list(x.shape)
     alike = come == list(of_result) and len(outputs) == 1 and not groups
     own = alike and isinstance(bias, Tensor) and bias.shape == (size(outputs),)
-    call = Applied(
-        seen,
-        Form(matrix, geometry, seen.factor is not None),
-        x,
-        bias if own else None,
-        take=unchanged if same else take,
-    )
+    call = Applied.of(seen, matrix, x, bias if own else None, geometry=geometry, take=unchanged if same else take)
     return call.then(unchanged if alike else give, None if own else bias)
 
 

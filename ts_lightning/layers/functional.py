@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from inspect import Signature, signature
 from itertools import repeat
 from typing import Any
 
@@ -27,16 +27,14 @@ from ts_lightning.layers.conv.convolution import ConvTargets
 from ts_lightning.layers.conv.patches import Geometry
 from ts_lightning.layers.conv.transposed import spread, spread_geometry, turned
 from ts_lightning.layers.linear import LinearTargets
-from ts_lightning.layers.seen import Known, Seen
+from ts_lightning.layers.seen import Known, Seen, nowhere_zero
 
 
 def applied(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], known: Known) -> Applied | None:
-    """What a call applies, None where it is of no form that can be solved."""
-    read = _READERS.get(function)
-    if read is None:
-        return None
+    """What a call of one of :data:`READERS` applies; None where it is of no form that can be solved."""
+    read, takes = READERS[function]
     try:
-        given = signature(read).bind(known, *args, **{_NAMES.get(name, name): value for name, value in kwargs.items()})
+        given = takes.bind(known, *args, **{_NAMES.get(name, name): value for name, value in kwargs.items()})
     except TypeError:  # of an option that is not read, as ``out`` is
         return None
     return read(*given.args, **given.kwargs)
@@ -86,7 +84,7 @@ class FunctionalLayer(AffineLayer):
         self.factor = factor
         if factor is None:
             return
-        right = (factor != 0).all() if isinstance(factor, Tensor) else factor != 0
+        right = nowhere_zero(factor)
         if self.solver.deferred_checks is not None:
             self.solver.deferred_checks.append(torch.as_tensor(right, device=self.weight.device))
         elif not right:
@@ -151,7 +149,7 @@ def _convolution(
     stride, dilation = _each(stride, kernel), _each(dilation, kernel)
     padding = padding if isinstance(padding, str) else _each(padding, kernel)
     geometry = Geometry.with_padding(kernel, stride, dilation, padding, groups)
-    return Applied(seen, Form(seen.arrangement, geometry, seen.factor is not None), input, bias)
+    return Applied.of(seen, seen.arrangement, input, bias, geometry=geometry)
 
 
 def _transposed_convolution(
@@ -171,16 +169,19 @@ def _transposed_convolution(
     kernel = tuple(seen.shape[2:])
     stride, padding, extra, dilation = (_each(value, kernel) for value in (stride, padding, output_padding, dilation))
     geometry = spread_geometry(kernel, dilation, groups)
-    form = Form(turned(seen.arrangement, groups), geometry, seen.factor is not None)
-    return Applied(seen, form, input, bias, take=lambda x: spread(x, kernel, stride, padding, dilation, extra))
+
+    def take(x: Tensor) -> Tensor:
+        return spread(x, kernel, stride, padding, dilation, extra)
+
+    return Applied.of(seen, turned(seen.arrangement, groups), input, bias, geometry=geometry, take=take)
 
 
 def _bilinear(known: Known, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Applied | None:
     seen = known(weight)
     if seen is None or len(seen.shape) != 3:
         return None
-    form = Form(seen.arrangement.reshape(seen.shape[0], seen.shape[1] * seen.shape[2]), None, seen.factor is not None)
-    return Applied(seen, form, input1, bias, take=lambda x: products(x, input2))
+    matrix = seen.arrangement.reshape(seen.shape[0], seen.shape[1] * seen.shape[2])
+    return Applied.of(seen, matrix, input1, bias, take=lambda x: products(x, input2))
 
 
 def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
@@ -192,11 +193,12 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
 
 #: PyTorch's names of arguments, where the readers of several functions have one of their own
 _NAMES = {"mat1": "one", "batch1": "one", "mat2": "other", "batch2": "other", "vec": "other"}
-_READERS: dict[Any, Callable[..., Applied | None]] = {
-    **CONTRACTIONS,
-    **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), _convolution),
-    **dict.fromkeys(
-        (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), _transposed_convolution
-    ),
-    functional.bilinear: _bilinear,
+_CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
+_TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+#: what reads a call and what that takes, by the call's function
+READERS: dict[Any, tuple[Callable[..., Applied | None], Signature]] = {
+    **{function: (read, signature(read)) for function, read in CONTRACTIONS.items()},
+    **dict.fromkeys(_CONVOLUTIONS, (_convolution, signature(_convolution))),
+    **dict.fromkeys(_TRANSPOSED, (_transposed_convolution, signature(_transposed_convolution))),
+    functional.bilinear: (_bilinear, signature(_bilinear)),
 }

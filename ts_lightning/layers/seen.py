@@ -117,11 +117,32 @@ class Seen:
 Known = Callable[[Any], "Seen | None"]
 
 
-def followed(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Seen | None:
-    """What a call made of a weight that it was given; None where that holds other numbers, or of no weight."""
+def nowhere_zero(factor: float | Tensor) -> bool | Tensor:
+    """Whether a factor has no zeros; a tensor for a tensor, which is not read."""
+    return (factor != 0).all() if isinstance(factor, Tensor) else factor != 0
+
+
+def followed(
+    known: Known,
+    constant: Callable[[Any], bool],
+    function: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    found: Any,
+) -> Seen | None:
+    """What a call made of a weight; None where that holds other numbers, or of no weight.
+
+    Args:
+        known: what tensors are of weights.
+        constant: whether a factor of a weight is a constant.
+        function: that was called.
+        args: its arguments.
+        kwargs: those by name.
+        found: what it gave.
+    """
     seen = known(args[0]) if args else None
     if function in _SCALINGS:
-        return _scaled(known, function, args, kwargs, found)
+        return _scaled(known, constant, function, args, kwargs, found)
     if seen is None or not isinstance(found, Tensor) or found.dtype != seen.weight.dtype:  # another reading
         return None
     arrangement = seen.arrangement
@@ -135,14 +156,14 @@ def followed(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[s
     return None
 
 
-def factor_of(known: Known, function: Any, args: Sequence[Any]) -> Any:
-    """What a call multiplies a weight with or divides it by; None where it does neither."""
-    if function not in _SCALINGS or len(args) != 2:
-        return None
-    return args[1] if known(args[0]) is not None else args[0]
-
-
-def _scaled(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Seen | None:
+def _scaled(
+    known: Known,
+    constant: Callable[[Any], bool],
+    function: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    found: Any,
+) -> Seen | None:
     seen = known(args[0]) if args else None
     if kwargs or (seen is None and function not in _PRODUCTS):
         return None
@@ -155,6 +176,8 @@ def _scaled(known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[st
         seen, factor = known(args[1]), args[0]
     real = isinstance(factor, (int, float)) or (isinstance(factor, Tensor) and known(factor) is None)
     if seen is None or not real or found.shape != seen.shape or found.dtype != seen.weight.dtype:
+        return None
+    if not constant(factor):
         return None
     if function in _QUOTIENTS:
         factor = 1 / factor if isinstance(factor, Tensor) or factor else 0.0
