@@ -28,6 +28,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def instead(given: object) -> str:
+    """How a message names what was given in the place of an object of another kind, as "the class Net" or "a str"."""
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+
+
 def meant_in(folder: Path, name: str) -> str:
     """What is asked of a folder in the place of its file ``name``, if it has one."""
     return f" Did you mean {folder / name}?" if (folder / name).is_file() else ""

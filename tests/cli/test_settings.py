@@ -64,7 +64,7 @@ class Odd(Net):
         color: Color = Color.RED,
         activation: Callable = torch.relu,
         nameless: Callable = lambda x: x,
-        several: list[Callable] = [lambda x: x],  # noqa: B006
+        several: list[Callable] = [lambda x: x],  # noqa: B006 (a list as a default is what is tried)
     ):
         super().__init__()
         self.given = str(device), dtype, color, activation, nameless(3), several[0](4)

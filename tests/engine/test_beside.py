@@ -106,27 +106,31 @@ def test_weights_and_gradients_are_those_of_the_plain_call(side, where):
     check_differences(space, model, loss, found, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("settings", [{"untangle": 4}, {"cascade_gradient": False}, {"method": "ocu"}])
-def test_it_goes_with_other_settings_and_goes_on_bit_for_bit(settings):
-    def trained(model, space, steps):
+def check_it_goes_on(made, config=None):
+    """Training goes on bit for bit from the states of the model and of the space."""
+
+    def trained(model, space):
         optimizer = torch.optim.SGD(space.parameters(), 0.01)
-        for _ in range(steps):
+        for _ in range(4):
             optimizer.zero_grad()
             model(points(1)).square().sum().backward()
             space.pullback()
             optimizer.step()
             space.solve()
 
-    config = TargetSpaceConfig(**settings)
-    model = net(side=off)
+    model, other = made(), made()
     space = TargetSpace(model, points(), config)
-    trained(model, space, 4)
-    other = net(side=off)
+    trained(model, space)
     other.load_state_dict(model.state_dict())
     resumed = TargetSpace(other, points(), config, state=space.state_dict())
     for each in ((model, space), (other, resumed)):
-        trained(*each, 4)
+        trained(*each)
     assert_equal(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("settings", [{"untangle": 4}, {"cascade_gradient": False}, {"method": "ocu"}])
+def test_it_goes_with_other_settings_and_goes_on_bit_for_bit(settings):
+    check_it_goes_on(lambda: net(side=off), TargetSpaceConfig(**settings))
 
 
 class Recurrent(nn.Module):

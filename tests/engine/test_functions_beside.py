@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.engine.test_beside import CONFIG, WHERE, choice, in_inference_mode, mapped, net, off, perturbed, points
+from tests.engine.test_beside import (
+    CONFIG,
+    WHERE,
+    check_it_goes_on,
+    choice,
+    in_inference_mode,
+    mapped,
+    net,
+    off,
+    perturbed,
+    points,
+)
 from tests.support.exactness import check_differences, gradients, random_targets
 from tests.support.fits import assert_equal
 from ts_lightning import TargetSpace
@@ -53,26 +64,7 @@ def test_weights_and_gradients_are_those_of_the_plain_call(side, where):
 
 
 def test_it_goes_on_bit_for_bit():
-    def made():
-        return net(side=off, net=Functional())
-
-    def trained(model, space, steps):
-        optimizer = torch.optim.SGD(space.parameters(), 0.01)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            model(points(1)).square().sum().backward()
-            space.pullback()
-            optimizer.step()
-            space.solve()
-
-    model, other = made(), made()
-    space = TargetSpace(model, points())
-    trained(model, space, 3)
-    other.load_state_dict(model.state_dict())
-    resumed = TargetSpace(other, points(), state=space.state_dict())
-    for each in ((model, space), (other, resumed)):
-        trained(*each, 3)
-    assert_equal(model.state_dict(), other.state_dict())
+    check_it_goes_on(lambda: net(side=off, net=Functional()))
 
 
 @torch.no_grad()

@@ -19,30 +19,32 @@ class OfModel(torch.optim.SGD):
         self.ask = model.parameters  # a method, in which no look at attributes finds weights
 
 
-class Steps(OfModel):
+class Moves(OfModel):
+    """Makes the step of its ``move``."""
+
+    def step(self, closure=None):
+        loss = None if closure is None else closure()
+        with torch.no_grad():
+            self.move()
+        return loss
+
+
+class Steps(Moves):
     """Steps what the model has."""
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+    def move(self):
         for parameter in self.ask():
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad, alpha=self.param_groups[0]["lr"])
-        return loss
 
 
 class StepsSome(Steps):
     """Steps one part of what the model has, the other part by the groups."""
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+    def move(self):
         first = next(iter(self.ask()))
         for parameter in [first, *self.param_groups[0]["params"][1:]]:
             parameter.sub_(parameter.grad, alpha=self.param_groups[0]["lr"])
-        return loss
 
 
 @pytest.mark.parametrize("look", [False, True])
@@ -126,18 +128,14 @@ def test_gradients_that_a_step_changes_first_count(way, manual, earlier):
     assert_same_in_both_spaces(Net)
 
 
-class Clamps(OfModel):
+class Clamps(Moves):
     """Clamps the model's weights behind its own step."""
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+    def move(self):
         for parameter in self.param_groups[0]["params"]:
             parameter.sub_(parameter.grad, alpha=self.param_groups[0]["lr"])
         for parameter in self.ask():
             parameter.clamp_(-0.1, 0.1)
-        return loss
 
 
 def test_weights_that_a_step_writes_beside_their_targets_are_said():

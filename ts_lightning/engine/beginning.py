@@ -18,13 +18,13 @@ from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.start import start
 from ts_lightning.engine.state_checks import check_state
 from ts_lightning.engine.twins import say_copies
+from ts_lightning.errors import instead
 
 
 def check_model(model: nn.Module, caller: str) -> None:
     """Raise TypeError if a model is none, in the name of the function or class that was given it."""
     if not isinstance(model, nn.Module):
-        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"{caller}: found {found} as the model; expected a module, as in {caller}(model, x).")
+        raise TypeError(f"{caller}: found {instead(model)} as the model; expected a module, as in {caller}(model, x).")
 
 
 def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpaceConfig:

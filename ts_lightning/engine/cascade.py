@@ -191,7 +191,7 @@ class Cascade:
         self.checked = True
         self.outside.keep(own_loop=not keep)
         changed = solution.changed()
-        moved = [name for name, target in self.targets.items() if any(target is p for p in changed)]
+        moved = [layer.name for layer in self.trained.moved(changed)]
         if moved:
             raise TargetSpaceError(
                 f"The targets of {', '.join(moved[:5])} were changed after the weights had been solved from them, "

@@ -17,7 +17,7 @@ from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
 
 from ts_lightning.engine.names import listed
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, instead
 from ts_lightning.layers.base import TargetLayer
 
 #: optimizers whose step for a number depends on others than its own gradients
@@ -52,8 +52,9 @@ def substitute(
             train, keeps weights beside its parameter groups, or takes matrices alone and targets are none.
     """
     if not hasattr(optimizer, "param_groups"):  # of Optimizer, or of a class like it
-        found = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else f"a {type(optimizer).__name__}"
-        raise TargetSpaceError(f"substitute: found {found}; expected one optimizer, of the model's parameters.")
+        raise TargetSpaceError(
+            f"substitute: found {instead(optimizer)}; expected one optimizer, of the model's parameters."
+        )
     weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
     everyone = [optimizer, *inner_optimizers(optimizer)]
     for each in everyone:

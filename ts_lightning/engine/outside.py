@@ -103,14 +103,17 @@ class Outside:
         """
         self._keep(self.modules(), own_loop)
 
-    def keep_of_step(self, moved: Collection[str]) -> bool:
+    def keep_of_step(self, moved: Callable[[], Collection[str]]) -> bool:
         """Solve around what an optimizer's step has written; whether it has.
 
         Args:
-            moved: modules to leave out, whose targets have moved.
+            moved: gives the modules to leave out, whose targets have moved.
         """
         found = self._behind_a_step()
-        lost = [name for name in found if name in moved]
+        if not found:
+            return False
+        theirs = moved()
+        lost = [name for name in found if name in theirs]
         if lost and not self._said_lost:
             self._said_lost = True
             warnings.warn(
@@ -119,7 +122,7 @@ class Outside:
                 f"on_train_batch_end: they are then kept, and solved around.",
                 stacklevel=6,
             )
-        return self._keep([name for name in found if name not in moved], own_loop=False)
+        return self._keep([name for name in found if name not in theirs], own_loop=False)
 
     def _behind_a_step(self) -> list[str]:
         self._looks += 1

@@ -71,8 +71,7 @@ class Staying:
         Args:
             remake: makes the solution anew from what there is, without writing it.
         """
-        if not self._restored:
-            self.follow()
+        self.follow()
         looked, self._looked = self._looked, True
         given = set() if looked or self._solution.kept else self._given()
         if not given:

@@ -129,11 +129,8 @@ class Stepping:
         if self._reevaluated:
             self._reevaluated = False
             cascade.untangling.end_period()
-        if checked:
-            changed = set(map(id, cascade.solution.changed()))
-            moved = {layer.module_name for layer in cascade.layers if id(cascade.targets[layer.name]) in changed}
-            if cascade.outside.keep_of_step(moved):
-                return
+        if checked and cascade.outside.keep_of_step(self._moved):
+            return
         if checked or not cascade.solution.overwritten():
             cascade.solve()
 
@@ -142,7 +139,7 @@ class Stepping:
         return [parameter for layer in self._layers(optimizer) for parameter in layer.parameters]
 
     def note(self, optimizer: Optimizer) -> None:
-        """Note a step, of one of several optimizers as one that used up the gradients on the weights of its targets."""
+        """Take note of a step; of several optimizers each uses the gradients on the weights of its targets up."""
         self.listen(optimizer)
         if self._optimizers > 1:
             self._cascade.pulled.step(id(optimizer), self.weights(optimizer))
@@ -166,6 +163,11 @@ class Stepping:
         """
         if self._optimizers and any(isinstance(p, Target) for p in self._cascade.solution.changed()):
             self.prepare()
+
+    def _moved(self) -> set[str]:
+        """The modules whose targets have moved since the last solve."""
+        trained, solution = self._cascade.trained, self._cascade.solution
+        return {layer.module_name for layer in trained.moved(solution.changed())}
 
     def _layers(self, optimizer: Optimizer) -> list[TargetLayer]:
         """The layers whose targets an optimizer trains."""

@@ -21,9 +21,8 @@ class Target(nn.Parameter):
 
     An ordinary Parameter but for three things. Reading ``grad`` first calls :attr:`before_reading`, where one is set,
     so that whoever asks for one (clipping, a scaler, an optimizer, a user) finds that of the weights pulled back.
-    Clearing it, as the ``zero_grad`` of every optimizer does, clears those of :attr:`weights`, also
-    ahead of a pull-back. And a change through ``data`` counts as a change: ``target.data.add_(1)`` moves
-    ``target._version``.
+    Clearing it, as the ``zero_grad`` of every optimizer does, clears those of :attr:`weights`, also ahead of a
+    pull-back. And a change through ``data`` counts as a change: ``target.data.add_(1)`` moves ``target._version``.
 
     Attributes:
         before_reading: called before a gradient is read; None where gradients are pulled back explicitly.

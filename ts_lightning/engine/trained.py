@@ -134,6 +134,11 @@ class Trained:
                 stacklevel=3,
             )
 
+    def moved(self, changed: Iterable[nn.Parameter]) -> list[TargetLayer]:
+        """The layers whose targets are among these parameters."""
+        ids = set(map(id, changed))
+        return [layer for layer in self._layers if id(self.targets[layer.name]) in ids]
+
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, and thaw those that were frozen so once their targets thaw."""
         for layer in self._layers:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from lightning.pytorch import LightningModule
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, instead
 from ts_lightning.lightning.mixin import TargetSpaceMixin
 from ts_lightning.lightning.other_name import refuse_other_name
 
@@ -58,10 +58,9 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
     if not isinstance(module, LightningModule):
         compiled = isinstance(getattr(module, "_orig_mod", None), LightningModule)
         hint = "convert it before torch.compile" if compiled else "for other modules there is ts_lightning.TargetSpace"
-        found = f"a {type(module).__name__}"
         if isinstance(module, type):
-            found, hint = f"the class {module.__name__}", f"make one first, as in convert({module.__name__}(...))"
-        raise TargetSpaceError(f"convert: found {found}; expected a LightningModule: {hint}.")
+            hint = f"make one first, as in convert({module.__name__}(...))"
+        raise TargetSpaceError(f"convert: found {instead(module)}; expected a LightningModule: {hint}.")
     if config is _DEFAULTS:
         config = TargetSpaceConfig.checked(getattr(module, "target_space", None), "target_space") or _DEFAULTS
     TargetSpaceConfig.checked(config, "convert")
