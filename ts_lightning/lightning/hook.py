@@ -76,8 +76,7 @@ class SolveHook:
                 self._cover(wrapper, name, getattr(wrapper.optimizer, name))
         for steps in self._steps.values():
             steps.attach()
-        module = self.strategy.lightning_module
-        self._space.cascade.pulled.given.hears = module is not None and module.automatic_optimization
+        self._space.cascade.pulled.given.hears = False  # until a backward pass comes by way of the strategy
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The strategy's own, with weights that are solved from what is trained now.
