@@ -180,7 +180,10 @@ def _scaled(
     if not constant(factor):
         return None
     if function in _QUOTIENTS:
-        factor = 1 / factor if isinstance(factor, Tensor) or factor else 0.0
+        if isinstance(factor, Tensor):  # a whole number in the weight's precision
+            factor = factor.to(torch.promote_types(factor.dtype, found.dtype)).reciprocal()
+        else:
+            factor = 1 / factor if factor else 0.0
     return seen.times(factor)
 
 
