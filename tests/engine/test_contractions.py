@@ -149,3 +149,49 @@ def test_other_calls_stay_in_weight_space(name):
     width = block(inputs(given(2))).shape[1]
     space = TargetSpace(nn.Sequential(inputs, block, nn.Linear(width, 2).double()), given(20))
     assert space.left == [("1", "Block", f"used by {used}")]
+
+
+def applied_before(product):
+    """What an einsum applies to the input is then multiplied with another weight."""
+    return lambda x, p, w: torch.einsum("bti,tio->bto", x, p) + product(p, w).mean()
+
+
+#: products of a weight (4, 3, 2) and another one, the shape of the latter, and the name of the function
+OF_TWO = {
+    "a kernel of kernels": (lambda x, p, w: functional.conv1d(x, functional.conv1d(p, w)), (4, 3, 1), "conv1d"),
+    "a convolution": (applied_before(functional.conv1d), (4, 3, 1), "conv1d"),
+    "a transposed convolution": (applied_before(functional.conv_transpose1d), (3, 4, 1), "conv_transpose1d"),
+    "a bilinear form": (applied_before(lambda p, w: functional.bilinear(p, p, w)), (5, 2, 2), "bilinear"),
+    "an einsum": (applied_before(lambda p, w: torch.einsum("tio,pio->tp", p, w)), (5, 3, 2), "einsum"),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_weights_of_which_a_function_makes_a_product_stay_in_weight_space(name):
+    run, shape, used = OF_TWO[name]
+    torch.manual_seed(0)
+    inputs = nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Unflatten(1, (4, 3))).double()
+    block = Block(lambda x, w, b: run(x, block.other, w), shape)
+    block.other = nn.Parameter(torch.randn(4, 3, 2, dtype=torch.float64))
+    width = block(inputs(given(2))).shape[1]
+    space = TargetSpace(nn.Sequential(inputs, block, nn.Linear(width, 2).double()), given(20))
+    assert space.left == [("1", "Block", f"used by {used}")]
+
+
+#: calls of a bias (1, 5) that is added to a result, and the name of the function
+ADDED = {
+    "addmm": (lambda b, x: torch.addmm(b.bias, x[:, 0], b.weight), "addmm"),
+    "a view": (lambda b, x: functional.linear(x, b.weight.T, b.bias.view(-1)), "linear"),
+    "baddbmm": (lambda b, x: torch.baddbmm(b.bias[None], x[:1], b.weight[None]), "baddbmm"),
+    "convolution": (lambda b, x: functional.conv1d(x.mT, b.weight.T.unsqueeze(2), b.bias.squeeze(0)), "conv1d"),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_matrix_that_a_call_adds_is_left_as_used_by_it(name):
+    run, used = ADDED[name]
+    torch.manual_seed(0)
+    block = Block(lambda x, w, b: run(block, x), (3, 5))
+    block.bias = nn.Parameter(torch.randn(1, 5, dtype=torch.float64))
+    space = TargetSpace(nn.Sequential(nn.Linear(3, 12), nn.Unflatten(1, (4, 3)), block).double(), given(20))
+    assert space.left == [("2", "Block", f"used by {used}")]

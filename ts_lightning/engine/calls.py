@@ -103,6 +103,8 @@ class Calls(TorchFunctionMode):
             found = func(*args, **kwargs)
         if call is None:
             self._follow(func, args, kwargs, found)
+        else:
+            self._other(func, args, kwargs, found, call)
         if watch is not None and before:
             watch.after(func, args, before)
         self.noise.follow(func, args, found)
@@ -147,14 +149,21 @@ class Calls(TorchFunctionMode):
 
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
         """Follow a weight through views and products with constants, and let the watch see other functions of it."""
-        known, watch = self._known, self._watch
         made = followed(self._weight, self._constant, func, args, kwargs, found)
         if made is not None:
-            known[id(found)] = (made, found)
-        elif watch is not None:
-            weights = [known[id(x)][0].weight for x in flat((*args, *kwargs.values())) if id(x) in known]
-            if weights:
-                watch.other(func, weights, found)
+            self._known[id(found)] = (made, found)
+        else:
+            self._other(func, args, kwargs, found)
+
+    def _other(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any, call: Applied | None = None) -> None:
+        """Let the watch see a function of weights; of a call that applies one, what it does with others."""
+        known, watch = self._known, self._watch
+        if watch is None:
+            return
+        weights = [known[id(x)][0].weight for x in flat((*args, *kwargs.values())) if id(x) in known]
+        weights = [w for w in weights if call is None or (w is not call.weight and w is not call.bias)]
+        if weights:
+            watch.other(func, weights, found)
 
     def _dropout(self, func: Any, args: Any, kwargs: Any) -> Any:
         given, named = (self._solved(args), self._solved(kwargs)) if self.values else (args, kwargs)

@@ -142,7 +142,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Applied | None:
-    seen = known(weight)
+    seen = _only(known, weight, input)
     if seen is None:
         return None
     kernel = tuple(seen.shape[2:])
@@ -163,7 +163,7 @@ def _transposed_convolution(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Applied | None:
-    seen = known(weight)
+    seen = _only(known, weight, input)
     if seen is None:
         return None
     kernel = tuple(seen.shape[2:])
@@ -177,11 +177,16 @@ def _transposed_convolution(
 
 
 def _bilinear(known: Known, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Applied | None:
-    seen = known(weight)
+    seen = _only(known, weight, input1, input2)
     if seen is None or len(seen.shape) != 3:
         return None
     matrix = seen.arrangement.reshape(seen.shape[0], seen.shape[1] * seen.shape[2])
     return Applied.of(seen, matrix, input1, bias, take=lambda x: products(x, input2))
+
+
+def _only(known: Known, weight: Any, *inputs: Any) -> Seen | None:
+    """What a weight is seen as; None where an input is a weight, too, so that the call is a product of two."""
+    return None if any(known(x) is not None for x in inputs) else known(weight)
 
 
 def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
