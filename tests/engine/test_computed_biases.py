@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrize, prune
 
 from tests.support.encoders import Net
@@ -105,6 +106,41 @@ def test_weights_of_layers_that_share_a_bias_are_solved_with_it(kind):
     found = gradients(space, model, loss)
     assert found["a.bias"].abs().sum() > 0
     check_differences(space, model, loss, found, torch.Generator().manual_seed(0))
+
+
+#: a weight that a function applies with the bias of a module's layer, and how
+BORROWED = {
+    "Linear": ((4, 4), lambda w, b, h: functional.linear(h, w, b)),
+    "Conv1d": ((4, 1, 4), lambda w, b, h: functional.conv1d(h.flatten(1)[:, None], w, b).flatten(1)),
+    "ConvTranspose1d": ((4, 4, 1), lambda w, b, h: functional.conv_transpose1d(h[:, :, None], w, b).flatten(1)),
+    "Bilinear": ((4, 4, 4), lambda w, b, h: functional.bilinear(h, h, w, b)),
+}
+
+
+@pytest.mark.parametrize("kind", BORROWED)
+def test_a_function_that_adds_the_bias_of_a_solved_module_adds_the_solved_one(kind):
+    make, call = PAIRS[kind]
+    shape, function = BORROWED[kind]
+    torch.manual_seed(0)
+
+    def run(net, x):
+        h = net.encoder(x)
+        return net.head(torch.tanh(call(net.a, h)) + function(net.weight, net.a.bias, h))
+
+    model = Net(run, a=make()).double().eval()
+    model.weight = nn.Parameter(torch.randn(shape, dtype=torch.float64))
+    x = torch.randn(20, 3, dtype=torch.float64)
+    before = model(x)
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights", step_scale=1.0))
+    assert torch.allclose(model(x), before, rtol=0, atol=1e-8)
+    assert {"a", "weight"} <= space.targets.keys()
+    assert space.left == []
+    random_targets(space, torch.Generator().manual_seed(1))
+
+    def loss(model):
+        return model(x).square().sum()
+
+    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
 
 
 def test_layers_that_share_a_bias_and_are_no_calls_of_a_function_are_left():

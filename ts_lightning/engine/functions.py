@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ def functional_layers(
             if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
             call = watch.calls[id(weight)][0]
-            layers.append(layer_of(name, module, config, call.seen, _bias(weight, watch, owners), call.form))
+            layers.append(layer_of(name, module, config, call.seen, _bias(weight, watch, owners, taken), call.form))
     return layers
 
 
@@ -80,11 +80,13 @@ def _applied(parameter: Tensor, watch: Watch) -> bool:
     return len({call.form for call in calls}) == 1 and any(call.why is None for call in calls) and alone
 
 
-def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]]) -> Tensor | None:
+def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]], taken: Collection[int]) -> Tensor | None:
     """The parameter that all calls add to what this weight gives, and that nothing else is made of."""
     added = {id(call.bias): call.bias for call in watch.calls[id(weight)]}
     (bias,) = added.values() if len(added) == 1 else (None,)
     if bias is None or id(bias) not in watch.parameters or bias.dim() != 1 or len(owners[id(bias)]) > 1:
+        return None
+    if id(bias) in taken:  # which the layer of a module sets
         return None
     others = [call for key, calls in watch.calls.items() if key != id(weight) for call in calls]
     return None if any(call.bias is bias for call in others) or id(bias) in watch.others else bias
