@@ -144,16 +144,17 @@ def test_other_settings_train_and_go_on_to_the_last_bit(name, settings):
     assert all(map(torch.equal, whole.parameters(), again.parameters()))
 
 
-def test_a_whole_number_in_a_buffer_divides_in_the_precision_of_the_weight():
+@pytest.mark.parametrize("scaled", [lambda w, n: w / n, lambda w, n: n * w * 0.7, lambda w, n: w / 0.7 / n])
+def test_whole_numbers_in_a_buffer_scale_in_the_precision_of_the_weight(scaled):
     model = network("a number")
     model[2].register_buffer("count", torch.tensor(3))
-    model[2].run = linear(lambda b: b.weight / b.count)
+    model[2].run = linear(lambda b: scaled(b.weight, b.count))
     settings = TargetSpaceConfig(ridge=0.3, ridge_scale="absolute", step_scale=1.0)
     space = TargetSpace(model, given(20), settings)
     random_targets(space, torch.Generator().manual_seed(0))
     a = torch.cat([model[1](model[0](given(20))), torch.ones(20, 1, dtype=F64)], 1)
     w = torch.linalg.solve(a.T @ a + 0.3 * torch.eye(5, dtype=F64), a.T @ space.targets["2"].detach())
-    assert close(model[2].weight / 3, w[:-1].T, 1e-12)
+    assert close(scaled(model[2].weight, model[2].count), w[:-1].T, 1e-12)
 
 
 USED = "used by mul"

@@ -179,11 +179,10 @@ def _scaled(
         return None
     if not constant(factor):
         return None
+    if isinstance(factor, Tensor):  # whole numbers in the weight's precision
+        factor = factor.to(torch.promote_types(factor.dtype, found.dtype))
     if function in _QUOTIENTS:
-        if isinstance(factor, Tensor):  # a whole number in the weight's precision
-            factor = factor.to(torch.promote_types(factor.dtype, found.dtype)).reciprocal()
-        else:
-            factor = 1 / factor if factor else 0.0
+        factor = 1 / factor if isinstance(factor, Tensor) or factor else 0.0
     return seen.times(factor)
 
 
