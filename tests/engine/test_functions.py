@@ -177,6 +177,19 @@ def test_what_is_left(case):
     assert list(space.targets) == ["0", "4"]
 
 
+@pytest.mark.parametrize("called", [False, True])
+def test_a_weight_of_two_modules_is_left_as_tied(called):
+    """Not as one that is applied in several ways, which it is not."""
+    model = network(lambda: Block(lambda b, x: x @ b.weight.T + (b.twin(x) if called else 0), bias=False))
+    model[2].twin = nn.Linear(4, 4, bias=False).double()
+    model[2].twin.weight = model[2].weight
+    space = TargetSpace(model, torch.randn(20, 3, dtype=torch.float64))
+    assert sorted(space.left) == [
+        ("2", "Block", "tied to 2.twin.weight"),
+        ("2.twin", "nn.Linear", "tied to 2.weight"),
+    ]
+
+
 BESIDE = {
     "idle": (lambda b, x: x @ b.weight, "not called in the reference forward"),
     "added": (lambda b, x: x @ b.weight + b.other.square().sum(0), "used by square"),

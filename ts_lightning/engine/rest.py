@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.call_sites import IN_A_TRANSFORM
-from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, plain_name
+from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, owners_of, plain_name
 from ts_lightning.engine.selection import Left, Selection, solvable_modules
 from ts_lightning.engine.watch import IN_SEVERAL_WAYS, Watch
 from ts_lightning.errors import TargetSpaceError
@@ -46,6 +46,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
             )
     solved = {id(p) for layer in found.layers for p in layer.parameters}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
+    owners = owners_of(model)
     for name, module in modules.items():
         own = {join(name, n): p for n, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)}
         matrices = [p for n, p in own.items() if id(p) not in solved and n not in found.left]
@@ -57,6 +58,9 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
             module, reason = modules[name], "parametrized weight"
         else:
             reason = _why(module, matrices, watch)
+            others = [owner for p in matrices for owner in owners[id(p)] if owner not in own]
+            if reason == IN_SEVERAL_WAYS and others:
+                reason = f"tied to {', '.join(others)}"
         if name in found.left or found.dropped(name):
             continue
         found.left[name] = Left(name, kind_of(module), reason)
