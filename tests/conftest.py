@@ -2,7 +2,6 @@
 Lightning's banners off; no test's environment is another's; W&B offline."""
 
 import functools
-import gc
 import logging
 import os
 from pathlib import Path
@@ -44,12 +43,6 @@ def pytest_xdist_auto_num_workers(config):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
-
-
-def pytest_collection_finish():
-    """What all tests share stays: every full collection would go through its hundreds of thousands of objects."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
