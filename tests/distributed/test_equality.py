@@ -23,6 +23,7 @@ CASES = {
     "MLP, Adam": {"name": "MLP", "optimizer": "Adam"},
     **{f"{name}, TargetAdam": {"name": name, "optimizer": "TargetAdam"} for name in (*TASKS, "Empty")},
     "MLP, TargetAdam, replicated": {"name": "MLP", "optimizer": "TargetAdam", "shard": False},
+    **{f"{name}, adaptive": {"name": name, "optimizer": "adaptive"} for name in ("MLP", "LSTM", "Empty")},
     "MLP, clipped by value": {"name": "MLP", **CLIPPED, "gradient_clip_algorithm": "value"},
     **{f"{name}, accumulated and clipped": {"name": name, "accumulate": 2, **CLIPPED} for name in TASKS},
     **{f"{name}, replicated": {"name": name, "shard": False, "accumulate": 2, **CLIPPED} for name in TASKS},

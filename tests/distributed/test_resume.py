@@ -94,10 +94,11 @@ def test_shares_go_on_as_replicas_and_replicas_as_shares(before, after, whole, t
     assert_close(found[0], whole[2][0])
 
 
-def test_one_moment_of_all_targets_goes_on_in_another_number_of_ranks(tmp_path):
-    whole = run(training, tmp_path / "before", optimizer="target adam", ranks=2)[0]
+@pytest.mark.parametrize("optimizer", ["target adam", "adaptive"])
+def test_one_moment_of_all_targets_goes_on_in_another_number_of_ranks(optimizer, tmp_path):
+    whole = run(training, tmp_path / "before", optimizer=optimizer, ranks=2)[0]
     file = tmp_path / "before" / "step=6.ckpt"
-    assert_close(run(training, tmp_path / "after", optimizer="target adam", ckpt_path=file, ranks=1)[0], whole)
+    assert_close(run(training, tmp_path / "after", optimizer=optimizer, ckpt_path=file, ranks=1)[0], whole)
 
 
 @pytest.fixture(scope="module")

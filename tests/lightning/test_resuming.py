@@ -14,6 +14,8 @@ RUNS = {
     "adam": {},
     "lbfgs": {"optimizer": "lbfgs"},
     "target adam": {"optimizer": "target adam"},
+    "adaptive": {"optimizer": "adaptive"},
+    "adaptive, refreshed": {"optimizer": "adaptive", "selection": "random", "refresh": 1},
     "double": {"dtype": torch.float64},
     "half": {"precision": "bf16-mixed"},
     "accumulated": {"accumulate_grad_batches": 2},

@@ -199,6 +199,7 @@ OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
     "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
     "TargetAdam": lambda parameters: TargetAdam(parameters, lr=0.01),
+    "adaptive": lambda parameters: TargetAdam(parameters, lr=0.001, adaptive_lr=True),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,6 +19,12 @@ from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetS
 
 #: fewer rows than the convolution has on the reference batch, so that which ones were sampled matters
 CONFIG = TargetSpaceConfig(reference=ReferenceConfig(size=24, rows=90))
+
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "target adam": TargetAdam,
+    "adaptive": partial(TargetAdam, adaptive_lr=True),
+}
 
 
 class PlainText(LightningModule):
@@ -57,8 +64,7 @@ class PlainText(LightningModule):
     def configure_optimizers(self):
         if self.hparams.optimizer == "lbfgs":
             return torch.optim.LBFGS(self.parameters(), lr=0.5, max_iter=3, history_size=4)
-        make = TargetAdam if self.hparams.optimizer == "target adam" else torch.optim.Adam
-        optimizer = make(self.parameters(), lr=self.hparams.lr)
+        optimizer = OPTIMIZERS[self.hparams.optimizer](self.parameters(), lr=self.hparams.lr)
         return [optimizer], [{"scheduler": StepLR(optimizer, 3, 0.7), "interval": "step"}]
 
 

@@ -22,12 +22,9 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from ts_lightning.amount import amount
 from ts_lightning.engine.target import Target
-from ts_lightning.errors import SettingError, TargetSpaceError, expect
-
-#: options of a parameter group, beside its learning rate
-_OPTIONS = ("betas", "momentum", "eps", "weight_decay", "rest_lr_mult")
-#: options of Adam that a parameter group may ask for, and that would be without effect here
-_WITHOUT = ("amsgrad", "maximize", "differentiable", "fused", "capturable")
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.optim.distance import Travel, mean_squares
+from ts_lightning.optim.options import FORMER, OPTIONS, check
 
 
 class TargetAdam(Optimizer):
@@ -40,6 +37,14 @@ class TargetAdam(Optimizer):
     Averages are exponential and corrected for their start at zero, as Adam's. The root of the mean over layers of a
     step's mean squares is lr at most, however much gradients grow all of a sudden. There is one measure g for the
     targets of one optimizer, and for all processes; groups with another second beta have their own average of it.
+
+    With ``adaptive_lr`` all rates are multiplied, in step k, by
+
+        max(1, D / (highest lr so far * sqrt(k)))
+
+    with D the largest distance so far of the targets from their start, the root of the mean over layers of mean
+    squares. Steps without a common direction lead no further than that root, and the rate is the given one. Where the
+    targets keep on moving in one direction, it grows (:mod:`ts_lightning.optim.distance` has the source).
 
     Examples:
         In a loop of one's own; in Lightning ``configure_optimizers`` returns ``TargetAdam(self.parameters())``.
@@ -74,6 +79,8 @@ class TargetAdam(Optimizer):
         rest_lr_mult: times ``lr``, the learning rate of everything but targets, as long as this optimizer has targets.
             Tables of words, norms and tokens learn best at about ten times the targets' rate; layers that are not
             solved may not.
+        adaptive_lr: rates grow with the distance that targets have come, and ``lr`` is the least one; whatever else
+            the optimizer trains grows along. It needs memory of the size of the targets.
 
     Raises:
         SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
@@ -88,6 +95,7 @@ class TargetAdam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         rest_lr_mult: float = 1.0,
+        adaptive_lr: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -96,29 +104,31 @@ class TargetAdam(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "rest_lr_mult": rest_lr_mult,
+            "adaptive_lr": adaptive_lr,
         }
-        _check(options)
+        check(options)
         super().__init__(params, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options are checked."""
-        _check({**self.defaults, **param_group})
+        check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a state; options that it does not have, as of an older version or of Adam, stay each group's own."""
         given, own = state_dict["param_groups"], self.param_groups
         if len(given) == len(own):
-            kept = [{name: group[name] for name in _OPTIONS} for group in own]
+            kept = [{name: group[name] for name in OPTIONS} for group in own]
             state_dict = {**state_dict, "param_groups": [{**k, **g} for k, g in zip(kept, given, strict=True)]}
         super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, as ``load_state_dict`` does; of another optimizer's only what is the same in both."""
         super().__setstate__(state)
-        self.defaults.setdefault("rest_lr_mult", 1.0)  # of a pickle from before there was one
+        for name, value in FORMER.items():  # of a pickle from before there was one
+            self.defaults.setdefault(name, value)
         for group in self.param_groups:
-            for name in _OPTIONS:
+            for name in OPTIONS:
                 group.setdefault(name, self.defaults[name])
         others = [p for p, held in self.state.items() if isinstance(p, Target) and not shares_one(held)]
         for target in others:
@@ -148,8 +158,9 @@ class TargetAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        beside = any(isinstance(p, Target) for group in self.param_groups for p in group["params"])
+        beside = bool(self._targets())
         mine: list[tuple[dict[str, Any], list[tuple[Target, Tensor]]]] = []
+        others: list[tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]] = []
         for group in self.param_groups:
             found = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
             if any(gradient.is_sparse for _, gradient in found):
@@ -157,19 +168,34 @@ class TargetAdam(Optimizer):
                     "TargetAdam does not support sparse gradients. Use torch.optim.SparseAdam for them."
                 )
             mine.append((group, [(p, gradient) for p, gradient in found if isinstance(p, Target)]))
-            lr = group["lr"] * group["rest_lr_mult"] if beside else group["lr"]
-            self._step_others(group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)], lr)
+            others.append((group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)]))
         every = [pair for _, pairs in mine for pair in pairs]
+        travel = None
         if every:
-            present = _mean_square(every)
+            adaptive = any(group["adaptive_lr"] for group, pairs in mine if pairs)
+            targets, gradients = zip(*every, strict=True)
+            moved = [[self._moved(target) for target in targets]] if adaptive else []
+            present, *come = mean_squares(targets, gradients, *moved)
+            if adaptive:
+                held = [self.state[target] for target in self._targets() if self.state.get(target)]
+                travel = Travel.behind(held, come[0].sqrt(), max(float(group["lr"]) for group, pairs in mine if pairs))
             measured = {beta2: self._newest(beta2, present) for beta2 in {group["betas"][1] for group, _ in mine}}
             for group, pairs in mine:
                 if pairs:
-                    self._step_targets(group, pairs, *measured[group["betas"][1]], present)
+                    self._step_targets(group, pairs, *measured[group["betas"][1]], present, travel)
+        for group, found in others:
+            self._step_others(group, found, beside, travel)
         return loss
 
-    def _step_others(self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]], lr: float | Tensor) -> None:
-        """AdamW's step."""
+    def _step_others(
+        self, group: dict[str, Any], found: Sequence[tuple[Tensor, Tensor]], beside: bool, travel: Travel | None
+    ) -> None:
+        """AdamW's step of what is no target; ``beside`` targets, which have come as far as ``travel`` says."""
+        if not found:
+            return
+        lr = group["lr"] * group["rest_lr_mult"] if beside else group["lr"]
+        if travel is not None and group["adaptive_lr"]:
+            lr = float(lr) * float(travel.growth)
         states = []
         for parameter, _ in found:
             state = self.state[parameter]
@@ -201,12 +227,21 @@ class TargetAdam(Optimizer):
 
         A target that had no gradient for a while, or that joins, goes on from there.
         """
-        every = (p for group in self.param_groups if group["betas"][1] == beta2 for p in group["params"])
-        states = [self.state[p] for p in every if isinstance(p, Target) and self.state.get(p)]
+        states = [self.state[p] for p in self._targets(beta2) if self.state.get(p)]
         if not states:
             return 0, torch.zeros_like(like)
         newest = max(states, key=lambda state: int(state["step"]))
         return int(newest["step"]), newest["exp_avg_sq"].to(like)
+
+    def _targets(self, beta2: float | None = None) -> list[Target]:
+        """The targets of all groups, or of those with this ``beta2``."""
+        groups = [group for group in self.param_groups if beta2 is None or group["betas"][1] == beta2]
+        return [p for group in groups for p in group["params"] if isinstance(p, Target)]
+
+    def _moved(self, target: Target) -> Tensor:
+        """How far steps have moved a target so far, of its shape; from 0 where it has not been asked for before."""
+        moved = self.state.get(target, {}).get("moved")
+        return torch.zeros_like(target) if moved is None else moved
 
     def _step_targets(
         self,
@@ -215,6 +250,7 @@ class TargetAdam(Optimizer):
         step: int,
         square: Tensor,
         present: Tensor,
+        travel: Travel | None,
     ) -> None:
         """The step of targets.
 
@@ -224,6 +260,7 @@ class TargetAdam(Optimizer):
             step: how many there were before.
             square: the running mean square of all gradients before, ().
             present: the mean square of all gradients now, ().
+            travel: how far all targets have come, where a group has ``adaptive_lr``.
         """
         momentum, beta2 = group["momentum"], group["betas"][1]
         square = square.lerp(present, 1 - beta2)
@@ -236,43 +273,22 @@ class TargetAdam(Optimizer):
                 state["exp_avg"] = torch.zeros_like(target)
             # of all targets, and never written to: the next step has others
             state["step"], state["exp_avg_sq"] = made, square.to(target)
+            if travel is not None:
+                state["moved"] = self._moved(target)
+                state["distance"], state["highest_lr"] = travel.distance.to(target), travel.highest
             means.append(state["exp_avg"])
         divided = [gradient / length.to(gradient) for _, gradient in pairs]
         torch._foreach_lerp_(means, divided, 1 - momentum)
-        rate = float(group["lr"]) / (1 - momentum ** (step + 1))
-        torch._foreach_add_([target for target, _ in pairs], means, alpha=-rate)
+        rate = -float(group["lr"]) / (1 - momentum ** (step + 1))
+        if travel is None:
+            torch._foreach_add_([target for target, _ in pairs], means, alpha=rate)
+            return
+        factor = rate * travel.growth if group["adaptive_lr"] else torch.full_like(travel.growth, rate)
+        moves = [mean * factor.to(mean) for mean in means]
+        torch._foreach_add_([target for target, _ in pairs], moves)
+        torch._foreach_add_([self.state[target]["moved"] for target, _ in pairs], moves)
 
 
 def shares_one(state: Mapping[str, Any]) -> bool:
     """Whether a target's state is one of this optimizer, whose mean square is one for all targets."""
     return isinstance(state.get("exp_avg_sq"), Tensor) and state["exp_avg_sq"].dim() == 0
-
-
-def _check(options: dict[str, Any]) -> None:
-    """Raise SettingError where an option is out of its range, or asks for what this optimizer has not."""
-    for name in ("lr", "eps", "weight_decay", "rest_lr_mult"):
-        expect(name, options[name], 0)
-    try:
-        beta1, beta2 = options["betas"]
-    except (TypeError, ValueError):
-        raise SettingError(f"betas: found {options['betas']!r}; expected two numbers, as (0.9, 0.999).") from None
-    for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):
-        expect(name, value, 0, below=1)
-    wanted = [name for name in _WITHOUT if options.get(name)]
-    if wanted:
-        raise SettingError(
-            f"TargetAdam has no {wanted[0]}: found {options[wanted[0]]} in a parameter group. Leave it out, or use "
-            f"torch.optim.Adam."
-        )
-
-
-def _mean_square(found: Sequence[tuple[Target, Tensor]]) -> Tensor:
-    """The mean over layers of the gradients' mean squares, over all processes that share the targets, ()."""
-    gradients = [gradient for _, gradient in found]
-    sums = torch.stack([norm.to(gradients[0].device) for norm in torch._foreach_norm(gradients)]).square()
-    counts = torch.tensor([gradient.numel() for gradient in gradients]).to(sums)
-    shards = next((target.shards for target, _ in found if target.shards is not None), None)
-    if shards is not None:
-        shards.sum(sums, counts)
-    # a finite gradient may have a square that is not
-    return (sums / counts.clamp_min(1)).mean().clamp_max(torch.finfo(sums.dtype).max)
