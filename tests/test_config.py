@@ -1,8 +1,13 @@
 """Every setting is checked when it is made."""
 
 import dataclasses
+import io
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 
 from ts_lightning import ReferenceConfig, TargetSpaceConfig
 
@@ -23,6 +28,18 @@ from ts_lightning import ReferenceConfig, TargetSpaceConfig
         ({"solve_dtype": "float16"}, ValueError, "solve_dtype='float16': expected one of 'auto', 'float32', 'float64'"),
         ({"layers": "encoder"}, TypeError, r"layers='encoder': expected a list .* as in \['encoder'\]"),
         ({"exclude": "encoder"}, TypeError, "exclude='encoder'"),
+        ({"ridge": np.array([1.0, 2.0])}, TypeError, "expected a number, found ndarray"),
+        ({"ridge": np.float32("nan")}, ValueError, "expected a finite number above 0"),
+        ({"ridge": torch.ones((), requires_grad=True)}, TypeError, "expected a number, found Tensor"),
+        ({"ridge": 10**400}, ValueError, "expected a finite number above 0"),
+        ({"untangle": np.array([1, 2])}, TypeError, "untangle .*: expected a whole number, found ndarray"),
+        ({"method": np.array(["scu", "ocu"])}, ValueError, "method=array.*: expected one of 'scu', 'ocu'"),
+        (
+            {"ridge_scale": np.array(["mean", "absolute"])},
+            ValueError,
+            "ridge_scale=array.*: expected one of 'absolute'",
+        ),
+        ({"cuda_graphs": torch.tensor([True, False])}, ValueError, "cuda_graphs=.*: expected one of False, True"),
         ({"reference": 100}, TypeError, "reference: expected a ReferenceConfig, found int"),
         ({"method": "ocu", "reference": ReferenceConfig(rows=9)}, ValueError, "needs targets at all rows; .*rows=9"),
     ],
@@ -65,3 +82,57 @@ def test_a_change_is_checked_too():
         config.ridge = -1
     with pytest.raises(ValueError, match=r"ridge .*=-1"):
         dataclasses.replace(config, ridge=-1)
+
+
+WAYS = {
+    "np.float32": np.float32,
+    "np.float64": np.float64,
+    "np.array": np.array,
+    "torch.tensor": torch.tensor,
+    "Fraction": Fraction,
+    "Decimal": Decimal,
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("name", ["ridge", "init_std", "forget_bias", "step_scale"])
+def test_a_number_of_any_library_is_a_number(name, way):
+    value = getattr(TargetSpaceConfig(**{name: way(0.5)}), name)
+    assert type(value) is float
+    assert value == 0.5
+
+
+@pytest.mark.parametrize("way", [np.int64, np.int32, np.array, torch.tensor])
+def test_a_whole_number_of_any_library_is_one(way):
+    reference = ReferenceConfig(size=way(9), rows=way(8), refresh=way(2), selection=np.str_("random"))
+    config = TargetSpaceConfig(untangle=way(4), until=way(7), reference=reference)
+    assert config == TargetSpaceConfig(
+        untangle=4, until=7, reference=ReferenceConfig(size=9, rows=8, refresh=2, selection="random")
+    )
+
+
+def test_settings_are_kept_in_built_in_types_that_files_without_pickles_hold():
+    """np.float64 is a float, and a checkpoint with one could not be read with weights_only=True."""
+    given = TargetSpaceConfig(
+        layers=np.array(["head"]),
+        ridge=np.float64(2),
+        ridge_scale=np.str_("mean"),
+        untangle=np.str_("auto"),
+        cascade_gradient=np.bool_(False),
+        cuda_graphs=0,
+        reference=ReferenceConfig(size=np.str_("auto"), shard=torch.tensor(True)),
+    )
+    file = io.BytesIO()
+    torch.save(given.to_dict(), file)
+    file.seek(0)
+    assert TargetSpaceConfig.from_dict(torch.load(file, weights_only=True)) == given
+    assert (given.cascade_gradient, given.cuda_graphs, given.reference.shard) == (False, False, True)
+
+
+def test_from_dict_takes_a_reference_of_either_form_and_refuses_what_is_no_mapping():
+    reference = ReferenceConfig(size=7)
+    for given in (reference, {"size": 7}):
+        assert TargetSpaceConfig.from_dict({"reference": given}).reference == reference
+    for given in (None, [("ridge", 1)]):
+        with pytest.raises(TypeError, match="from_dict: expected a mapping of settings, found"):
+            TargetSpaceConfig.from_dict(given)

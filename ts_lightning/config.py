@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from ts_lightning.checks import check_choice, check_count, check_finite, check_positive
+from ts_lightning.checks import check_choice, check_count, check_finite, check_patterns, check_positive
 
 RidgeScaleName = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
@@ -23,13 +23,14 @@ Untangle = int | Literal["auto"]
 ridge_scales: list[str] = list(get_args(RidgeScaleName))
 
 
-def check_ridge_scale(name: str, value: object) -> None:
-    """Raise ValueError if ``value`` is not the name of a ridge scale."""
-    if value not in ridge_scales:
+def check_ridge_scale(name: str, value: object) -> str:
+    """The name of a ridge scale; raise ValueError if ``value`` is none."""
+    if not isinstance(value, str) or value not in ridge_scales:
         raise ValueError(
             f"{name}={value!r}: expected one of {', '.join(map(repr, ridge_scales))}, or a name that was given to "
             f"ts_lightning.register_ridge_scale before."
         )
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,20 @@ class ReferenceConfig:
     shard: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.size != "auto":
-            check_count("reference.size ('auto' or a number)", self.size)
-        check_choice("reference.selection", self.selection, get_args(Selection))
-        if self.rows not in ("auto", "all"):
-            check_count("reference.rows ('auto', 'all' or a number)", self.rows)
-        check_choice("reference.shard", self.shard, (False, True))
-        if self.refresh is not None:
-            check_count("reference.refresh (None or a number of epochs)", self.refresh)
-            if self.selection == "first":
-                raise ValueError(
-                    "reference.refresh takes new samples, and selection='first' always takes the same. Use "
-                    "selection='random' or 'balanced'."
-                )
+        """Refuse what cannot work; what can is kept in built-in types."""
+        _keep(
+            self,
+            size=check_count("reference.size ('auto' or a number)", self.size, "auto"),
+            selection=check_choice("reference.selection", self.selection, get_args(Selection)),
+            rows=check_count("reference.rows ('auto', 'all' or a number)", self.rows, "auto", "all"),
+            shard=check_choice("reference.shard", self.shard, (False, True)),
+            refresh=check_count("reference.refresh (None or a number of epochs)", self.refresh, None),
+        )
+        if self.refresh is not None and self.selection == "first":
+            raise ValueError(
+                "reference.refresh takes new samples, and selection='first' always takes the same. Use "
+                "selection='random' or 'balanced'."
+            )
 
 
 @dataclass(frozen=True)
@@ -188,33 +189,24 @@ class TargetSpaceConfig:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("layers", "exclude"):
-            patterns = getattr(self, name)
-            if name == "layers" and patterns is None:
-                continue
-            listed = isinstance(patterns, Collection) and not isinstance(patterns, str)
-            if not listed or not all(isinstance(pattern, str) for pattern in patterns):
-                example = patterns if isinstance(patterns, str) else "encoder.*"
-                raise TypeError(f"{name}={patterns!r}: expected a list of names or globs, as in [{example!r}].")
-            object.__setattr__(self, name, tuple(patterns))  # equal settings are equal, whatever they came from
-        if self.ridge != "auto":
-            check_positive("ridge ('auto' or a number)", self.ridge)
-        check_ridge_scale("ridge_scale", self.ridge_scale)
-        check_choice("method", self.method, get_args(Method))
-        check_choice("init", self.init, get_args(Init))
-        if self.init_std is not None:
-            check_positive("init_std", self.init_std)
-        check_finite("forget_bias", self.forget_bias)
-        if self.step_scale != "auto":
-            check_positive("step_scale ('auto' or a number)", self.step_scale)
-        if self.untangle != "auto":
-            check_count("untangle ('auto' or a number)", self.untangle)
-        if self.until is not None:
-            check_count("until (None or a number of optimizer steps)", self.until)
-        check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype))
-        check_choice("cascade_gradient", self.cascade_gradient, (False, True))
-        check_choice("cuda_graphs", self.cuda_graphs, (False, True))
+        """Refuse what cannot work; what can is kept in built-in types, so that equal settings are equal."""
+        _keep(
+            self,
+            layers=None if self.layers is None else check_patterns("layers", self.layers),
+            exclude=check_patterns("exclude", self.exclude),
+            ridge=check_positive("ridge ('auto' or a number)", self.ridge, "auto"),
+            ridge_scale=check_ridge_scale("ridge_scale", self.ridge_scale),
+            method=check_choice("method", self.method, get_args(Method)),
+            init=check_choice("init", self.init, get_args(Init)),
+            init_std=check_positive("init_std", self.init_std, None),
+            forget_bias=check_finite("forget_bias", self.forget_bias),
+            step_scale=check_positive("step_scale ('auto' or a number)", self.step_scale, "auto"),
+            untangle=check_count("untangle ('auto' or a number)", self.untangle, "auto"),
+            until=check_count("until (None or a number of optimizer steps)", self.until, None),
+            solve_dtype=check_choice("solve_dtype", self.solve_dtype, get_args(SolveDtype)),
+            cascade_gradient=check_choice("cascade_gradient", self.cascade_gradient, (False, True)),
+            cuda_graphs=check_choice("cuda_graphs", self.cuda_graphs, (False, True)),
+        )
         if self.cuda_graphs and self.untangle != 1:
             raise ValueError(
                 f"cuda_graphs=True records solves that all untangle; found untangle={self.untangle!r}. Use untangle=1, "
@@ -279,7 +271,11 @@ class TargetSpaceConfig:
             TypeError: a setting of another type, or one that there is not.
             ValueError: a setting that cannot work.
         """
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"from_dict: expected a mapping of settings, found {type(settings).__name__}.")
         reference = settings.get("reference", {})
+        if isinstance(reference, ReferenceConfig):
+            reference = asdict(reference)
         if not isinstance(reference, Mapping):
             raise TypeError(f"reference: expected a ReferenceConfig, found {type(reference).__name__}.")
         for kind, given in ((cls, settings), (ReferenceConfig, reference)):
@@ -288,3 +284,9 @@ class TargetSpaceConfig:
                 if name not in known:
                     raise TypeError(f"{name!r}: there is no such setting; expected one of {', '.join(known)}.")
         return cls(**{**settings, "reference": ReferenceConfig(**reference)})
+
+
+def _keep(config: object, **settings: Any) -> None:
+    """Put checked settings into a frozen dataclass."""
+    for name, value in settings.items():
+        object.__setattr__(config, name, value)

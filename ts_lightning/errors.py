@@ -47,7 +47,7 @@ def expect(option: str, value: float, minimum: float, *, below: float = float("i
     try:
         if (minimum < value if strict else minimum <= value) and value < below:
             return
-    except TypeError:  # no number
+    except (TypeError, ValueError, RuntimeError):  # no number, or several
         pass
     bound = f"above {minimum:g}" if strict else f"at least {minimum:g}"
     limit = "" if below == float("inf") else f" and below {below:g}"

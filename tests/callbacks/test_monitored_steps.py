@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
@@ -59,3 +60,10 @@ def test_of_two_monitors_the_last_one_observes_and_that_is_said_once(tmp_path, m
     assert len(said) == 1
     assert "every_n_steps=1) does nothing" in said[0]
     assert "every_n_steps=4" in said[0]
+
+
+def test_steps_between_observations_may_be_a_number_of_numpys():
+    assert type(TargetSpaceMonitor(np.int64(4)).every_n_steps) is int
+    for steps in (np.int64(0), np.array([1, 2]), 2.0):
+        with pytest.raises(ValueError, match="expected a whole number above 0"):
+            TargetSpaceMonitor(steps)

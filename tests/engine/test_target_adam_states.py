@@ -1,7 +1,9 @@
 """States and pickles of TargetAdam from before it had an option, or of another optimizer."""
 
+import io
 import pickle
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,3 +35,17 @@ def test_a_pickle_from_before_an_option_loads():
         del options["rest_lr_mult"]
     again = pickle.loads(pickle.dumps(optimizer))
     assert again.param_groups[0]["rest_lr_mult"] == 1.0
+
+
+def test_options_of_any_library_are_kept_as_numbers_that_files_without_pickles_hold():
+    numbers = {"betas": np.array([0.8, 0.9]), "eps": np.float32(1e-6), "momentum": np.float64(0.25)}
+    group = {"params": [Target(torch.zeros(2))], "lr": np.float32(0.5), "rest_lr_mult": np.int64(3)}
+    optimizer = TargetAdam([group], **numbers, weight_decay=torch.tensor(0.5))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    (kept,) = torch.load(file, weights_only=True)["param_groups"]
+    assert (kept["betas"], kept["momentum"], kept["lr"], kept["rest_lr_mult"]) == ((0.8, 0.9), 0.25, 0.5, 3)
+    assert type(kept["weight_decay"]) is float
+    rate = torch.tensor(0.5)  # which a schedule, or a compiled step, writes to
+    assert TargetAdam([Target(torch.zeros(2))], lr=rate).param_groups[0]["lr"] is rate

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from ts_lightning.callbacks.histograms import histograms
 from ts_lightning.callbacks.observation import Observation
 from ts_lightning.callbacks.wandb import log_histograms
+from ts_lightning.checks import built_in
 from ts_lightning.engine.space import TargetSpace
 
 _PREFIX = "target_space"
@@ -75,9 +76,10 @@ class TargetSpaceMonitor(Callback):
     """
 
     def __init__(self, every_n_steps: int = 200) -> None:
-        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
+        count = built_in(every_n_steps)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"every_n_steps={every_n_steps!r}: expected a whole number above 0.")
-        self.every_n_steps = every_n_steps
+        self.every_n_steps = count
         self._last: int | None = None  # step that was logged
         self._observation: Observation | None = None
         self._logged = False  # whether the Trainer still has the last metrics

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
+from ts_lightning.checks import built_in
 from ts_lightning.errors import SettingError, expect
 
 #: those that it has
@@ -14,12 +18,18 @@ FORMER = {"rest_lr_mult": 1.0, "adaptive_lr": False}
 _WITHOUT = ("amsgrad", "maximize", "differentiable", "fused", "capturable")
 
 
-def check(options: dict[str, Any]) -> None:
-    """Raise SettingError where an option is out of its range, or asks for what this optimizer has not."""
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with numbers in built-in types but for a rate that is a tensor, which schedules write to.
+
+    Raises:
+        SettingError: an option is out of its range, or asks for what this optimizer has not.
+    """
+    kept = ("params", "lr") if isinstance(options["lr"], Tensor) else ("params",)
+    options = {name: value if name in kept else built_in(value) for name, value in options.items()}
     for name in ("lr", "eps", "weight_decay", "rest_lr_mult"):
         expect(name, options[name], 0)
     try:
-        beta1, beta2 = options["betas"]
+        beta1, beta2 = options["betas"] = tuple(map(built_in, options["betas"]))
     except (TypeError, ValueError):
         raise SettingError(f"betas: found {options['betas']!r}; expected two numbers, as (0.9, 0.999).") from None
     for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):
@@ -30,3 +40,4 @@ def check(options: dict[str, Any]) -> None:
             f"TargetAdam has no {wanted[0]}: found {options[wanted[0]]} in a parameter group. Leave it out, or use "
             f"torch.optim.Adam."
         )
+    return options

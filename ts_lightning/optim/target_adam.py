@@ -24,7 +24,7 @@ from ts_lightning.amount import amount
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim.distance import Travel, mean_squares
-from ts_lightning.optim.options import FORMER, OPTIONS, check
+from ts_lightning.optim.options import FORMER, OPTIONS, checked
 
 
 class TargetAdam(Optimizer):
@@ -106,13 +106,12 @@ class TargetAdam(Optimizer):
             "rest_lr_mult": rest_lr_mult,
             "adaptive_lr": adaptive_lr,
         }
-        check(options)
-        super().__init__(params, options)
+        super().__init__(params, checked(options))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options are checked."""
-        check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        options = checked({**self.defaults, **param_group})
+        super().add_param_group({name: options[name] for name in param_group})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a state; options that it does not have, as of an older version or of Adam, stay each group's own."""

@@ -77,8 +77,8 @@ def ridge_solve(
             f"ridge_solve: found A of {a.dtype} and T of {t.dtype}; expected real numbers, and T in floating point, "
             f"whose precision W has."
         )
-    check_positive("ridge", ridge)
-    check_ridge_scale("scale", scale)
+    ridge = check_positive("ridge", ridge)
+    scale = check_ridge_scale("scale", scale)
     solver = RidgeSolver(ridge, scale)
     if group is not None:
         shards = Shards(group, 0)
