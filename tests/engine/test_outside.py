@@ -172,3 +172,18 @@ def test_weights_that_were_all_frozen_and_thawed_train_on():
     for _ in range(2):  # the first solves around them
         loop.step()
     assert not any(torch.equal(p, frozen[name]) for name, p in loop.model.named_parameters())
+
+
+def test_weights_are_adopted_by_the_names_of_their_modules():
+    loop = Loop()
+    loop.model[0].weight.data.zero_()
+    loop.space.adopt_weights(["0"])
+    assert not loop.model[0].weight.any()
+    for modules, error, message in (
+        ("0", TypeError, r"modules='0': expected a list of names or globs, as in \['0'\]"),  # it meant every '0' within
+        (0, TypeError, "modules=0: expected a list"),
+        (["0", "9"], TargetSpaceError, "modules: '9' matches no layer"),
+        (["1"], TargetSpaceError, "modules: '1' matches no layer"),
+    ):
+        with pytest.raises(error, match=message):
+            loop.space.adopt_weights(modules)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ts_lightning.checks import check_patterns
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered
 
@@ -73,6 +74,22 @@ def matching(
             hint = f"Close names: {', '.join(close)}." if close else f"Names are, for example: {', '.join(names[:5])}."
             problems.append(TargetSpaceError(f"{option}: '{pattern}' matches no layer. {hint}"))
         found.update(dict.fromkeys(hits))
+    return found
+
+
+def chosen(patterns: Collection[str] | None, names: Iterable[str], option: str) -> dict[str, None] | None:
+    """As :func:`matching`, where a pattern that matches nothing is refused; None for None, which means all.
+
+    Raises:
+        TypeError: ``patterns`` is no list of names or globs.
+        TargetSpaceError: one of them matches nothing.
+    """
+    if patterns is None:
+        return None
+    problems: list[TargetSpaceError] = []
+    found = matching(check_patterns(option, patterns), names, option, problems)
+    for problem in problems:
+        raise problem
     return found
 
 

@@ -20,6 +20,7 @@ from ts_lightning.engine.bystanders import check_alone, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
+from ts_lightning.engine.names import chosen
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
 from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
@@ -157,21 +158,18 @@ class TargetSpace:
     @property
     def stale(self) -> bool:
         """Whether something changed since the last solve, or its graph was used."""
-        solution = self.cascade.solution
-        return not solution.differentiable or bool(solution.changed())
+        return not self.cascade.solution.differentiable or bool(self.cascade.solution.changed())
 
     def solve(self) -> None:
         """Solve all weights from the targets, and write them to the model.
 
-        Over the reference batch, or within a period of ``untangle`` by the maps that its last pass left.
-
-        Keeps the way from the targets to the weights, a graph or maps, for one :meth:`pullback`, until which the
-        targets stay as they are. Weights that were written from outside are adopted. A layer whose weights the user
-        froze keeps them; once it thaws, its targets reproduce them.
+        Within a period of ``untangle`` by the maps that the last pass over the reference batch left.
+        Keeps the way from targets to weights, a graph or maps, for one :meth:`pullback`, until which targets stay as
+        they are. Adopts weights that were written from outside. A layer that the user froze keeps its weights; once it
+        thaws, its targets reproduce them.
 
         Raises:
-            TargetSpaceError: inputs or targets hold a NaN or an infinity, the model has other parameters than targets
-                were made for, or weights were written behind a change of targets.
+            TargetSpaceError: a NaN or an infinity, other parameters than targets were made for, or written weights.
         """
         if changed := self.follow_model():
             self.release()  # so that another can be made
@@ -199,9 +197,12 @@ class TargetSpace:
         W = W0 + (A'A + R)^-1 A'(T - A W0), with targets T = A W0 that give W0 back.
 
         Args:
-            modules: the names of modules whose weights are taken; the others are solved as before. None for all.
+            modules: names or globs of solved modules whose weights are taken; others stay. None for all.
+
+        Raises:
+            TargetSpaceError: a name matches no module that is solved; TypeError where it is no list of names.
         """
-        self.cascade.adopt(modules)
+        self.cascade.adopt(chosen(modules, [layer.module_name for layer in self.layers], "modules"))
 
     def pullback(self, *, keep: bool = False) -> bool:
         """Take the gradients on the weights back to the targets, and clear them from the weights.
@@ -219,8 +220,7 @@ class TargetSpace:
             Whether there were any gradients on the weights.
 
         Raises:
-            TargetSpaceError: there has been no solve since the last pull-back, the targets have changed since, or
-                the gradients have a graph of their own.
+            TargetSpaceError: no solve since the last pull-back, targets changed since, or gradients that have a graph.
         """
         self.cascade.staying.follow()
         return self.cascade.pullback(keep=keep)
@@ -242,8 +242,8 @@ class TargetSpace:
         """Put the targets in the place of the solved weights in ``optimizer``, in place and before its first step.
 
         A layer's targets take the place of its weight (the first of several); its bias and other weights are taken out.
-        Learning rates and other options of the parameter groups stay; so does the list object itself, which LBFGS and
-        schedulers hold. In optimizers that it holds, as Lookahead does, too.
+        Learning rates and other options of groups stay, and the list itself, which LBFGS and schedulers hold. So it is
+        in optimizers that it holds, as Lookahead does.
 
         Raises:
             TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.
@@ -291,8 +291,8 @@ class TargetSpace:
 
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""
-        solved = self.layers if self.cascade.solution.exists else []
-        return [(layer.module_name, p) for layer in solved for p in layer.parameters]
+        exists = self.cascade.solution.exists
+        return [(layer.module_name, p) for layer in self.layers for p in layer.parameters if exists]
 
     def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
         """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
