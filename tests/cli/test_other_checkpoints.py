@@ -1,5 +1,7 @@
 """``--ckpt_path`` with checkpoints that no command of this package wrote, and with files of tensors that are none."""
 
+import re
+import shlex
 import warnings
 
 import pytest
@@ -84,3 +86,23 @@ def test_a_program_of_ones_own_goes_on_from_one_of_a_command(tmp_path):
         trainer.fit(convert(Net()), datamodule=Points(), ckpt_path=tmp_path / "out" / "last.ckpt")
     assert [str(one.message) for one in said if "callbacks" in str(one.message)] == []
     assert trainer.global_step == 8
+
+
+LIMITS = {
+    "--trainer.max_steps and --trainer.max_epochs": ["--trainer.max_steps", "3", "--trainer.max_epochs", "1"],
+    "--trainer.max_epochs": ["--trainer.max_steps", "999", "--trainer.max_epochs", "1"],
+    "--trainer.max_time": ["--trainer.max_time", "00:00:00:01", "--trainer.max_epochs", "-1"],
+}
+
+
+@pytest.mark.parametrize(("reached", "limits"), LIMITS.items(), ids=LIMITS)
+def test_the_command_to_resume_that_a_finished_run_prints_trains_on(reached, limits, tmp_path):
+    """It gave twice the steps alone, and nothing was trained where epochs or time had ended the run as well."""
+    ended = done(main, "fit", *NET, *limits, "--out", tmp_path / "run", drawn=False)
+    _, *options = shlex.split(re.search(r"^resume +(.*)$", ended.out, re.MULTILINE)[1])
+    again = done(main, *options, "--out", tmp_path / "more", drawn=False)
+    assert "nothing was trained" not in again.err
+    steps = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["global_step"] for name in ("run", "more")]
+    assert steps[0] < steps[1]
+    same = options[: options.index("--ckpt_path") + 2]
+    assert f"Expected a larger {reached}." in done(main, *same, "--out", tmp_path / "none", drawn=False).err

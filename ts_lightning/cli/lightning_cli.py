@@ -283,6 +283,7 @@ class TargetSpaceCLI(LightningCLI):
             until=self._until,
             clock=self.clock,
             command=self.command,
+            timed=self._get(self.config, "trainer.max_time") is not None,
             peak_memory=self.memory.peak,
             remarks={**self.facts.found, **self.remarks(history)},
             interrupted=interrupted,
