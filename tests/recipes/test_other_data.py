@@ -86,6 +86,9 @@ ARGUMENTS = {
     "small": (cnn_images, ["--model.shape", "[1, 4, 8]"], "shape, height and width: found 4; expected a number at "),
     "channels": (cnn_images, ["--model.shape", "[0, 8, 8]"], "shape, channels: found 0; expected a number at least 1"),
     "classes": (cnn_images, ["--model.classes", "3"], "--model.classes: found 3, and the data has 10."),
+    "tokenizer alone": (lstm_nlp, ["--model.tokenizer", "{}"], "--model.tokenizer: found no labels beside it"),
+    "labels alone": (lstm_nlp, ["--model.labels", "[a, b]"], "--model.labels: found no tokenizer beside it"),
+    "splitter alone": (lstm_nlp, ["--model.splitter", "foo"], "--model.splitter: found no tokenizer beside it"),
     "no classes": (cnn_images, ["--model.classes", "1"], "classes: found 1; expected a number at least 2."),
 }
 

@@ -139,6 +139,13 @@ class TextClassifier(Classifier):
         for option, value in sizes.items():
             expect(option, value, 1)
         expect("dropout", dropout, 0, below=1)
+        of_data = {"tokenizer": tokenizer, "labels": labels, "splitter": splitter}
+        given = [option for option, value in of_data.items() if value is not None]
+        if given and (tokenizer is None or labels is None):
+            raise SettingError(
+                f"--model.{given[0]}: found no {'tokenizer' if tokenizer is None else 'labels'} beside it. Expected "
+                f"both, or neither, which takes those of the data."
+            )
         if tokenizer is not None and labels is not None:
             self._read_with(TextEncoder.from_json(tokenizer, None if splitter is None else split_by(splitter)), labels)
 
