@@ -58,7 +58,7 @@ def leave_unfit(found: Selection, watch: Watch) -> None:
     for layer in list(found.layers):
         why = next((watch.unfit[id(p)] for p in layer.parameters if id(p) in watch.unfit), None)
         beside = [call for p in layer.parameters for call in watch.calls.get(id(p), ()) if call.why is not None]
-        why = why or next((call.why for call in beside if not _stands_for(layer, call)), None)
+        why = why or next((call.why for call in beside if not stands_for(layer, call)), None)
         if why is not None and layer.module_name not in found.left:
             error = TargetSpaceError(
                 f"layer '{layer.name}': its weight is {why}, beside the layer's own call, and solved weights would "
@@ -67,7 +67,7 @@ def leave_unfit(found: Selection, watch: Watch) -> None:
             found.leave(layer.module_name, layer.module, why, error)
 
 
-def _stands_for(layer: TargetLayer, call: Noted) -> bool:
+def stands_for(layer: TargetLayer, call: Noted) -> bool:
     """Whether a layer that is a module stands for a call, too, see ``calls.py``."""
     own_bias = len(layer.parameters) == 1 or call.bias is layer.parameters[1]
     return type(layer) is LinearTargets and call.form == Form.plain(layer.parameters[0]) and own_bias

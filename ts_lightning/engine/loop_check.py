@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.dependence import tensors_of
+from ts_lightning.engine.random_weights import random_weights
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.layers.base import TargetLayer
@@ -25,6 +26,22 @@ _SAME = 1e-5  # of the norm of an input, up to which it is the same
 
 #: values of the parameters of layers, by name
 Weights = Mapping[str, list[Tensor]]
+
+
+def sources_missed(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict[str, set[str]]:
+    """What :func:`missed_sources` gives of random weights, where layers are in loops; of their own, if it fails."""
+    if not any(map(loop_of, layers)):
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    random, other = (random_weights(layers, generator) for _ in range(2))
+    own = {layer.name: [p.detach() for p in layer.parameters] for layer in layers}
+    half = {name: [p / 2 for p in values] for name, values in own.items()}
+    for values, others in ((random, other), (own, half)):
+        try:
+            return missed_sources(batch, layers, values, others)
+        except Exception:  # of a forward that checks its numbers
+            continue
+    return {}
 
 
 @torch.no_grad()

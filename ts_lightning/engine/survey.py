@@ -20,11 +20,12 @@ from ts_lightning.engine.call_sites import passes_by, refused_call, unfit_call, 
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
-from ts_lightning.engine.loop_check import missed_sources
+from ts_lightning.engine.loop_check import sources_missed
 from ts_lightning.engine.loop_search import put_in_loops, unfit_steps
 from ts_lightning.engine.loops import put_back_in_loops
 from ts_lightning.engine.names import is_matrix
-from ts_lightning.engine.random_weights import random_like, random_weights
+from ts_lightning.engine.random_weights import random_like
+from ts_lightning.engine.read_ahead import leave_read_ahead
 from ts_lightning.engine.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass, unreached
 from ts_lightning.engine.rest import name_the_rest, use_of
@@ -202,7 +203,7 @@ def survey(
     if loops is None:
         put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
         able = [layer for layer in found.layers if not layer.beside and _why(layer, first, moved, watch) is None]
-        while dependence.add(_missed_sources(batch, able)):
+        while dependence.add(sources_missed(batch, able)):
             put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
         plain = [layer for layer in found.layers if layer.name in first.places]
         leave_what_matters(batch, plain, first.apart, first.refusals)
@@ -214,6 +215,8 @@ def survey(
             why = unfit_steps(layer, layer.name in first.stepwise) or uses.why(layer)
         if why is not None and layer.module_name not in found.left:
             found.leave(layer.module_name, layer.module, *why)
+    if probe:
+        leave_read_ahead(batch, found, watch)
     return watch
 
 
@@ -230,22 +233,6 @@ def _followed(
             continue
         return uses, dependence
     return Uses(()), Dependence()
-
-
-def _missed_sources(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict[str, set[str]]:
-    """What :func:`missed_sources` gives of random weights, where layers are in loops; of their own, if it fails."""
-    if not any(map(loop_of, layers)):
-        return {}
-    generator = torch.Generator().manual_seed(0)
-    random, other = (random_weights(layers, generator) for _ in range(2))
-    own = {layer.name: [p.detach() for p in layer.parameters] for layer in layers}
-    half = {name: [p / 2 for p in values] for name, values in own.items()}
-    for values, others in ((random, other), (own, half)):
-        try:
-            return missed_sources(batch, layers, values, others)
-        except Exception:  # as above
-            continue
-    return {}
 
 
 def _moved(

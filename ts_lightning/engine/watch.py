@@ -16,6 +16,12 @@ from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.seen import Seen, nowhere_zero
 
 SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+#: make numbers of a tensor, and no other tensor
+_NUMBERS: set[Any] = {
+    *(Tensor.item, Tensor.tolist, Tensor.equal, torch.equal, Tensor.allclose, torch.allclose, Tensor.is_nonzero),
+    *(torch.is_nonzero, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__bool__, Tensor.__complex__),
+    *(Tensor.__contains__, Tensor.data_ptr, Tensor.untyped_storage),
+}
 WITH_ZEROS = "multiplied by a mask with zeros"
 IN_SEVERAL_WAYS = "applied in several ways"
 
@@ -85,7 +91,7 @@ class Watch:
             return True
         model = self._model
         held = (*model.buffers(), *(p for p in model.parameters() if not p.requires_grad))
-        return _memory(factor) in map(_memory, held)
+        return memory(factor) in map(memory, held)
 
     def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, int]]:
         """The arguments of a call that are parameters or their ``data``: each with the parameter and its version."""
@@ -111,12 +117,12 @@ class Watch:
             self._data[id(found)] = (parameter, found)
 
     def other(self, function: Any, weights: Sequence[Tensor], found: Any) -> None:
-        """Take note of another function, if it makes tensors of what it is given."""
+        """Take note of another function, if it makes tensors or numbers of what it is given."""
         owner = getattr(function, "__self__", None)  # of a property; a module of PyTorch's own functions
         owner = None if isinstance(owner, ModuleType) else owner
         name = str(getattr(owner, "__name__", "") or getattr(function, "__name__", function)).strip("_")
         for weight in weights:
-            if any(t is not weight for t in tensors_in(found)):
+            if function in _NUMBERS or any(t is not weight for t in tensors_in(found)):
                 self.others.setdefault(id(weight), []).append(name)
 
     def _parameter(self, tensor: Any) -> Tensor | None:
@@ -140,7 +146,7 @@ def _alike(one: float | Tensor | None, other: float | Tensor | None) -> bool:
     return bool((torch.as_tensor(one).cpu() == torch.as_tensor(other).cpu()).all())
 
 
-def _memory(tensor: Tensor) -> int:
+def memory(tensor: Tensor) -> int:
     """Where the memory of a tensor begins; its id where it has none of its own."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
