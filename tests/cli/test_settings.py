@@ -112,3 +112,9 @@ def test_a_modules_defaults_that_a_yaml_has_not_are_read_back(tmp_path):
         read = yaml.safe_load(text)
         (tmp_path / "run.yaml").write_text(text)
     assert set(read["model"]["init_args"]) == {"device", "dtype", "color", "activation"}
+
+
+def test_yaml_of_other_programs_is_as_it_was():
+    """Choices were written by their values everywhere in the process."""
+    with pytest.raises(yaml.representer.RepresenterError):
+        yaml.safe_dump(Color.RED)

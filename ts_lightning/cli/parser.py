@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ts_lightning.cli import causes, helptext, meant, values
@@ -49,9 +50,17 @@ _UNWRITTEN = "Unable to serialize instance "
 _BROKEN = "broken config: "
 #: how jsonargparse begins what it says of a config that holds no settings by their names
 _OF_YAML = ("Problems parsing config:", "Unexpected config:")
-# of Lightning's Timer, say, whose option is a text
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
+#: the name of :class:`_Dumper` among the formats that jsonargparse writes
+_FORMAT = "yaml_of_ts_lightning"
 _typed: ContextVar[str | None] = ContextVar("typed", default=None)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes a choice by its value, as Lightning's Timer has one whose option is a text."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
+set_dumper(_FORMAT, lambda data: yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
 
 
 @contextmanager
@@ -101,11 +110,12 @@ class Parser(LightningArgumentParser):
                 f"{_BROKEN}--config {path}: found a byte that is not UTF-8. Expected a YAML with settings.", error
             )
 
-    def dump(self, *args: Any, **options: Any) -> str:
+    def dump(self, cfg: Any, **options: Any) -> str:
         """jsonargparse's; a device or a function is written by its name, and a default that has none is left out."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f"(.|\\n)*{_UNWRITTEN}")
-            text: str = super().dump(*args, **options)
+            given = {} if options.get("with_comments") else {"format": _FORMAT}
+            text: str = super().dump(cfg, **given | options)
         found = yaml.safe_load(text)
         written = _written(found)
         return text if written == found else yaml.safe_dump(written, sort_keys=False)
