@@ -82,7 +82,10 @@ class Watch:
         return None if key in self.unfit else call
 
     def constant(self, factor: Any) -> bool:
-        """Whether a factor of a weight is none that is trained, or follows the data: one number, or a buffer's."""
+        """Whether a factor of a weight is none that is trained, or follows the data.
+
+        It is one number, or those of a buffer or a frozen parameter.
+        """
         if not isinstance(factor, Tensor):
             return True
         if factor.requires_grad or factor.is_complex():
