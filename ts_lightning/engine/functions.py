@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -23,7 +23,12 @@ def watched(model: nn.Module) -> Watch:
 
 
 def functional_layers(
-    model: nn.Module, config: TargetSpaceConfig, found: Selection, watch: Watch, called: Iterable[str]
+    model: nn.Module,
+    config: TargetSpaceConfig,
+    found: Selection,
+    watch: Watch,
+    called: Collection[str],
+    left: Collection[int],
 ) -> list[TargetLayer]:
     """The layers of weights that functions apply, each always in one way.
 
@@ -35,8 +40,8 @@ def functional_layers(
         found: says what the user chose.
         watch: what the dry run saw.
         called: names of layers of ``found`` that the run called as modules.
+        left: the ids of parameters of modules that the run called, and that are not solved.
     """
-    called = set(called)
     taken = {id(p) for layer in found.layers if layer.name in called for p in layer.parameters}
     owners = owners_of(model)
     layers: list[TargetLayer] = []
@@ -49,13 +54,25 @@ def functional_layers(
             if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
             call = watch.calls[id(weight)][0]
-            layers.append(layer_of(name, module, config, call.seen, _bias(weight, watch, owners, taken), call.form))
+            layers.append(
+                layer_of(name, module, config, call.seen, _bias(weight, watch, owners, taken.union(left)), call.form)
+            )
     return layers
 
 
-def leave_unfit(found: Selection, watch: Watch) -> None:
-    """Leave layers in weight space that the run called as modules, and whose weights it used otherwise, too."""
+def leave_unfit(found: Selection, watch: Watch, called: Collection[str]) -> set[int]:
+    """Leave layers in weight space that the run called as modules, and whose weights it used otherwise, too.
+
+    Returns:
+        The ids of the parameters of the layers of ``called`` that are left.
+    """
+    added = {id(call.bias) for calls in watch.calls.values() for call in calls}
+    layers = [layer for layer in found.layers if layer.name in called]
     for layer in list(found.layers):
+        twice = isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) and layer.name in called
+        if twice and any(id(p) in added for p in layer.parameters):
+            _leave_biases(layer, found)
+            continue
         why = next((watch.unfit[id(p)] for p in layer.parameters if id(p) in watch.unfit), None)
         beside = [call for p in layer.parameters for call in watch.calls.get(id(p), ()) if call.why is not None]
         why = why or next((call.why for call in beside if not stands_for(layer, call)), None)
@@ -65,6 +82,17 @@ def leave_unfit(found: Selection, watch: Watch) -> None:
                 f"not be those that run. Add '{layer.module_name}' to exclude."
             )
             found.leave(layer.module_name, layer.module, why, error)
+    return {id(p) for layer in layers if layer.module_name in found.left for p in layer.parameters}
+
+
+def _leave_biases(layer: TargetLayer, found: Selection) -> None:
+    """Leave a recurrent layer: of its two biases the solved one is the sum, which a function must not add."""
+    if layer.module_name not in found.left:
+        error = TargetSpaceError(
+            f"layer '{layer.name}': a function adds one of its two biases, which are solved as one. Give the function "
+            f"a bias of its own, or add '{layer.module_name}' to exclude."
+        )
+        found.leave(layer.module_name, layer.module, "a bias that a function adds, too", error)
 
 
 def stands_for(layer: TargetLayer, call: Noted) -> bool:
@@ -86,7 +114,7 @@ def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]], taken: 
     (bias,) = added.values() if len(added) == 1 else (None,)
     if bias is None or id(bias) not in watch.parameters or bias.dim() != 1 or len(owners[id(bias)]) > 1:
         return None
-    if id(bias) in taken:  # which the layer of a module sets
+    if id(bias) in taken:  # which the layer of a module sets, or a module in weight space has
         return None
     others = [call for key, calls in watch.calls.items() if key != id(weight) for call in calls]
     return None if any(call.bias is bias for call in others) or id(bias) in watch.others else bias

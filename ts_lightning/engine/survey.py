@@ -186,8 +186,8 @@ def survey(
     """
     watch, probe = watched(batch.model), loops is None
     first = Survey(found.layers, config).make(batch, watch)
-    leave_unfit(found, watch)
-    functions = functional_layers(batch.model, config, found, watch, first.uses)
+    left = leave_unfit(found, watch, first.uses)
+    functions = functional_layers(batch.model, config, found, watch, first.uses, left)
     if functions:
         weights = {id(layer.parameters[0]) for layer in functions}
         found.layers = [layer for layer in found.layers if id(layer.parameters[0]) not in weights] + functions
