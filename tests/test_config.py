@@ -1,6 +1,7 @@
 """Every setting is checked when it is made."""
 
 import dataclasses
+import enum
 import io
 from decimal import Decimal
 from fractions import Fraction
@@ -127,6 +128,36 @@ def test_settings_are_kept_in_built_in_types_that_files_without_pickles_hold():
     file.seek(0)
     assert TargetSpaceConfig.from_dict(torch.load(file, weights_only=True)) == given
     assert (given.cascade_gradient, given.cuda_graphs, given.reference.shard) == (False, False, True)
+
+
+class Word(str, enum.Enum):
+    """Whose ``str()`` is its name, as "Word.OCU"."""
+
+    OCU, MEAN, AUTO, RANDOM, HEAD = "ocu", "mean", "auto", "random", "head"
+
+
+class Count(enum.IntEnum):
+    FOUR = 4
+
+
+def test_members_of_enumerations_are_their_values():
+    given = TargetSpaceConfig(
+        layers=[Word.HEAD],
+        ridge=Word.AUTO,
+        ridge_scale=Word.MEAN,
+        method=Word.OCU,
+        untangle=Count.FOUR,
+        reference=ReferenceConfig(size=Word.AUTO, selection=Word.RANDOM),
+    )
+    assert (given.layers, given.ridge, given.ridge_scale, given.method) == (("head",), "auto", "mean", "ocu")
+    assert (given.reference.size, given.reference.selection) == ("auto", "random")
+    settings = given.to_dict()
+    held = [*settings["layers"], settings["ridge"], settings["ridge_scale"], settings["untangle"]]
+    assert [type(value) for value in held] == [str, str, str, int]
+    file = io.BytesIO()
+    torch.save(settings, file)
+    file.seek(0)
+    assert TargetSpaceConfig.from_dict(torch.load(file, weights_only=True)) == given
 
 
 def test_from_dict_takes_a_reference_of_either_form_and_refuses_what_is_no_mapping():

@@ -20,10 +20,12 @@ def built_in(value: Any) -> Any:
     if getattr(value, "ndim", None) == 0 and not getattr(value, "requires_grad", False):
         return value.item()
     if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int) or not (isinstance(value, Number) and hasattr(value, "__float__")):
+        return str.__str__(value)  # of a member of an enumeration its value, and not its name
+    if isinstance(value, bool):
         return value
-    return float(value)
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, Number) and hasattr(value, "__float__") else value
 
 
 def check_choice(name: str, value: object, choices: tuple[Any, ...]) -> Any:
@@ -80,7 +82,7 @@ def check_patterns(name: str, value: object) -> tuple[str, ...]:
     """The names or globs; raise TypeError if ``value`` is no list of them, but one string, for example."""
     listed = value if isinstance(value, Collection) and not isinstance(value, str) else None
     if listed is not None and all(isinstance(pattern, str) for pattern in listed):
-        return tuple(map(str, listed))
+        return tuple(map(built_in, listed))
     example = value if isinstance(value, str) else "encoder.*"
     raise TypeError(f"{name}={value!r}: expected a list of names or globs, as in [{example!r}].")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from ts_lightning.checks import check_choice, check_count, check_finite, check_patterns, check_positive
+from ts_lightning.checks import built_in, check_choice, check_count, check_finite, check_patterns, check_positive
 
 RidgeScaleName = Literal["absolute", "variance", "mean", "feature"]
 Method = Literal["scu", "ocu"]
@@ -30,7 +30,7 @@ def check_ridge_scale(name: str, value: object) -> str:
             f"{name}={value!r}: expected one of {', '.join(map(repr, ridge_scales))}, or a name that was given to "
             f"ts_lightning.register_ridge_scale before."
         )
-    return str(value)
+    return str(built_in(value))
 
 
 @dataclass(frozen=True)
