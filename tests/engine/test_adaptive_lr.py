@@ -115,6 +115,37 @@ def test_what_is_not_solved_grows_along():
         torch.testing.assert_close(table, twin)
 
 
+def test_layers_that_make_no_step_count_where_they_are():
+    """Of one layer alone the distance was that of it alone, larger from then on."""
+    far, near = Target(torch.zeros(4)), Target(torch.zeros(2, 3))
+    optimizer, come = optimizer_of(far, near), 0.0
+    for made in range(1, 60):
+        size = 2**0.5 if made < 30 else 1.0  # of which the mean over layers with a gradient is 1
+        far.grad, near.grad = size * torch.ones(4), torch.zeros(2, 3) if made < 30 else None
+        before = far.detach().clone()
+        optimizer.step()
+        moved = float((before - far.detach())[0])
+        growth = max(1.0, come / 2**0.5 / (LR * made**0.5))
+        assert moved == pytest.approx(growth * size * LR, rel=1e-4)
+        come += moved
+    assert growth > 2
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_not_solved_grows_along_in_steps_without_a_gradient_of_targets(own):
+    """It fell back to the given rate; ``own`` targets grow as well, or keep theirs."""
+    target, table = Target(torch.zeros(3)), nn.Parameter(torch.ones(4))
+    optimizer = TargetAdam([{"params": [target], "adaptive_lr": own}, {"params": [table]}], LR, adaptive_lr=True)
+    ways = []
+    for made in range(40):
+        target.grad, table.grad = torch.ones(3) if made < 30 or made == 39 else None, torch.ones(4)
+        before = table.detach().clone()
+        optimizer.step()
+        ways.append(float((before - table.detach())[0]))
+    assert ways[30:] == pytest.approx([ways[30]] * 10, rel=1e-4)
+    assert ways[30] > 2 * LR
+
+
 def test_without_targets_it_is_adamw():
     table, twin = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
     ours, adamw = optimizer_of(table), torch.optim.AdamW([twin], LR, weight_decay=0.0)

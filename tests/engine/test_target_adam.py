@@ -272,6 +272,8 @@ def test_a_closure_is_called_with_gradients_on():
         ({"rest_lr_mult": None}, "rest_lr_mult: found None; expected a number"),
         ({"lr": "1e-3"}, "lr: found '1e-3'; expected a number"),
         ({"momentum": "0.5"}, "momentum: found '0.5'; expected a number"),
+        ({"adaptive_lr": "no"}, "adaptive_lr: found 'no'; expected True or False"),
+        ({"adaptive_lr": None}, "adaptive_lr: found None; expected True or False"),
         ({"lr": np.array([0.1, 0.2])}, "lr: found .*; expected a number"),
         ({"eps": torch.ones(2)}, "eps: found .*; expected a number"),
     ],

@@ -19,24 +19,22 @@ from torch import Tensor
 from ts_lightning.engine.target import Target
 
 
-def mean_squares(targets: Sequence[Target], *found: Sequence[Tensor]) -> Tensor:
-    """The means over layers of the mean squares of tensors of the targets' shapes, (kinds,).
+def mean_squares(*kinds: Mapping[Target, Tensor]) -> list[Tensor]:
+    """For each kind of tensors of targets, as their gradients, the mean over layers of the mean squares, ().
 
-    They are over all processes that share the targets, in one message.
-
-    Args:
-        targets: those of the layers.
-        found: for each kind a tensor of the shape of every target, as its gradient.
+    That of none is 0. They are over all processes that share the targets, in one message.
     """
-    first = found[0][0]
-    sums = torch.stack([n.to(first.device) for kind in found for n in torch._foreach_norm(list(kind))]).square()
-    counts = torch.tensor([target.numel() for target in targets]).to(sums)
-    shards = next((target.shards for target in targets if target.shards is not None), None)
+    found = [(target, tensor) for kind in kinds for target, tensor in kind.items()]
+    first = found[0][1]
+    norms = torch._foreach_norm([tensor for _, tensor in found])
+    sums = torch.stack([norm.to(first.device) for norm in norms]).square()
+    counts = torch.tensor([target.numel() for target, _ in found]).to(sums)
+    shards = next((target.shards for target, _ in found if target.shards is not None), None)
     if shards is not None:
         shards.sum(sums, counts)
-    means = (sums.view(len(found), -1) / counts.clamp_min(1)).mean(1)
+    means = torch.split(sums / counts.clamp_min(1), [len(kind) for kind in kinds])
     # a finite gradient may have a square that is not
-    return means.clamp_max(torch.finfo(sums.dtype).max)
+    return [(mean.sum() / max(len(mean), 1)).clamp_max(torch.finfo(sums.dtype).max) for mean in means]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Travel:
         Args:
             states: the optimizer's, of targets that have made steps.
             come: root mean square of how far all targets are from their start, ().
-            lr: the highest of their learning rates in this step, at least 0.
+            lr: the highest of their learning rates in this step, at least 0; 0 where none makes one.
         """
         steps = 1 + max((int(state["step"]) for state in states), default=0)
         known = [state for state in states if "distance" in state]

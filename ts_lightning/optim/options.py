@@ -34,6 +34,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError(f"betas: found {options['betas']!r}; expected two numbers, as (0.9, 0.999).") from None
     for name, value in (("betas[0]", beta1), ("betas[1]", beta2), ("momentum", options["momentum"])):
         expect(name, value, 0, below=1)
+    if options["adaptive_lr"] not in (False, True):
+        raise SettingError(f"adaptive_lr: found {options['adaptive_lr']!r}; expected True or False.")
     wanted = [name for name in _WITHOUT if options.get(name)]
     if wanted:
         raise SettingError(

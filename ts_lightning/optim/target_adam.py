@@ -43,8 +43,9 @@ class TargetAdam(Optimizer):
         max(1, D / (highest lr so far * sqrt(k)))
 
     with D the largest distance so far of the targets from their start, the root of the mean over layers of mean
-    squares. Steps without a common direction lead no further than that root, and the rate is the given one. Where the
-    targets keep on moving in one direction, it grows (:mod:`ts_lightning.optim.distance` has the source).
+    squares; layers that are no longer trained count as well. Steps without a common direction lead no further than
+    that root, and the rate is the given one. Where the targets keep on moving in one direction, it grows
+    (:mod:`ts_lightning.optim.distance` has the source).
 
     Examples:
         In a loop of one's own; in Lightning ``configure_optimizers`` returns ``TargetAdam(self.parameters())``.
@@ -80,7 +81,7 @@ class TargetAdam(Optimizer):
             Tables of words, norms and tokens learn best at about ten times the targets' rate; layers that are not
             solved may not.
         adaptive_lr: rates grow with the distance that targets have come, and ``lr`` is the least one; whatever else
-            the optimizer trains grows along. It needs memory of the size of the targets.
+            the optimizer trains grows along, as long as it has targets. It needs memory of the size of the targets.
 
     Raises:
         SettingError: a setting is out of its range, or a group asks for an option of Adam that this one has not.
@@ -168,16 +169,15 @@ class TargetAdam(Optimizer):
                 )
             mine.append((group, [(p, gradient) for p, gradient in found if isinstance(p, Target)]))
             others.append((group, [(p, gradient) for p, gradient in found if not isinstance(p, Target)]))
-        every = [pair for _, pairs in mine for pair in pairs]
-        travel = None
-        if every:
-            adaptive = any(group["adaptive_lr"] for group, pairs in mine if pairs)
-            targets, gradients = zip(*every, strict=True)
-            moved = [[self._moved(target) for target in targets]] if adaptive else []
-            present, *come = mean_squares(targets, gradients, *moved)
+        gradients = {target: gradient for _, pairs in mine for target, gradient in pairs}
+        adaptive = beside and any(group["adaptive_lr"] for group in self.param_groups)
+        moved, travel = self._moved(gradients) if adaptive else {}, None
+        if gradients or moved:
+            present, come = mean_squares(gradients, moved)
             if adaptive:
                 held = [self.state[target] for target in self._targets() if self.state.get(target)]
-                travel = Travel.behind(held, come[0].sqrt(), max(float(group["lr"]) for group, pairs in mine if pairs))
+                lr = max((float(group["lr"]) for group, pairs in mine if pairs), default=0.0)
+                travel = Travel.behind(held, come.sqrt(), lr)
             measured = {beta2: self._newest(beta2, present) for beta2 in {group["betas"][1] for group, _ in mine}}
             for group, pairs in mine:
                 if pairs:
@@ -237,10 +237,17 @@ class TargetAdam(Optimizer):
         groups = [group for group in self.param_groups if beta2 is None or group["betas"][1] == beta2]
         return [p for group in groups for p in group["params"] if isinstance(p, Target)]
 
-    def _moved(self, target: Target) -> Tensor:
-        """How far steps have moved a target so far, of its shape; from 0 where it has not been asked for before."""
-        moved = self.state.get(target, {}).get("moved")
-        return torch.zeros_like(target) if moved is None else moved
+    def _moved(self, stepping: Mapping[Target, Tensor]) -> dict[Target, Tensor]:
+        """How far steps have moved targets so far, of their shapes: all that they have moved, and those that they will.
+
+        From 0 where a target has not been asked for before.
+        """
+        known = {target: self.state.get(target, {}).get("moved") for target in self._targets()}
+        return {
+            target: torch.zeros_like(target) if moved is None else moved
+            for target, moved in known.items()
+            if moved is not None or target in stepping
+        }
 
     def _step_targets(
         self,
@@ -273,7 +280,7 @@ class TargetAdam(Optimizer):
             # of all targets, and never written to: the next step has others
             state["step"], state["exp_avg_sq"] = made, square.to(target)
             if travel is not None:
-                state["moved"] = self._moved(target)
+                state.setdefault("moved", torch.zeros_like(target))
                 state["distance"], state["highest_lr"] = travel.distance.to(target), travel.highest
             means.append(state["exp_avg"])
         divided = [gradient / length.to(gradient) for _, gradient in pairs]
