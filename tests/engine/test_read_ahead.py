@@ -187,6 +187,17 @@ def test_reads_that_no_solve_depends_on_leave_nothing(where):
     assert solved(net(**RIGHT[where])).left == []
 
 
+def test_a_forward_that_is_another_one_in_every_pass_leaves_nothing():
+    """Of numbers that are no part of the model; a norm that it logs was taken for their cause."""
+    passes = []
+
+    def counted(m, h):
+        passes.append(m.middle.weight.detach().norm().item())
+        return h * len(passes)
+
+    assert TargetSpace(net(counted), batch(), EXACT).left == []
+
+
 def test_weights_are_as_they_were_where_a_forward_checks_them():
     def check(m, h):
         if m.middle.weight.detach().abs().max() > 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,7 +68,10 @@ class _Walks:
         self._expected: dict[str, list[Tensor]] | None = None
 
     def differ(self, layers: Sequence[TargetLayer]) -> bool:
-        """Whether a layer is solved from something else where these ones' parameters hold other numbers until then."""
+        """Whether a layer is solved from something else where these ones' parameters hold other numbers until then.
+
+        Never of a forward that is another one in every pass, of which nothing can be said.
+        """
         if self._expected is None:
             try:
                 self._expected = self._given()
@@ -78,13 +82,23 @@ class _Walks:
         generator = torch.Generator().manual_seed(0)
         for scale in _SCALES:
             with self._holding(layers, scale, generator):
-                try:
-                    given = self._given()
-                except Exception:  # of a forward that checks its numbers, so that something depends on them
-                    return True
-            if not all(map(self._same, given, given.values())):
-                return True
+                differ = self._other()
+            if differ:
+                return self._repeats
         return False
+
+    @cached_property
+    def _repeats(self) -> bool:
+        """Whether walks repeat each other, so that a difference is one of the weights, and not of a clock, say."""
+        return not self._other()
+
+    def _other(self) -> bool:
+        """Whether a walk solves a layer from something else than the first one."""
+        try:
+            given = self._given()
+        except Exception:  # of a forward that checks its numbers, so that something depends on them
+            return True
+        return not all(map(self._same, given, given.values()))
 
     def _same(self, name: str, given: Sequence[Tensor]) -> bool:
         assert self._expected is not None
