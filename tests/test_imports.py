@@ -1,5 +1,6 @@
 """Imports go down the floors of docs/architecture.md, without a circle, and the engine needs no Lightning."""
 
+import ast
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -67,3 +68,26 @@ def test_target_space_alone_imports_no_lightning():
         [sys.executable, "-c", ALONE.replace("FOREIGN", repr(foreign))], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
+
+
+#: what only extras bring along
+OF_EXTRAS = {"jsonargparse", "matplotlib", "sklearn", "torchvision", "wandb"}
+
+
+def imported_with(source):
+    """The packages that a file imports while it is imported itself."""
+    found = set()
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and statement.module is not None:
+            found.add(statement.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("folder", ["cli", "report", "callbacks", "lightning", "engine", "layers"])
+def test_a_file_needs_no_extra_before_it_is_used(folder):
+    """The command line then says which extra to install; a file that imported one of its packages ended in an error."""
+    files = sorted((PYPROJECT.parent / "ts_lightning" / folder).rglob("*.py"))
+    assert len(files) > 5
+    assert {file.name: found for file in files if (found := imported_with(file.read_text()) & OF_EXTRAS)} == {}

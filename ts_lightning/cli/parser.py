@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ts_lightning.cli import causes, helptext, meant, values
@@ -60,7 +59,6 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 
 _Dumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
-set_dumper(_FORMAT, lambda data: yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
 
 
 @contextmanager
@@ -112,6 +110,9 @@ class Parser(LightningArgumentParser):
 
     def dump(self, cfg: Any, **options: Any) -> str:
         """jsonargparse's; a device or a function is written by its name, and a default that has none is left out."""
+        from jsonargparse import set_dumper  # of an extra
+
+        set_dumper(_FORMAT, lambda data: yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f"(.|\\n)*{_UNWRITTEN}")
             given = {} if options.get("with_comments") else {"format": _FORMAT}
