@@ -28,8 +28,8 @@ _SAME = 1e-5  # of the norm of an input, up to which it is the same
 Weights = Mapping[str, list[Tensor]]
 
 
-def sources_missed(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict[str, set[str]]:
-    """What :func:`missed_sources` gives of random weights, where layers are in loops; of their own, if it fails."""
+def missed_sources(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict[str, set[str]]:
+    """What :func:`_missed_with` gives of random weights, where layers are in loops; of their own, if it fails."""
     if not any(map(loop_of, layers)):
         return {}
     generator = torch.Generator().manual_seed(0)
@@ -38,14 +38,14 @@ def sources_missed(batch: ReferenceBatch, layers: Sequence[TargetLayer]) -> dict
     half = {name: [p / 2 for p in values] for name, values in own.items()}
     for values, others in ((random, other), (own, half)):
         try:
-            return missed_sources(batch, layers, values, others)
+            return _missed_with(batch, layers, values, others)
         except Exception:  # of a forward that checks its numbers
             continue
     return {}
 
 
 @torch.no_grad()
-def missed_sources(
+def _missed_with(
     batch: ReferenceBatch, layers: Sequence[TargetLayer], values: Weights, others: Weights
 ) -> dict[str, set[str]]:
     """By name, the layers that are given something else in a walk, and the names of those that it may come from.
@@ -67,7 +67,7 @@ class _Check:
     """What stands for the layers' uses in a forward and in the walk behind it.
 
     Attributes:
-        missed: see :func:`missed_sources`.
+        missed: see :func:`_missed_with`.
     """
 
     def __init__(self, values: Weights, others: Weights) -> None:

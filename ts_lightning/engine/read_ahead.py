@@ -65,18 +65,12 @@ class _Walks:
         self._batch, self._layers = batch, layers
         self._own = {layer.name: [p.detach() for p in layer.parameters] for layer in layers}
         self._own |= {layer.name: [p.detach().clone() for p in layer.parameters] for layer in read}
-        self._expected: dict[str, list[Tensor]] | None = None
 
     def differ(self, layers: Sequence[TargetLayer]) -> bool:
         """Whether a layer is solved from something else where these ones' parameters hold other numbers until then.
 
         Never of a forward that is another one in every pass, of which nothing can be said.
         """
-        if self._expected is None:
-            try:
-                self._expected = self._given()
-            except TargetSpaceError:  # which the start raises as well
-                self._expected = {}
         if not self._expected:
             return False
         generator = torch.Generator().manual_seed(0)
@@ -86,6 +80,14 @@ class _Walks:
             if differ:
                 return self._repeats
         return False
+
+    @cached_property
+    def _expected(self) -> dict[str, list[Tensor]]:
+        """What layers are solved from in a walk with the own weights; empty where there is none."""
+        try:
+            return self._given()
+        except TargetSpaceError:  # which the start raises as well
+            return {}
 
     @cached_property
     def _repeats(self) -> bool:
@@ -101,7 +103,6 @@ class _Walks:
         return not all(map(self._same, given, given.values()))
 
     def _same(self, name: str, given: Sequence[Tensor]) -> bool:
-        assert self._expected is not None
         expected = self._expected[name]
         return len(given) == len(expected) and all(map(same, given, expected))
 

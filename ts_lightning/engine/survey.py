@@ -20,7 +20,7 @@ from ts_lightning.engine.call_sites import passes_by, refused_call, unfit_call, 
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.dependence import Dependence, FollowedCalls
 from ts_lightning.engine.functions import functional_layers, leave_unfit, watched
-from ts_lightning.engine.loop_check import sources_missed
+from ts_lightning.engine.loop_check import missed_sources
 from ts_lightning.engine.loop_search import put_in_loops, unfit_steps
 from ts_lightning.engine.loops import put_back_in_loops
 from ts_lightning.engine.names import is_matrix
@@ -203,7 +203,7 @@ def survey(
     if loops is None:
         put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
         able = [layer for layer in found.layers if not layer.beside and _why(layer, first, moved, watch) is None]
-        while dependence.add(sources_missed(batch, able)):
+        while dependence.add(missed_sources(batch, able)):
             put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
         plain = [layer for layer in found.layers if layer.name in first.places]
         leave_what_matters(batch, plain, first.apart, first.refusals)

@@ -140,9 +140,9 @@ def followed(
         kwargs: those by name.
         found: what it gave.
     """
-    seen = known(args[0]) if args else None
     if function in _SCALINGS:
-        return _scaled(known, constant, function, args, kwargs, found)
+        return None if kwargs else _scaled(known, constant, function, args, found)
+    seen = known(args[0]) if args else None
     if seen is None or not isinstance(found, Tensor) or found.dtype != seen.weight.dtype:  # another reading
         return None
     arrangement = seen.arrangement
@@ -157,15 +157,11 @@ def followed(
 
 
 def _scaled(
-    known: Known,
-    constant: Callable[[Any], bool],
-    function: Any,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    found: Any,
+    known: Known, constant: Callable[[Any], bool], function: Any, args: Sequence[Any], found: Any
 ) -> Seen | None:
+    """The same of a function in :data:`_SCALINGS`."""
     seen = known(args[0]) if args else None
-    if kwargs or (seen is None and function not in _PRODUCTS):
+    if seen is None and function not in _PRODUCTS:
         return None
     if function in _NEGATIVES:
         return None if seen is None else seen.times(-1.0)
