@@ -85,6 +85,23 @@ PAIRS = {
 }
 
 
+def check_exact(model, x, solved):
+    """A start around the weights keeps the function and solves these; gradients, which are returned, are exact."""
+    before = model(x)
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights", step_scale=1.0))
+    assert torch.allclose(model(x), before, rtol=0, atol=1e-8)
+    assert solved <= space.targets.keys()
+    assert space.left == []
+    random_targets(space, torch.Generator().manual_seed(1))
+
+    def loss(model):
+        return model(x).square().sum()
+
+    found = gradients(space, model, loss)
+    check_differences(space, model, loss, found, torch.Generator().manual_seed(0))
+    return found
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_weights_of_layers_that_share_a_bias_are_solved_with_it(kind):
     make, call = PAIRS[kind]
@@ -93,19 +110,8 @@ def test_weights_of_layers_that_share_a_bias_are_solved_with_it(kind):
     model = model.double().eval()
     model.b.bias = model.a.bias
     x = torch.randn(20, 3, dtype=torch.float64)
-    before = model(x)
-    space = TargetSpace(model, x, TargetSpaceConfig(init="weights", step_scale=1.0))
-    assert torch.allclose(model(x), before, rtol=0, atol=1e-8)
-    assert {"a", "b"} <= space.targets.keys()
-    assert space.left == []
-    random_targets(space, torch.Generator().manual_seed(1))
-
-    def loss(model):
-        return model(x).square().sum()
-
-    found = gradients(space, model, loss)
+    found = check_exact(model, x, {"a", "b"})
     assert found["a.bias"].abs().sum() > 0
-    check_differences(space, model, loss, found, torch.Generator().manual_seed(0))
 
 
 #: a weight that a function applies with the bias of a module's layer, and how
@@ -130,17 +136,7 @@ def test_a_function_that_adds_the_bias_of_a_solved_module_adds_the_solved_one(ki
     model = Net(run, a=make()).double().eval()
     model.weight = nn.Parameter(torch.randn(shape, dtype=torch.float64))
     x = torch.randn(20, 3, dtype=torch.float64)
-    before = model(x)
-    space = TargetSpace(model, x, TargetSpaceConfig(init="weights", step_scale=1.0))
-    assert torch.allclose(model(x), before, rtol=0, atol=1e-8)
-    assert {"a", "weight"} <= space.targets.keys()
-    assert space.left == []
-    random_targets(space, torch.Generator().manual_seed(1))
-
-    def loss(model):
-        return model(x).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+    check_exact(model, x, {"a", "weight"})
 
 
 def test_layers_that_share_a_bias_and_are_no_calls_of_a_function_are_left():
