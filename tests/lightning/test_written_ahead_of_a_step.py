@@ -10,7 +10,9 @@ import warnings
 import pytest
 import torch
 
+from tests.support.fits import loader, trainer
 from tests.support.same_spaces import ByHand, Habit, assert_same_in_both_spaces
+from ts_lightning import TargetSpaceConfig, convert
 
 
 @pytest.fixture(autouse=True)
@@ -155,10 +157,51 @@ class FirstOrderMeta(ByHand):
         optimizer.step()
 
 
+class SubtractedByData(Subtracted):
+    """Moves that no version tells."""
+
+    def move(self, moves, sign):
+        for parameter, move in zip(self.parameters(), moves, strict=True):
+            parameter.data.add_(move, alpha=sign)
+
+
+MOVED = [Sharpness, Subtracted, SubtractedByData, Adversarial, FirstOrderMeta]
+
+
 @pytest.mark.parametrize("put_back", [put_back_in_place, put_back_by_data])
-@pytest.mark.parametrize("cls", [Sharpness, Subtracted, Adversarial, FirstOrderMeta])
+@pytest.mark.parametrize("cls", MOVED)
 def test_weights_that_are_put_back_ahead_of_the_step(cls, put_back):
     assert_same_in_both_spaces(type(cls.__name__, (cls,), {"put_back": staticmethod(put_back)}))
+
+
+@pytest.mark.parametrize("put_back", [put_back_in_place, put_back_by_data])
+@pytest.mark.parametrize("cls", MOVED)
+def test_layers_whose_weights_are_put_back_are_not_solved_around_them(cls, put_back):
+    class InOneStep(cls):
+        def __init__(self):
+            super().__init__()
+            self.float()
+
+        def reference_batch(self):
+            return torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(20, dtype=torch.long)
+
+    InOneStep.put_back = staticmethod(put_back)
+    model = convert(InOneStep(), TargetSpaceConfig())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The weights of .* were changed since the last optimizer step")
+        trainer().fit(model, loader())
+
+
+class MovedForGood(Subtracted):
+    """A second backward pass at moved weights, which stay where they are."""
+
+    def move(self, moves, sign):
+        if sign > 0:
+            super().move(moves, sign)
+
+
+def test_weights_that_stay_moved_behind_a_second_pass():
+    assert_same_in_both_spaces(MovedForGood)
 
 
 def test_two_optimizers_that_step_behind_one_backward_pass():

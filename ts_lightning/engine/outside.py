@@ -28,6 +28,7 @@ class Outside:
 
     Attributes:
         pending: what a state says of :meth:`state_dict`, for behind the next solve.
+        elsewhere: whether a backward pass of this step was at written weights, which may be put back ahead of the step.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Outside:
     ) -> None:
         self._layers, self._solution, self._adopt = layers, solution, adopt
         self.pending: Mapping[str, Any] | None = None
+        self.elsewhere = False
         self._said = self._said_lost = False
         self._looks = 0  # ahead of the solves behind steps
 
@@ -101,6 +103,8 @@ class Outside:
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
+        if self.elsewhere:
+            self._solution.put_back()
         self._keep(self.modules(), own_loop)
 
     def keep_of_step(self, moved: Callable[[], Collection[str]]) -> bool:

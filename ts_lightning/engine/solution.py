@@ -18,6 +18,8 @@ from ts_lightning.engine.target import Target, version
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.ridge.precision import cast
 
+_ROUNDING = 4  # units in the last place of the largest weight: of w + e - e, up to an e of three times that weight
+
 
 class Solution:
     """The pairs of Parameters and solved values, and their state.
@@ -139,21 +141,34 @@ class Solution:
         """Take all but targets for changed since the solve."""
         self._versions = {id(p): version(p) for p in self._read() if isinstance(p, Target)}
 
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Write Parameters anew that differ from what was written by the rounding of a sum and its undoing alone."""
+        for n, (parameter, value) in enumerate(self._expected()):
+            wanted = cast(value, parameter.dtype)
+            far = (parameter - wanted).abs().max()
+            if 0 < far <= _ROUNDING * torch.finfo(parameter.dtype).eps * wanted.abs().max():
+                parameter.copy_(wanted)
+                self._written[n] = version(parameter)
+
     def overwritten(self, *, unseen: bool = True) -> set[int]:
         """The ids of solved Parameters that hold other values than were written, of which the targets know nothing.
 
         Args:
             unseen: whether writes through ``.data`` count, which takes a look at every number.
         """
-        pairs = self.pairs
-        if self._accepted is not None and pairs:
-            pairs = [(parameter, kept) for (parameter, _), kept in zip(pairs, self._accepted, strict=True)]
         return {
             id(parameter)
-            for (parameter, value), written in zip(pairs, self._written, strict=True)
+            for (parameter, value), written in zip(self._expected(), self._written, strict=True)
             if ((unseen and parameter.device.type == "cpu") or version(parameter) != written)
             and not torch.equal(parameter, cast(value, parameter.dtype))
         }
+
+    def _expected(self) -> Solved:
+        """The Parameters and the values that they were given."""
+        if self._accepted is None or not self.pairs:
+            return self.pairs
+        return [(parameter, kept) for (parameter, _), kept in zip(self.pairs, self._accepted, strict=True)]
 
     def gradients(self, trained: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
         """The gradients on ``trained`` for the weights' gradients times ``scale``; uses a graph up that does not last.

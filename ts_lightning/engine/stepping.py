@@ -32,6 +32,7 @@ class Stepping:
         self._cascade = cascade
         self._optimizers = 0  # that pull back and solve by their own steps
         self._reevaluated = False  # whether the loss was asked for at other targets since the last step
+        self._passes = 0  # backward passes since the last step
         self._heard: dict[int, int | None] = {}  # by optimizer, its steps without a gradient; None behind one with some
 
     def follow(self, optimizers: int) -> None:
@@ -119,6 +120,13 @@ class Stepping:
             cascade.untangling.end_period()  # so that a search along a line is along one function
             cascade.solve()
 
+    def elsewhere(self) -> bool:
+        """Whether this backward pass was at written weights; called behind each, of which the first sees versions."""
+        self._passes += 1
+        outside = self._cascade.outside
+        outside.elsewhere = bool(outside.modules(unseen=self._passes > 1))
+        return outside.elsewhere
+
     def stepped(self) -> None:
         """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned.
 
@@ -126,6 +134,7 @@ class Stepping:
         """
         cascade = self._cascade
         checked, cascade.checked = cascade.checked, False
+        self._passes, cascade.outside.elsewhere = 0, False
         if self._reevaluated:
             self._reevaluated = False
             cascade.untangling.end_period()

@@ -128,11 +128,14 @@ class SolveHook:
 
         Only where several processes train, and have averaged the gradients: one that reads a gradient later could not
         have it pulled back without the others. And where the user's hooks may look at gradients of norms and
-        embeddings, or change them, to which the pull-back adds.
+        embeddings, or change them, to which the pull-back adds. Not where the pass was at weights that a training step
+        has moved for it and may put back ahead of its step, as sharpness-aware minimisation does.
         """
+        module = self.strategy.lightning_module
+        moved = module is not None and not module.automatic_optimization and self._space.stepping.elsewhere()
         averaged = getattr(self.strategy.model, "require_backward_grad_sync", True)
         due = averaged if self._space.partition.group is not None else self._looked_at()
-        if due and self._steps:
+        if due and self._steps and not moved:
             next(iter(self._steps.values())).pull()
         return self._post_backward(*args, **kwargs)
 
