@@ -1,6 +1,7 @@
 """Loops of several processes: one model and one reference batch, and what is not solved stays the same in all."""
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,14 +15,25 @@ from tests.support.same_spaces import CONFIG, Habit, trained
 from ts_lightning import TargetSpace
 
 
-def looped(space, case):
+class Dense(Habit):
+    """Of which all is solved."""
+
+    def __init__(self):
+        super().__init__()
+        del self.scale, self.shift
+
+    def forward(self, x):
+        return torch.tanh(self.a(x)) + self.b(x)
+
+
+def looped(space, case, cls=Habit):
     """The last parameters of a loop, and what was said, of one process."""
     torch.set_num_threads(1)
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(rank if case in ("seeds", "batches") else 0)
-    module, batch = Habit(), torch.eye(3, dtype=torch.float64)
+    module, batch = cls(), torch.eye(3, dtype=torch.float64)
     if case == "batches":
         batch = batch * (1 + 3 * rank)
     target = space == "target"
@@ -35,7 +47,8 @@ def looped(space, case):
         for x, y in loader(dtype=torch.float64):
             optimizer.zero_grad()
             forward = module if case == "not averaged" else parallel
-            torch.nn.functional.cross_entropy(forward(x[rank::2]), y[rank::2]).backward()
+            with parallel.no_sync() if case == "no_sync" else nullcontext():
+                torch.nn.functional.cross_entropy(forward(x[rank::2]), y[rank::2]).backward()
             if target:
                 engine.pullback()
             if case == "clipped":
@@ -44,30 +57,47 @@ def looped(space, case):
             if case == "clipped by each":
                 clip_grad_norm_(parameters, 0.1)
             optimizer.step()
+            if case == "written by one" and rank:
+                module.scale.data.add_(0.1)
             if target:
                 engine.solve()
     return [p.detach() for p in module.parameters()], [str(one.message) for one in found], start
 
 
-def both(case):
-    return looped("weight", case)[0], *looped("target", case)
+def both(case, cls):
+    return looped("weight", case, cls)[0], *looped("target", case, cls)
 
 
-@pytest.mark.parametrize("case", ["seeds", "batches", "clipped"])
-def test_is_as_in_weight_space_in_all_processes(case):
+@pytest.mark.parametrize(
+    ("case", "cls"), [("seeds", Habit), ("batches", Habit), ("clipped", Habit), ("clipped", Dense), ("usual", Dense)]
+)
+def test_is_as_in_weight_space_in_all_processes(case, cls):
     """Of models and reference batches that differ those of the first count; such loops hung, or mixed them."""
-    for weight, target, said, start in run(both, case, ranks=2):
+    for weight, target, said, start in run(both, case, cls, ranks=2):
         torch.testing.assert_close(target, weight)
         assert not said
         torch.manual_seed(0)
-        torch.testing.assert_close(start, [p.detach() for p in Habit().parameters()])
+        torch.testing.assert_close(start, [p.detach() for p in cls().parameters()])
 
 
-@pytest.mark.parametrize("case", ["clipped by each", "not averaged"])
-def test_what_is_not_the_same_in_all_processes_any_more_is_said_once(case):
-    found = run(looped, "target", case, ranks=2)
-    for _, said, _ in found:
-        (message,) = said
+@pytest.mark.parametrize("cls", [Habit, Dense])
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ("clipped by each", "The processes multiply the gradients of their targets by factors of their own"),
+        ("not averaged", "The processes pull back gradients that are not averaged over them"),
+        ("no_sync", "The processes pull back gradients that are not averaged over them"),
+    ],
+)
+def test_gradients_that_are_not_those_of_all_processes_are_said_once(case, sentence, cls):
+    """Where all is solved no parameter drifts apart, so that it was not said there."""
+    for _, (message,), _ in run(looped, "target", case, cls, ranks=2):
+        assert message.startswith(sentence)
+
+
+def test_parameters_that_drift_apart_are_said_once():
+    found = run(looped, "target", "written by one", ranks=2)
+    for _, (message,), _ in found:
         assert message.startswith("The processes no longer have the same parameters beside the solved ones")
     assert not torch.equal(found[0][0][0], found[1][0][0])
 
@@ -82,7 +112,7 @@ def fitted():
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         trained(Clipped, "target", strategy="ddp", devices=2)
-    return sum("no longer have the same parameters" in str(one.message) for one in found)
+    return sum("by factors of their own" in str(one.message) for one in found)
 
 
 def test_in_a_fit_it_is_said_once_as_well():

@@ -100,12 +100,18 @@ class Partition:
     def same_weights(self, weights: Sequence[Tensor], others: Sequence[nn.Parameter]) -> None:
         """Give all processes the first one's weights, where each solves them from the whole.
 
-        Say it where they do not have the same parameters beside the solved ones.
+        Say it where they do not have the same parameters beside the solved ones, or pulled back other gradients.
         """
         if self.shards is None:
             self.same(weights)
-        if self.group is not None and others:
-            self._replicas.look(others, others[0].device, self.group)
+        if self.group is not None and (known := [*weights, *others]):
+            self._replicas.look(others, known[0].device, self.group)
+
+    def pulled(self, averaged: Sequence[Tensor], targets: Iterable[Target]) -> None:
+        """Note the gradients of a pull-back, on the weights and on the targets, of which others may change these."""
+        if self.group is not None:
+            shares = [] if self.shards is None else [t.stored_grad for t in targets if t.stored_grad is not None]
+            self._replicas.note(averaged, shares, averaged[0].device)
 
     def cut(
         self, run: ReferencePass, layers: Sequence[TargetLayer], start: Start

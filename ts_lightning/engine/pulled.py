@@ -128,13 +128,17 @@ class Pulled:
                 found += used
         return found
 
+    def gradients(self) -> list[Tensor]:
+        """The gradients on the weights."""
+        return [p.grad for p in self._weights if p.grad is not None]
+
     def found(self) -> bool:
         """Whether there is a gradient on any weight."""
-        return bool(self._gradients())
+        return bool(self.gradients())
 
     def arrived(self) -> bool:
         """Whether a weight holds a gradient, or more of one, that has not been pulled back."""
-        return not all(_is_as_marked(gradient, _PULLED) for gradient in self._gradients())
+        return not all(_is_as_marked(gradient, _PULLED) for gradient in self.gradients())
 
     def pending(self) -> bool:
         """Whether a weight's gradient arrived, changed or went since the last pull-back."""
@@ -180,12 +184,12 @@ class Pulled:
 
     def check(self) -> None:
         """Raise TargetSpaceError if a gradient has a graph of its own, through which second derivatives would go."""
-        if any(gradient.requires_grad for gradient in self._gradients()):
+        if any(gradient.requires_grad for gradient in self.gradients()):
             raise TargetSpaceError(
                 "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
                 "available through the solve. Call backward() without it, or train in weight space: target_space=None."
             )
-        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in self._gradients()):
+        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in self.gradients()):
             self._said_early = True
             warnings.warn(
                 "Gradients of targets were read ahead of space.pullback(), which gives them: unscaling and clipping "
@@ -195,7 +199,7 @@ class Pulled:
 
     def settle(self) -> None:
         """Take the weights' gradients, as they are, for those that were pulled back."""
-        gradients = self._gradients()
+        gradients = self.gradients()
         self._count = len(gradients)
         for gradient in gradients:
             _mark(gradient, _PULLED)
@@ -263,10 +267,6 @@ class Pulled:
         """Whether the weights of a target hold gradients with which no optimizer has made a step."""
         weights = self.weights_of.get(id(target), ())
         return any(p.grad is not None and not _is_as_marked(p.grad, _STEPPED) for p in weights)
-
-    def _gradients(self) -> list[Tensor]:
-        """The gradients on the weights."""
-        return [p.grad for p in self._weights if p.grad is not None]
 
     def _say_piled(self) -> None:
         if not self._said_piled:

@@ -1,7 +1,8 @@
 """Whether several processes train one model on one reference batch: what they do not solve together has to be the same.
 
-Parameters that are not solved follow gradients, which a backward pass averages and a pull-back adds up. What each
-process then makes of these by numbers of its own lets them drift apart.
+Gradients on weights are averaged by the backward pass ahead of a pull-back. Parameters that are not solved follow
+gradients that are so averaged, and which a pull-back adds up. What each process then makes of these by numbers of its
+own lets them drift apart, and the targets, of which each has a share, take steps of other lengths.
 """
 
 from __future__ import annotations
@@ -26,34 +27,100 @@ def differ(tensors: Sequence[Tensor], device: torch.device, group: dist.ProcessG
         device: for the message.
         group: the processes.
     """
-    numbers = torch.zeros(3, dtype=torch.float64, device=device)
-    for tensor in tensors:
-        wide = tensor.detach().to(torch.float64)
-        numbers += torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(wide.numel())]).to(device)
-    extremes = torch.cat([numbers, -numbers])
-    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
-    span, norm = extremes[:3] + extremes[3:], extremes[1].sqrt()
-    return bool(span[0] > _SAME * norm) or bool(span[1] > _SAME * extremes[1]) or bool(span[2] > 0)
+    return _apart(_spans(_numbers(tensors, device), group))
 
 
 class Replicas:
-    """The copies that processes have of the parameters that are not solved."""
+    """The copies that processes have of what they do not solve together."""
 
     def __init__(self) -> None:
         self._solves = 0
         self._said = False
+        self._averaged: Tensor | None = None  # numbers of the gradients on the weights at the last pull-back
+        self._pulled: list[tuple[Tensor, Tensor]] = []  # the gradients on targets behind it, and copies of them
 
+    @torch.no_grad()
+    def note(self, averaged: Sequence[Tensor], pulled: Sequence[Tensor], device: torch.device) -> None:
+        """Take note of a pull-back for the next look.
+
+        Args:
+            averaged: the gradients on the weights, which are to be the same in all processes.
+            pulled: the gradients on this process's share of the targets.
+            device: for the message.
+        """
+        if self._due(self._solves + 1):
+            self._averaged = _numbers(averaged, device)
+            self._pulled = [(gradient, gradient.clone()) for gradient in pulled]
+
+    @torch.no_grad()
     def look(self, parameters: Sequence[Tensor], device: torch.device, group: dist.ProcessGroup) -> None:
         """Compare them in one message behind some of the solves; called by all processes behind every one."""
         self._solves += 1
-        if self._said or (self._solves > _LOOKS and self._solves & (self._solves - 1)):
+        if not self._due(self._solves):
             return
-        if differ(parameters, device, group):
-            self._said = True
+        averaged = torch.zeros(3, dtype=torch.float64, device=device) if self._averaged is None else self._averaged
+        numbers = torch.cat([averaged, _numbers(parameters, device), _factor(self._pulled, device)])
+        self._averaged, self._pulled = None, []
+        spans = _spans(numbers, group)
+        others, own = _apart(spans[:, :3]), bool(spans[0, 6] > _SAME * spans[1, 6])
+        self._said = others or own or _apart(spans[:, 3:6])
+        if others:
             warnings.warn(
-                "The processes no longer have the same parameters beside the solved ones, and each trains a model of "
-                "its own. clip_grad_norm_ of torch and clip_gradients of Fabric know the targets of one process only: "
-                "clip by self.clip_gradients(...) in Lightning, by space.gradient_norm() in a loop of your own. "
-                "Average gradients (DistributedDataParallel), and make other changes in all processes alike.",
+                "The processes pull back gradients that are not averaged over them, and the batches of some do not "
+                "count. Call the model that DistributedDataParallel or fabric.setup gave, and let the last backward "
+                "pass ahead of each pull-back be outside of no_sync() and fabric.no_backward_sync(...).",
                 stacklevel=2,
             )
+        elif own:
+            warnings.warn(
+                "The processes multiply the gradients of their targets by factors of their own: clip_grad_norm_ of "
+                "torch and clip_gradients of Fabric know the targets of one process only. Clip by "
+                "self.clip_gradients(...) in Lightning, by space.gradient_norm() in a loop of your own.",
+                stacklevel=2,
+            )
+        elif self._said:
+            warnings.warn(
+                "The processes no longer have the same parameters beside the solved ones, and each trains a model of "
+                "its own. Average all gradients (DistributedDataParallel), and make changes of gradients and "
+                "parameters in all processes alike.",
+                stacklevel=2,
+            )
+
+    def _due(self, solves: int) -> bool:
+        return not self._said and (solves <= _LOOKS or solves & (solves - 1) == 0)
+
+
+def _numbers(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The sum, the squared norm and the number of all entries (3), by which tensors are compared."""
+    numbers = torch.zeros(3, dtype=torch.float64, device=device)
+    for tensor in tensors:
+        wide = tensor.detach().to(torch.float64)
+        numbers += torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(wide.numel())]).to(device)
+    return numbers
+
+
+def _factor(pairs: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+    """The factor (1) by which tensors were multiplied since they were copied; NaN where there is no such factor."""
+    products = torch.zeros(3, dtype=torch.float64, device=device)
+    for now, before in pairs:
+        a, b = now.to(torch.float64), before.to(torch.float64)
+        products += torch.stack([(a * b).sum(), b.square().sum(), a.square().sum()]).to(device)
+    both, before, now = products
+    factor = both / before
+    uniform = (now - factor * both).abs() <= _SAME**2 * now
+    return torch.where(uniform, factor, torch.nan).unsqueeze(0)
+
+
+def _spans(numbers: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """How far the processes' numbers lie apart, and the largest of each (2, n); none from what is not finite."""
+    extremes = torch.cat([numbers, -numbers])
+    extremes = torch.where(extremes.isfinite(), extremes, -torch.inf)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
+    largest, negated = extremes.chunk(2)
+    return torch.stack([largest + negated, largest])
+
+
+def _apart(spans: Tensor) -> bool:
+    """Whether sums, squared norms or numbers of entries (2, 3) lie further apart than rounding lets them."""
+    (total, square, count), (_, largest, _) = spans
+    return bool(total > _SAME * largest.sqrt()) or bool(square > _SAME * largest) or bool(count > 0)
