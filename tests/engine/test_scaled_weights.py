@@ -1,6 +1,7 @@
 """Weights that a forward multiplies with a constant before a function applies them."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -207,3 +208,61 @@ def test_a_gain_behind_a_weight_that_is_multiplied_elsewhere_is_no_weight():
     assert list(space.targets) == ["0", "2", "3"]
     random_targets(space, torch.Generator().manual_seed(0))
     assert gradients(space, model, lambda net: net(given(20)).square().sum())["2.gate"].abs().sum() > 0
+
+
+def by_number(block, value):
+    block.gain = value
+
+
+def in_place(block, value):
+    block.scale.fill_(value)
+
+
+def by_another_buffer(block, value):
+    block.scale = torch.tensor(value, dtype=F64)
+
+
+def for_one_output(block, value):
+    block.gains[1] = value
+
+
+CHANGES = {
+    "a number": (linear(lambda b: b.weight * b.gain), by_number),
+    "in place": (linear(lambda b: b.weight * b.scale), in_place),
+    "computed": (linear(lambda b: b.weight / (2 * b.scale)), in_place),
+    "another buffer": (linear(lambda b: b.weight * b.scale), by_another_buffer),
+    "one output": (linear(lambda b: b.weight * b.gains), for_one_output),
+    "convolution": (convolved(lambda b: b.weight * b.scale), in_place),
+}
+
+
+def said_of_factors(name, changes, untangle):
+    """What is said in eight solves, ahead of each of which the factor may change."""
+    run, change = CHANGES[name]
+    torch.manual_seed(0)
+    block = Block(run, (4, 1, 3) if name == "convolution" else (4, 4))
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), block, nn.Tanh(), nn.Linear(4, 2)).double()
+    change(block, 0.5)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        space = TargetSpace(model, given(20), TargetSpaceConfig(untangle=untangle))
+        for step in range(8):
+            if changes:
+                change(block, 0.6 + 0.1 * step)
+            space.solve()
+    return [str(one.message) for one in said if "untangle" in str(one.message)]
+
+
+@pytest.mark.parametrize("untangle", [3, "auto"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_factor_that_changes_within_a_period_is_said_once(name, untangle):
+    """In the solves between, the weight was divided by the old one, and applied with the new one, without a word."""
+    (message,) = said_of_factors(name, True, untangle)
+    assert message.startswith("What the weight of layer '2' is multiplied with has changed within a period")
+    assert "add '2' to exclude" in message
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(("changes", "untangle"), [(False, 3), (False, "auto"), (True, 1)])
+def test_nothing_is_said_of_a_factor_that_stays_or_is_read_at_every_solve(name, changes, untangle):
+    assert not said_of_factors(name, changes, untangle)

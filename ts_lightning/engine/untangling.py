@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.cuda_graphs import Solved
+from ts_lightning.engine.kept_factors import KeptFactors
 from ts_lightning.engine.kept_layer import KeptLayer
 from ts_lightning.engine.kept_maps import KeptMaps
 from ts_lightning.engine.kept_stack import KeptStack
@@ -59,6 +60,8 @@ class Untangling:
         self._stackable = {layer.name for layer in layers if KeptStack.fits(layer)} if self.active else set()
         self._by_map = set() if self._through else self._stackable  # layers whose gradients need no graph
         self._maps: KeptMaps | None = None
+        self._factors = KeptFactors(layers)
+        self._served = False  # whether the maps in force gave weights, ahead of the pass that is going on
         self._found: list[KeptLayer] = []
         self._began: Values | None = None  # what the last untangling was made from
         self._graph = Lasting((), ())  # of the last untangling
@@ -104,6 +107,7 @@ class Untangling:
         Its graph serves until the next one begins, if anything of it does.
         """
         self._found = []
+        self._served = self._maps is not None and self.since > 0
         self.lasting = self.active and not (self._through and self.period.idle)
         if not self.active:
             return nullcontext()
@@ -144,6 +148,8 @@ class Untangling:
         if self.lasting:
             self._maps = KeptMaps(self._found, self._stackable, shards)
             self._checked = True
+        if self._skips:
+            self._factors.look(self._served)
         self._found = []
         self.since, self._ended, self._restored = 0, False, False
 
