@@ -1,5 +1,6 @@
 """A model that is changed in mid-fit: heads, adapters, parametrizations, pruning, ties, other optimizers."""
 
+from dataclasses import replace
 from enum import Enum
 
 import pytest
@@ -230,3 +231,39 @@ def test_names_of_parameters_may_be_of_a_subclass_of_str():
     model.loss = lambda batch: nn.functional.cross_entropy(model(batch[0]) + model.offsets[Site.NORTH], batch[1])
     fit(model, max_epochs=1)
     assert model.offsets[Site.NORTH].abs().min() > 0
+
+
+def pruned_more(model):
+    prune.l1_unstructured(model.net[2], "weight", amount=0.5)
+
+
+def zeroed(model):
+    model.net[2].weight_mask[:4] = 0
+
+
+@pytest.mark.parametrize("untangle", [1, 3])
+@pytest.mark.parametrize("mask", [pruned_more, zeroed])
+def test_a_mask_that_comes_to_hold_zeros_takes_its_layer_back_to_weight_space(mask, untangle):
+    """Gradual pruning that begins without zeros; all weights became NaN, and so did those of the last checkpoint."""
+
+    class Pruned(Lit):
+        target_space = replace(CONFIG, untangle=untangle)
+
+        def on_fit_start(self):
+            prune.identity(self.net[2], "weight")
+
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                assert "net.2" in self.target_space_engine.targets
+                mask(self)
+            if self.current_epoch == 3:
+                assert list(self.target_space_engine.targets) == ["net.0", "net.4"]
+                self.start = [p.detach().clone() for p in self.parameters()]
+
+    model = build(Pruned, **ADAM)
+    with pytest.warns(UserWarning, match=r"changed during the fit \(multiplied by zeros: net\.2\)") as said:
+        fit(model, max_epochs=6)
+    assert sum("multiplied by zeros" in str(one.message) for one in said) == 1
+    assert int((model.net[2].weight == 0).sum()) == 32
+    assert all(not torch.equal(p.detach(), start) for p, start in zip(model.parameters(), model.start, strict=True))
+    assert all(p.isfinite().all() for p in model.parameters())

@@ -112,7 +112,7 @@ class TargetSpace:
         self._beginning.begin(batch, self.config.init, state)
         self.cascade.staying.begin(state is not None)
         self.stepping.follow(0)
-        self._structure = Structure(model)
+        self._structure = Structure(model, found.layers)
         watch(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

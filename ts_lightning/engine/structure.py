@@ -15,6 +15,8 @@ from typing import Any
 from torch import nn
 
 from ts_lightning.engine.names import listed
+from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.functional import FunctionalLayer
 
 
 class Structure:
@@ -22,10 +24,12 @@ class Structure:
 
     Args:
         model: the model.
+        layers: which are solved; a mask that came to hold zeros takes one out, as pruning does that begins without any.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
         self._model = model
+        self._scaled = [layer for layer in layers if isinstance(layer, FunctionalLayer)]
         self._found = _found(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -36,6 +40,9 @@ class Structure:
             Whether anything has, and which parameters are new, gone, or of another name, in words; None where all are
             as they were.
         """
+        masked = [layer.module_name for layer in self._scaled if layer.masked]
+        if masked:
+            return True, f"multiplied by zeros: {listed(masked)}"
         found = _found(self._model)
         if _same(found, self._found):
             return False, None

@@ -63,9 +63,11 @@ class FunctionalLayer(AffineLayer):
     Attributes:
         form: in which the weight is applied.
         factor: what the weight is multiplied with first; None for nothing.
+        masked: whether that came to hold zeros, so that the layer can be solved no more.
     """
 
     by_function = True
+    masked = False
 
     def __init__(
         self, name: str, module: nn.Module, config: TargetSpaceConfig, seen: Seen, bias: Tensor | None, form: Form
@@ -88,6 +90,7 @@ class FunctionalLayer(AffineLayer):
         if self.solver.deferred_checks is not None:
             self.solver.deferred_checks.append(torch.as_tensor(right, device=self.weight.device))
         elif not right:
+            self.masked = True
             raise TargetSpaceError(
                 f"layer '{self.name}': its weight is multiplied by zeros, and was not when training started; targets "
                 f"set all of it. Add '{self.module_name}' to exclude."
