@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from tests.cli.plain import Net
-from tests.support.runs import done
+from tests.support.runs import done, program
 from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.cli.main import main
 from ts_lightning.recipes.two_spirals import TwoSpirals
@@ -118,3 +118,19 @@ def test_yaml_of_other_programs_is_as_it_was():
     """Choices were written by their values everywhere in the process."""
     with pytest.raises(yaml.representer.RepresenterError):
         yaml.safe_dump(Color.RED)
+
+
+@pytest.mark.parametrize(("command", "epochs"), [("fit", 3), ("validate", 4)])
+def test_those_of_the_command_are_taken_of_a_file_with_those_of_several(command, epochs, tmp_path, monkeypatch):
+    """Also of one that is named in the environment, where the command is typed first and the others have no options."""
+    file = tmp_path / "all.yaml"
+    common = {"model": "tests.cli.plain.Net", "data": "tests.cli.plain.Points"}
+    sections = {"fit": {**common, "trainer": {"max_epochs": 3}}, "validate": {**common, "trainer": {"max_epochs": 4}}}
+    file.write_text(yaml.safe_dump(sections))
+    before = program(main, "--config", file, command, "--print_config")
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    monkeypatch.setenv("PL_CONFIG", str(file))
+    behind = program(main, command, "--print_config")
+    for ended in (before, behind):
+        assert ended.code == 0, str(ended)
+        assert yaml.safe_load(ended.out)["trainer"]["max_epochs"] == epochs

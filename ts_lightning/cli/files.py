@@ -14,10 +14,12 @@ from zipfile import is_zipfile
 import lightning
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 import ts_lightning
 from ts_lightning.amount import amount
@@ -38,6 +40,12 @@ _ADDRESS = re.compile(r"\w{2,}:/")
 _KNOWN_CHECKPOINTS = ("last", "hpc", "registry")
 #: the folders that this process has for its runs, to its end, by their descriptors
 _taken: dict[Path, int] = {}
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the one of several that writes files."""
+    rank = _get_rank()  # the environment's, which rank_zero_only has from the time of its import
+    return bool((getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0)
 
 
 def run_folder(name: str, out: Path | None) -> Path:

@@ -12,18 +12,17 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import causes, helptext, meant
 from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_root, check_target_space, check_trainer
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
-from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, run_folder, with_csv
+from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, is_first, run_folder, with_csv
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.memory import TrainingMemory
 from ts_lightning.cli.parser import Parser
@@ -93,6 +92,8 @@ class TargetSpaceCLI(LightningCLI):
         self.facts = Facts()
         own = {"save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser}
         parser_kwargs = {"prog": command, **options.pop("parser_kwargs", {})}
+        words = sys.argv[1:] if options.get("args") is None else options["args"]
+        self._typed = next(iter(words), None) if isinstance(words, list) else None
         super().__init__(model_class, datamodule_class, parser_kwargs=parser_kwargs, **{**own, **options})
 
     @property
@@ -134,6 +135,12 @@ class TargetSpaceCLI(LightningCLI):
         given = {"model": self.model_class, "data": self.datamodule_class}
         for name, command in self._subcommand_parsers.items():
             helptext.shorten(command, f"{self.command} {name}", name, {part for part, kind in given.items() if kind})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """Lightning's, without options where another command is typed: to find them takes longer than to parse."""
+        if self._typed not in self.subcommands() or self._typed == subcommand:
+            return super()._prepare_subcommand_parser(klass, subcommand, **options)
+        return self.init_parser(**options)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the settings of the module that is named as the default of ``--target_space``."""
@@ -214,7 +221,7 @@ class TargetSpaceCLI(LightningCLI):
             return self._trainer(kwargs)
         check_root(asked.get("default_root_dir"))
         out = self._get(self.config_init, "out")
-        self.folder = run_folder(self.name, out) if _first() else (out or Path("runs"))
+        self.folder = run_folder(self.name, out) if is_first() else (out or Path("runs"))
         own: list[Callback] = [self.clock, self.memory, self.facts, Place(), PredictionFile(self.folder)]
         callbacks = [*(asked.get("callbacks") or []), *own]
         if asked.get("enable_checkpointing") is not False:
@@ -229,7 +236,7 @@ class TargetSpaceCLI(LightningCLI):
         try:
             yield
         except Exception:
-            if self.folder is not None and _first():
+            if self.folder is not None and is_first():
                 discard(self.folder)
             raise
 
@@ -289,9 +296,3 @@ class TargetSpaceCLI(LightningCLI):
             interrupted=interrupted,
             failed=failed,
         )
-
-
-def _first() -> bool:
-    """Whether this is the only process, or the one of several that writes files."""
-    rank = _get_rank()  # the environment's, which rank_zero_only has from the time of its import
-    return bool((getattr(rank_zero_only, "rank", 0) if rank is None else rank) == 0)
