@@ -1,8 +1,7 @@
-"""Worker processes of one thread each, so that equal computations give equal bits and workers share the cores;
-Lightning's banners off; no test's environment is another's; W&B offline."""
+"""Worker processes of one thread each, so that equal computations give equal bits and workers share the cores; no
+test's environment is another's; W&B offline. What needs torch is in ``support/between.py``."""
 
-import functools
-import logging
+import gc
 import os
 from pathlib import Path
 
@@ -10,17 +9,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the pro
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # which Lightning's use causes once, and pytest shows
 
 import pytest
-import torch
-import torch.distributed as dist
-from lightning.fabric.utilities import registry as lightnings_registry
-from lightning_utilities.core.inheritance import get_all_subclasses
-from torch.utils.data import BatchSampler, DataLoader
-
-torch.set_num_threads(1)
-# every Trainer reads the metadata of all installed packages, for callbacks that these bring along
-lightnings_registry.entry_points = functools.cache(lightnings_registry.entry_points)
-for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 #: what Lightning leaves in the environment
 LIGHTNINGS = (
@@ -45,6 +33,19 @@ def pytest_xdist_auto_num_workers(config):
     return min(cores, MOST_WORKERS)
 
 
+def pytest_configure(config):
+    """What needs torch, which the process that only hands tests to its workers does without."""
+    if hasattr(config, "workerinput") or config.option.dist == "no":
+        gc.disable()
+        config.pluginmanager.import_plugin("tests.support.between")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays to the end, and no garbage collection looks through it."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _environment_ends_with_its_test():
     """Lightning leaves seeds and ranks in the environment, from which processes that start later would take them.
@@ -57,26 +58,6 @@ def _environment_ends_with_its_test():
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
-
-
-@pytest.fixture(autouse=True)
-def _process_groups_end_with_their_test():
-    """A Trainer leaves its own behind."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-@pytest.fixture(autouse=True)
-def _loaders_are_unwrapped():
-    """Lightning wraps the methods of loaders while these are made, and leaves it at that where one fails."""
-    yield
-    for base in (DataLoader, BatchSampler):
-        for kind in get_all_subclasses(base) | {base} if "__old__init__" in vars(base) else ():
-            for name in ("__init__", "__setattr__", "__delattr__"):
-                if f"__old{name}" in vars(kind):
-                    setattr(kind, name, vars(kind)[f"__old{name}"])
-                    delattr(kind, f"__old{name}")
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from typing import Any
 METHOD = "forkserver" if sys.platform != "win32" else "spawn"
 _context = get_context(METHOD)
 if sys.platform != "win32":
-    _context.set_forkserver_preload(["pytest", "lightning.pytorch", "tests.conftest", "tests.support.resuming"])
+    _preload = ["pytest", "lightning.pytorch", "tests.conftest", "tests.support.between", "tests.support.resuming"]
+    _context.set_forkserver_preload(_preload)
 
 #: seconds; many times what any of them takes on a core of its own, since a machine may have other work to do
 LONGEST = 300.0
