@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
-from ts_lightning.cli import causes, helptext, meant
+from ts_lightning.cli import causes, helptext, late_optimizer, meant
 from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_root, check_target_space, check_trainer
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
@@ -166,13 +166,7 @@ class TargetSpaceCLI(LightningCLI):
         given = self._arguments
         parse: Any = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
         lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after, self.model_class)
-        if lost:
-            file = self.config[chosen].ckpt_path
-            warnings.warn(
-                f"--ckpt_path {file}: its hyperparameters are used, and not those of options and config files: "
-                f"{', '.join(lost)}.",
-                stacklevel=2,
-            )
+        meant.say_replaced(self.config[chosen].ckpt_path, lost)
 
     def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Find out which module is named, and take its settings of target space as the default."""
@@ -192,6 +186,14 @@ class TargetSpaceCLI(LightningCLI):
             super()._set_seed()
         except ValueError as error:
             raise SettingError(f"--seed_everything: {first_line(error)}.") from error
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Lightning's, but for an optimizer of ``--optimizer``."""
+        optimizer, schedule = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
+        if optimizer and "class_path" in optimizer and (not schedule or "class_path" in schedule):
+            late_optimizer.install(self.model, optimizer, schedule, self.configure_optimizers)
+        else:
+            super()._add_configure_optimizers_method_to_model(subcommand)
 
     def before_instantiate_classes(self) -> None:
         """Check the options that nothing else checks, and set the threads."""

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import io
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import redirect_stderr
 from pkgutil import resolve_name
@@ -119,6 +120,16 @@ def replaced(said: Any, used: Any, kind: Callable[..., Any] | None) -> list[str]
         if name in used and used.get(name) != value and not left:
             lost.append(f"--model.{option} {used.get(name)} in place of {value}")
     return lost
+
+
+def say_replaced(file: Any, lost: Collection[str]) -> None:
+    """Warn of what was said of a module and is not used (:func:`replaced`), a checkpoint's being used."""
+    if lost:
+        warnings.warn(
+            f"--ckpt_path {file}: its hyperparameters are used, and not those of options and config files: "
+            f"{', '.join(lost)}.",
+            stacklevel=3,
+        )
 
 
 def within_a_checkpoint(parse: Callable[[], None], file: Any) -> None:
