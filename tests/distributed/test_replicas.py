@@ -2,17 +2,20 @@
 
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
+from torch.optim import SGD, Adam
 
 from tests.support.fits import loader
 from tests.support.processes import run
 from tests.support.same_spaces import CONFIG, Habit, trained
-from ts_lightning import TargetSpace
+from ts_lightning import TargetAdam, TargetSpace
 
 
 class Dense(Habit):
@@ -100,6 +103,46 @@ def test_parameters_that_drift_apart_are_said_once():
     for _, (message,), _ in found:
         assert message.startswith("The processes no longer have the same parameters beside the solved ones")
     assert not torch.equal(found[0][0][0], found[1][0][0])
+
+
+def resumed(whose, make):
+    """What was said in a process that goes on with an optimizer's state."""
+    torch.set_num_threads(1)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    module, batch = Dense(), torch.rand(4, 3, dtype=torch.float64)
+    engine = TargetSpace(module, batch, group=dist.group.WORLD)
+    parallel = DistributedDataParallel(module)
+    optimizer = make(engine.parameters())
+
+    def step(x, y):
+        optimizer.zero_grad()
+        cross_entropy(parallel(x), y).backward()
+        engine.pullback()
+        optimizer.step()
+        engine.solve()
+
+    batches = list(loader(dtype=torch.float64))
+    for x, y in batches[:2]:
+        step(x, y)
+    state = [optimizer.state_dict()]
+    if whose == "the first one's":
+        dist.broadcast_object_list(state)
+    optimizer.load_state_dict(state[0])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for x, y in batches[2:4]:
+            step(x, y)
+    return [str(one.message) for one in found]
+
+
+@pytest.mark.parametrize("make", [Adam, TargetAdam, partial(SGD, lr=0.1, momentum=0.9)])
+@pytest.mark.parametrize("whose", ["its own", "the first one's"])
+def test_moments_of_another_process_are_said_once(whose, make):
+    for messages in run(resumed, whose, make, ranks=2):
+        assert len(messages) == (whose != "its own")
+        assert all(one.startswith("An optimizer holds the same moments in all processes") for one in messages)
 
 
 class Clipped(Habit):

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from ts_lightning.engine.batches import mapped, tensors_in
 from ts_lightning.engine.calls import Calls
@@ -112,6 +113,18 @@ class Partition:
         if self.group is not None:
             shares = [] if self.shards is None else [t.stored_grad for t in targets if t.stored_grad is not None]
             self._replicas.note(averaged, shares, averaged[0].device)
+
+    @property
+    def looks(self) -> bool:
+        """Whether processes that share the reference batch are compared behind the next solve."""
+        return self.shards is not None and self._replicas.due
+
+    def stepping(self, optimizer: Optimizer, targets: Sequence[Target]) -> None:
+        """Note the moments that an optimizer holds of its targets, ahead of a step that is looked at."""
+        moments = [value for target in targets for value in optimizer.state.get(target, {}).values()]
+        shapes = {target.shape for target in targets}
+        whole = [value for value in moments if isinstance(value, Tensor) and value.shape in shapes]
+        self._replicas.hold(targets, whole, targets[0].device)
 
     def cut(
         self, run: ReferencePass, layers: Sequence[TargetLayer], start: Start

@@ -38,6 +38,7 @@ class Replicas:
         self._said = False
         self._averaged: Tensor | None = None  # numbers of the gradients on the weights at the last pull-back
         self._pulled: list[tuple[Tensor, Tensor]] = []  # the gradients on targets behind it, and copies of them
+        self._held: Tensor | None = None  # numbers of the targets and of their moments ahead of the last steps
 
     @torch.no_grad()
     def note(self, averaged: Sequence[Tensor], pulled: Sequence[Tensor], device: torch.device) -> None:
@@ -48,22 +49,40 @@ class Replicas:
             pulled: the gradients on this process's share of the targets.
             device: for the message.
         """
-        if self._due(self._solves + 1):
+        if self.due:
             self._averaged = _numbers(averaged, device)
             self._pulled = [(gradient, gradient.clone()) for gradient in pulled]
 
     @torch.no_grad()
+    def hold(self, targets: Sequence[Tensor], moments: Sequence[Tensor], device: torch.device) -> None:
+        """Take note of an optimizer's step for the next look.
+
+        Args:
+            targets: this process's share of those that it trains.
+            moments: what it holds of them, of the targets' shapes.
+            device: for the message.
+        """
+        held = torch.cat([_numbers(targets, device), _numbers(moments, device)])
+        self._held = held if self._held is None else self._held + held
+
+    @torch.no_grad()
     def look(self, parameters: Sequence[Tensor], device: torch.device, group: dist.ProcessGroup) -> None:
         """Compare them in one message behind some of the solves; called by all processes behind every one."""
+        due = self.due
         self._solves += 1
-        if not self._due(self._solves):
+        if not due:
             return
-        averaged = torch.zeros(3, dtype=torch.float64, device=device) if self._averaged is None else self._averaged
-        numbers = torch.cat([averaged, _numbers(parameters, device), _factor(self._pulled, device)])
-        self._averaged, self._pulled = None, []
+        none = torch.zeros(6, dtype=torch.float64, device=device)
+        averaged, held = (
+            none[:3] if self._averaged is None else self._averaged,
+            none if self._held is None else self._held,
+        )
+        numbers = torch.cat([averaged, _numbers(parameters, device), held, _factor(self._pulled, device)])
+        self._averaged, self._pulled, self._held = None, [], None
         spans = _spans(numbers, group)
-        others, own = _apart(spans[:, :3]), bool(spans[0, 6] > _SAME * spans[1, 6])
-        self._said = others or own or _apart(spans[:, 3:6])
+        others, own = _apart(spans[:, :3]), bool(spans[0, 12] > _SAME * spans[1, 12])
+        one = _apart(spans[:, 6:9]) and bool(spans[1, 10] > 0) and not spans[0, 9:11].any()
+        self._said = others or own or one or _apart(spans[:, 3:6])
         if others:
             warnings.warn(
                 "The processes pull back gradients that are not averaged over them, and the batches of some do not "
@@ -78,6 +97,13 @@ class Replicas:
                 "self.clip_gradients(...) in Lightning, by space.gradient_norm() in a loop of your own.",
                 stacklevel=2,
             )
+        elif one:
+            warnings.warn(
+                "An optimizer holds the same moments in all processes, of targets of which each has its own: those "
+                "of one process, as of a state that one alone has saved. Let each load what it has saved itself, or "
+                "let all have all targets, ReferenceConfig(shard=False).",
+                stacklevel=2,
+            )
         elif self._said:
             warnings.warn(
                 "The processes no longer have the same parameters beside the solved ones, and each trains a model of "
@@ -86,7 +112,10 @@ class Replicas:
                 stacklevel=2,
             )
 
-    def _due(self, solves: int) -> bool:
+    @property
+    def due(self) -> bool:
+        """Whether they are compared behind the next solve."""
+        solves = self._solves + 1
         return not self._said and (solves <= _LOOKS or solves & (solves - 1) == 0)
 
 

@@ -80,6 +80,8 @@ class Stepping:
         Raises:
             TargetSpaceError: gradients stand on the weights, which the step would leave out.
         """
+        if self._cascade.partition.looks:
+            self._cascade.partition.stepping(optimizer, self._targets(optimizer))
         if self._optimizers:
             return
         self.listen(optimizer)
@@ -104,7 +106,7 @@ class Stepping:
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
-        trained = [self._cascade.targets[layer.name] for layer in self._layers(optimizer)]
+        trained = self._targets(optimizer)
         _check_moments(optimizer, trained)
         own = trained_by(optimizer)
         pulled.use(trained, [p for p in self._cascade.trained.others if id(p) in own])
@@ -177,6 +179,10 @@ class Stepping:
         """The modules whose targets have moved since the last solve."""
         trained, solution = self._cascade.trained, self._cascade.solution
         return {layer.module_name for layer in trained.moved(solution.changed())}
+
+    def _targets(self, optimizer: Optimizer) -> list[Target]:
+        """The targets that an optimizer trains."""
+        return [self._cascade.targets[layer.name] for layer in self._layers(optimizer)]
 
     def _layers(self, optimizer: Optimizer) -> list[TargetLayer]:
         """The layers whose targets an optimizer trains."""
