@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from tests.support.dense_solve import CONFIG, LAYERS, matrix, network, solution
 from ts_lightning import TargetSpace
-from ts_lightning.engine.steps import OptimizerSteps
 
 
 class RandomUse(RuleBasedStateMachine):
@@ -30,9 +29,7 @@ class RandomUse(RuleBasedStateMachine):
         self.space = TargetSpace(self.model, self.reference, CONFIG)
         make = torch.optim.SGD if momentum else torch.optim.Adam
         self.optimizer = make(self.model.parameters(), lr=0.01, **({"momentum": 0.9} if momentum else {}))
-        self.space.substitute(self.optimizer)
-        self.steps = OptimizerSteps(self.space, self.optimizer)
-        self.steps.attach()
+        self.attached = self.space.attach(self.optimizer)
         self.anchors = {}  # W0 by layer
         self.frozen, self.kept = set(), {}  # layers that are held since the last solve, with their weights
         self.written = {}  # weights from outside that nothing has been learned from
@@ -40,8 +37,8 @@ class RandomUse(RuleBasedStateMachine):
         self.saved = None
 
     def teardown(self):
-        if hasattr(self, "steps"):
-            self.steps.detach()
+        if hasattr(self, "attached"):
+            self.attached.remove()
 
     def samples(self, rows):
         return torch.randn(rows, 3, generator=self.draws, dtype=torch.float64)
@@ -229,14 +226,12 @@ class RandomUse(RuleBasedStateMachine):
         self.model.zero_grad()
         self.written, self.fresh = {}, False
         if anew or reference.shape != self.reference.shape or not torch.equal(reference, self.reference):
-            self.steps.detach()
+            self.attached.remove()
             self.model = network()
             self.model.load_state_dict(weights)
             self.space = TargetSpace(self.model, reference, CONFIG, state=state)
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
-            self.space.substitute(self.optimizer)
-            self.steps = OptimizerSteps(self.space, self.optimizer)
-            self.steps.attach()
+            self.attached = self.space.attach(self.optimizer)
         else:
             with torch.no_grad():
                 self.model[1].load_state_dict({k[2:]: v for k, v in weights.items() if k.startswith("1.")})

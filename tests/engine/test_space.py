@@ -246,7 +246,10 @@ def test_a_solve_that_has_nothing_to_write(changed_only):
     space = TargetSpace(model, torch.randn(20, 3))
     before = [p.detach().clone() for p in model.parameters()]
     if changed_only:
-        space.stepping.follow(2)
+        parameters = list(space.parameters())
+        optimizers = [torch.optim.SGD([p], lr=0.0) for p in parameters[:2]]
+        for optimizer in optimizers:
+            space.attach(optimizer)
     else:
         model.requires_grad_(False)
     space.solve()

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from tests.support.fits import CONFIG, Lit, Plain, build, data, fit, loader
 from ts_lightning import TargetSpace, TargetSpaceError
-from ts_lightning.engine.steps import OptimizerSteps
 
 SGD = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
 
@@ -226,15 +225,13 @@ def test_accumulated_and_read_between_backward_passes():
         model = build(Plain)
         space = TargetSpace(model, data()[0][:32], CONFIG)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        space.substitute(optimizer)
-        steps = OptimizerSteps(space, optimizer)
-        steps.attach()
+        handle = space.attach(optimizer)
         for batch in loader():
             model.loss(batch).backward()
             if reads:
                 assert space.targets["net.0"].grad is not None
         found.append({name: t.grad.clone() for name, t in space.targets.items()})
-        steps.detach()
+        handle.remove()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
 

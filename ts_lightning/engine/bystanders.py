@@ -23,18 +23,24 @@ from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
 
+class _Steps(Protocol):
+    def solved_now(self) -> Sequence[tuple[str, nn.Parameter]]:
+        """The solved weights with the names of their modules; none once the space is released."""
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Look ahead of a step of an optimizer that trains targets."""
+
+
 class _Space(Protocol):
     model: nn.Module
 
-    def solved_now(self) -> Sequence[tuple[str, nn.Parameter]]:
-        """The solved weights with the names of their modules; none once the space is released."""
+    @property
+    def stepping(self) -> _Steps:
+        """The steps of all its optimizers."""
 
     @property
     def targets(self) -> Mapping[str, nn.Parameter]:
         """The targets by layer name."""
-
-    def check_step(self, optimizer: Optimizer) -> None:
-        """Look ahead of a step of an optimizer that trains targets."""
 
 
 _spaces: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -50,6 +56,11 @@ def watch(space: _Space) -> None:
     _trained.clear()
     if _handle is None:
         _handle = register_optimizer_step_pre_hook(_look)
+
+
+def look_again(optimizer: Optimizer) -> None:
+    """Look at an optimizer's next step as at its first, since it was given targets."""
+    _trained.pop(optimizer, None)
 
 
 def check_alone(model: nn.Module, layers: Sequence[TargetLayer]) -> None:
@@ -76,7 +87,7 @@ def check_alone(model: nn.Module, layers: Sequence[TargetLayer]) -> None:
 def _solved_elsewhere(layers: Sequence[TargetLayer]) -> tuple[_Space, list[str]] | None:
     """A space that holds a solution of some of the layers, and their names."""
     for space in list(_spaces):
-        solved = {id(p) for _, p in space.solved_now()}
+        solved = {id(p) for _, p in space.stepping.solved_now()}
         names = [layer.name for layer in layers if any(id(p) in solved for p in layer.parameters)]
         if names:
             return space, names
@@ -92,11 +103,11 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 _trained[optimizer].add(space)
             _warn_of_weights(optimizer, parameters, space)
     for space in list(_trained[optimizer]):
-        space.check_step(optimizer)
+        space.stepping.check(optimizer)
 
 
 def _warn_of_weights(optimizer: Optimizer, parameters: Collection[int], space: _Space) -> None:
-    names = list(dict.fromkeys(name for name, p in space.solved_now() if id(p) in parameters))
+    names = list(dict.fromkeys(name for name, p in space.stepping.solved_now() if id(p) in parameters))
     if names:
         warnings.warn(
             f"{type(optimizer).__name__} steps the weights of {', '.join(names[:5])}, which are solved from targets, "

@@ -7,7 +7,7 @@ those of the weights. So whatever is pulled back anew, since weights' gradients 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +97,16 @@ class GivenGradients:
             one.version, one.sizes = one.gradient._version, (norm, largest)
 
     @torch.no_grad()
+    def unscale(self, factor: float, parameters: Collection[int]) -> None:
+        """Take note that the gradients of parameters, by their ids, are about to be multiplied, as the weights'."""
+        for key in self._of.keys() & set(parameters):
+            one = self._of[key]
+            if one.share is not one.gradient:
+                one.share.mul_(factor)
+            if one.sizes is not None:
+                one.sizes = one.sizes[0] * factor, one.sizes[1] * factor
+
+    @torch.no_grad()
     def settle(self, waits: Callable[[nn.Parameter], bool]) -> list[tuple[nn.Parameter, float]]:
         """Take them as they are, since a backward pass is at hand, which may add to them.
 
@@ -134,11 +144,13 @@ class GivenGradients:
             has to be; None for one that was changed in another way, and stays as it is.
         """
         factors: dict[int, float | None] = {}
+        # where all gradients of weights were multiplied by a number, as clipping does, no backward pass came since
+        hears = self.hears or self.signature.factor() not in (None, 1.0)
         for parameter in parameters:
             given, gradient = self._of.get(id(parameter)), stored(parameter)
             if given is None:
                 continue
-            factor = given.factor() if self.hears else 1.0
+            factor = given.factor() if hears else 1.0
             factors[id(parameter)] = None if gradient is None and factor == 0 else factor
             if factor is None:
                 self._say_changed()
@@ -147,7 +159,7 @@ class GivenGradients:
                 # what arrives anew is a multiple by itself where the weights' gradients were multiplied, too
                 factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0)
             # one in the place of the tensor that was given holds a multiple of the share, too, if the factor is known
-            holds = gradient is given.gradient or (self.hears and not given.settled)
+            holds = gradient is given.gradient or (hears and not given.settled)
             if gradient is None or not holds:
                 continue
             if given.share is given.gradient:

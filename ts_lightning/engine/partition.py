@@ -8,7 +8,7 @@ So it does where a loop has other uses on a share, as one over the samples has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from ts_lightning.engine.batches import mapped, tensors_in
 from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.loops import as_they_are
-from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
 from ts_lightning.engine.reference_pass import ReferencePass
 from ts_lightning.engine.replicas import Replicas, differ
 from ts_lightning.engine.start import Start, keep_share
@@ -150,6 +150,19 @@ class Partition:
         """This process's share of a layer's targets, or of a tensor like them."""
         return self._cuts[name].take(whole) if name in self._cuts else whole
 
+    def agree_on_overflow(self, trained: Sequence[nn.Parameter]) -> None:
+        """Let all processes skip a step under a gradient scaler if one of them has to."""
+        if self.shards is None or not trained:
+            return
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        overflow = torch.zeros(1, device=trained[0].device)
+        for gradient in gradients:
+            overflow += (~gradient.isfinite()).any()
+        self.shards.sum(overflow)
+        some = next((gradient for gradient in gradients if gradient.numel()), None)
+        if overflow > 0 and some is not None:  # None where there is nothing to step
+            some.view(-1)[0] = torch.inf
+
     def gradient_norm(self, parameters: Iterable[nn.Parameter], targets: Mapping[str, nn.Parameter]) -> Tensor:
         """The 2-norm of the parameters' gradients, over the targets of all processes."""
         shared = {id(target) for target in targets.values()}
@@ -162,6 +175,18 @@ class Partition:
         if self.shards is not None:
             self.shards.sum(squares[1:])
         return squares.sum().sqrt()
+
+    def batch(
+        self,
+        model: nn.Module,
+        reference: Reference,
+        forward: Callable[[Any], Any] | None,
+        device: torch.device,
+        state: Mapping[str, Any] | None = None,
+    ) -> ReferenceBatch:
+        """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
+        seed = self.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
+        return self.same_batch(ReferenceBatch.of(model, reference, forward, seed), device)
 
 
 @torch.inference_mode(False)

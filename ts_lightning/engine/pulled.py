@@ -6,7 +6,7 @@ The state is kept on the gradients themselves, as attributes of these tensors, s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -189,7 +189,8 @@ class Pulled:
                 "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
                 "available through the solve. Call backward() without it, or train in weight space: target_space=None."
             )
-        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in self.gradients()):
+        unread = [gradient for gradient in self.gradients() if not _is_as_marked(gradient, _PULLED)]
+        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in unread):
             self._said_early = True
             warnings.warn(
                 "Gradients of targets were read ahead of space.pullback(), which gives them: unscaling and clipping "
@@ -213,6 +214,11 @@ class Pulled:
                 _mark(parameter.grad, _PULLED)
         if self.given.signature.taken:
             self.given.measure()
+
+    def unscale(self, factor: float, weights: Sequence[nn.Parameter], trained: Collection[int]) -> None:
+        """Multiply the gradients of weights, as a scaler is about to multiply those of what is trained, by its ids."""
+        self.multiply(factor, weights)
+        self.given.unscale(factor, trained)
 
     def clear(self, weights: Sequence[nn.Parameter] | None = None) -> None:
         """Clear the gradients on these weights, or on all; what was pulled back of them stays where it is."""

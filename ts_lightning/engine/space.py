@@ -15,15 +15,16 @@ import torch.distributed as dist
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.attached import AttachedOptimizer, attach
 from ts_lightning.engine.beginning import Beginning, settings_of
-from ts_lightning.engine.bystanders import check_alone, watch
+from ts_lightning.engine.bystanders import check_alone, look_again, watch
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
 from ts_lightning.engine.names import chosen
 from ts_lightning.engine.optimizers import substitute
 from ts_lightning.engine.partition import Partition
-from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
+from ts_lightning.engine.reference_batch import Reference
 from ts_lightning.engine.stepping import Stepping
 from ts_lightning.engine.structure import Structure
 from ts_lightning.engine.survey import choose
@@ -99,7 +100,8 @@ class TargetSpace:
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward
-        batch = self._batch(reference, state, next((p.device for p in model.parameters()), torch.device("cpu")))
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        batch = self.partition.batch(model, reference, forward, device, state)
         self.partition.same_model(batch)
         found = choose(batch, self.config, state)
         check_alone(model, found.layers)
@@ -111,7 +113,7 @@ class TargetSpace:
         self._beginning = Beginning(self.cascade, self.config, given)
         self._beginning.begin(batch, self.config.init, state)
         self.cascade.staying.begin(state is not None)
-        self.stepping.follow(0)
+        self.stepping.follow()
         self._structure = Structure(model, found.layers)
         watch(self)
 
@@ -171,12 +173,7 @@ class TargetSpace:
         Raises:
             TargetSpaceError: a NaN or an infinity, other parameters than targets were made for, or written weights.
         """
-        if changed := self.follow_model():
-            self.release()  # so that another can be made
-            raise TargetSpaceError(
-                f"The model has other parameters than its targets were made for ({changed}). Make another TargetSpace "
-                f"of it, with init='weights' to go on from its weights, and another optimizer."
-            )
+        self._structure.check(self.release)
         if self.cascade.solution.exists:
             self.cascade.trained.settle()
         else:
@@ -184,12 +181,14 @@ class TargetSpace:
         if not self.cascade.outside.before_solve():
             self.cascade.solve()
 
+    def _solve_behind_step(self) -> None:
+        """What an attached optimizer's step ends with."""
+        self._structure.check(self.release)
+        self.stepping.stepped()
+
     def follow_model(self) -> str | None:
         """In words, which parameters are others than those of the targets; where modules are, the next solve is new."""
-        changed, parameters = self._structure.compare()
-        if changed and parameters is None:
-            self.release()
-        return parameters
+        return self._structure.follow(self.release)
 
     def adopt_weights(self, modules: Collection[str] | None = None) -> None:
         """Take weights W0 that were written from outside, and solve around them from here on.
@@ -222,8 +221,7 @@ class TargetSpace:
         Raises:
             TargetSpaceError: no solve since the last pull-back, targets changed since, or gradients that have a graph.
         """
-        self.cascade.staying.follow()
-        return self.cascade.pullback(keep=keep)
+        return self.stepping.pullback(keep=keep)
 
     def release(self) -> None:
         """Free the graph of the last solve, and let go of the weights until the next :meth:`solve`."""
@@ -249,7 +247,23 @@ class TargetSpace:
             TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.
         """
         stepping = self.stepping
+        look_again(optimizer)
         substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.solve_if_moved)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> AttachedOptimizer:
+        """Let the steps of ``optimizer`` pull back ahead and solve behind, where a library or a closure makes them.
+
+        One of weights is given targets first, by :meth:`substitute`. :meth:`pullback` and :meth:`solve` do no harm, and
+        are due ahead of clipping of targets in several processes, and behind a loaded state or a release.
+
+        Returns:
+            A handle, as of a hook of torch, whose ``remove()`` leaves both to the user again.
+
+        Raises:
+            TargetSpaceError: it is attached already, trains nothing of this space, or as :meth:`substitute` says; its
+                steps raise what both raise, and where a solve was due.
+        """
+        return attach(self.stepping, optimizer, self.substitute, self._solve_behind_step)
 
     def gradient_norm(self) -> torch.Tensor:
         """The 2-norm of the gradients of :meth:`parameters` behind a pull-back, over the targets of all processes."""
@@ -283,18 +297,4 @@ class TargetSpace:
         The targets keep their Parameters, so that optimizers go on with them; moments of theirs should start anew.
         Returns the largest change of any of the model's outputs on the new reference batch.
         """
-        return self._beginning.refresh(self._batch(reference, None, self.cascade.device))
-
-    def check_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise TargetSpaceError if gradients were not pulled back ahead of a step, in a loop of one's own."""
-        self.stepping.check(optimizer)
-
-    def solved_now(self) -> list[tuple[str, nn.Parameter]]:
-        """The solved weights with the names of their modules; none once the space is released."""
-        exists = self.cascade.solution.exists
-        return [(layer.module_name, p) for layer in self.layers for p in layer.parameters if exists]
-
-    def _batch(self, reference: Reference, state: Mapping[str, Any] | None, device: torch.device) -> ReferenceBatch:
-        """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
-        seed = self.partition.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
-        return self.partition.same_batch(ReferenceBatch.of(self.model, reference, self._forward, seed), device)
+        return self._beginning.refresh(self.partition.batch(self.model, reference, self._forward, self.cascade.device))

@@ -7,18 +7,29 @@ between which a backward pass of another is still to come.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.optimizers import trained_by
+from ts_lightning.engine.step_checks import check_moments, unsolved
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
 _UNHEARD = 8  # steps without a gradient, behind which that is said
+
+
+class _Steps(Protocol):
+    optimizer: Optimizer
+    own_loop: bool
+
+    def stand_closest(self) -> None:
+        """Stand between the step and hooks of others."""
 
 
 class Stepping:
@@ -29,36 +40,57 @@ class Stepping:
     """
 
     def __init__(self, cascade: Cascade) -> None:
-        self._cascade = cascade
-        self._optimizers = 0  # that pull back and solve by their own steps
+        self.cascade = cascade
+        self._following: weakref.WeakSet[_Steps] = weakref.WeakSet()  # steps that pull back and solve by themselves
+        self._unscaled: Tensor | None = None  # by what a gradient scaler has multiplied last
         self._reevaluated = False  # whether the loss was asked for at other targets since the last step
         self._passes = 0  # backward passes since the last step
         self._heard: dict[int, int | None] = {}  # by optimizer, its steps without a gradient; None behind one with some
 
-    def follow(self, optimizers: int) -> None:
-        """Count optimizers that train the targets by their own steps; gradients are then pulled back when read.
+    @property
+    def following(self) -> bool:
+        """Whether optimizers pull back and solve by their own steps."""
+        return bool(self._following)
+
+    def follows(self, optimizer: Optimizer) -> bool:
+        """Whether this one does."""
+        return any(steps.optimizer is optimizer for steps in self._following)
+
+    def join(self, steps: _Steps) -> None:
+        """Follow the steps of an optimizer that trains the targets by these."""
+        self._following.add(steps)
+        self.follow()
+
+    def leave(self, steps: _Steps) -> None:
+        """Follow them no more."""
+        self._following.discard(steps)
+        self.follow()
+
+    def follow(self) -> None:
+        """Let gradients be pulled back when read, if optimizers train the targets by their own steps.
 
         Not where several processes train: one of them alone may read. There, the backward pass that averages
-        gradients is followed by the pull-back.
+        gradients is followed by the pull-back; in a loop of one's own reading too early is said.
         """
-        self._optimizers += optimizers
-        cascade = self._cascade
-        cascade.changed_only = cascade.pulled.several = self._optimizers > 1
+        cascade, followed = self.cascade, self.following
+        cascade.changed_only = cascade.pulled.several = len(self._following) > 1
         cascade.pulled.weights_of = {id(cascade.targets[layer.name]): layer.parameters for layer in cascade.layers}
         alone = cascade.partition.group is None
-        before = cascade.pulled.pull_pending if self._optimizers and alone else None
+        own_loop = any(steps.own_loop for steps in self._following)
         for layer in cascade.layers:
             target = cascade.targets[layer.name]
-            target.before_reading = before
-            target.weights = () if self._optimizers else layer.parameters
+            target.before_reading = cascade.pulled.pull_pending if followed and alone else None
+            target.before_unscaling = self.unscale if own_loop else None
+            target.before_clearing = self.clear_pulled if own_loop and alone else None
+            target.weights = () if followed and (alone or not own_loop) else layer.parameters
 
     def listen(self, optimizer: Optimizer) -> None:
         """Say once where the targets of an optimizer have had no gradient in any of its first steps."""
         steps = self._heard.get(id(optimizer), 0)
         if steps is None:
             return
-        layers = [layer for layer in self._layers(optimizer) if self._cascade.targets[layer.name].requires_grad]
-        heard = any(self._cascade.targets[layer.name].stored_grad is not None for layer in layers)
+        layers = [layer for layer in self._layers(optimizer) if self.cascade.targets[layer.name].requires_grad]
+        heard = any(self.cascade.targets[layer.name].stored_grad is not None for layer in layers)
         steps += bool(layers)
         self._heard[id(optimizer)] = None if heard or steps == _UNHEARD else steps
         if not heard and steps == _UNHEARD:
@@ -80,40 +112,89 @@ class Stepping:
         Raises:
             TargetSpaceError: gradients stand on the weights, which the step would leave out.
         """
-        if self._cascade.partition.looks:
-            self._cascade.partition.stepping(optimizer, self._targets(optimizer))
-        if self._optimizers:
+        if self.cascade.partition.looks:
+            self.cascade.partition.stepping(optimizer, self._targets(optimizer))
+        if self._following:
+            for steps in self._following:
+                if steps.own_loop and steps.optimizer is optimizer:
+                    steps.stand_closest()
             return
         self.listen(optimizer)
-        solution = self._cascade.solution
-        if not solution.exists:
-            if solution.lost or all(weight.grad is None for weight in self.weights(optimizer)):
-                return
-            if solution.released:
-                raise TargetSpaceError(
-                    f"{type(optimizer).__name__} trains targets of a target space that was released, as at the end of "
-                    f"a fit, and the weights would stay as they are. To train the weights, make another optimizer, of "
-                    f"model.parameters() (in Lightning by configure_optimizers()); to go on in target space, call "
-                    f"space.solve() before the forward, or fit again."
-                )
-            raise TargetSpaceError(
-                f"{type(optimizer).__name__} steps targets without a solve, as behind space.load_state_dict(): the "
-                f"weights hold gradients that were not pulled back. Call space.solve() before the forward."
-            )
-        pulled = self._cascade.pulled
+        if not self.check_solved(optimizer):
+            return
+        pulled = self.cascade.pulled
         if pulled.arrived():
             raise TargetSpaceError(
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
         trained = self._targets(optimizer)
-        _check_moments(optimizer, trained)
         own = trained_by(optimizer)
-        pulled.use(trained, [p for p in self._cascade.trained.others if id(p) in own])
+        pulled.use(trained, [p for p in self.cascade.trained.others if id(p) in own])
+
+    def check_solved(self, optimizer: Optimizer, *, closure: bool = False) -> bool:
+        """Look ahead of a step whether there is a solve that its gradients go back through; whether there is.
+
+        Args:
+            optimizer: which trains targets.
+            closure: whether it computes its gradients in the step, ahead of which a solve is made unless the space was
+                released.
+
+        Raises:
+            TargetSpaceError: there is none, or the optimizer holds moments of targets of another shape.
+        """
+        solution = self.cascade.solution
+        if not solution.exists:
+            idle = not closure and all(weight.grad is None for weight in self.weights(optimizer))
+            if solution.lost or idle or (closure and not solution.released):
+                return False
+            raise unsolved(optimizer, released=solution.released)
+        check_moments(optimizer, self._targets(optimizer))
+        return True
+
+    def pullback(self, *, keep: bool) -> bool:
+        """Pull back as the user asks; see :meth:`TargetSpace.pullback`.
+
+        Optimizers that do so by their own steps need the weights' gradients until then, and each pulled back once.
+        """
+        self.cascade.staying.follow()
+        if keep or not self._following:
+            return self.cascade.pullback(keep=keep)
+        self.cascade.pulled.pull_pending()
+        return self.cascade.pulled.found()
+
+    def hand_over(self) -> None:
+        """Leave pull-backs to the user, when optimizers made them by their own steps before.
+
+        What was pulled back of the present gradients counts as by a call of the user's, or is taken back where more
+        have arrived since.
+        """
+        cascade = self.cascade
+        if cascade.pulled.pending():
+            cascade.pulled.given.withdraw(cascade.trained.parameters())
+        else:
+            cascade.pulled.clear()
+
+    def unscale(self, optimizer: Optimizer, factor: Tensor) -> None:
+        """Let the weights' gradients follow those of what an optimizer trains, which a scaler is about to multiply.
+
+        All processes unscale at once, and so may pull back for it. They skip the step if one of them has to.
+
+        Args:
+            optimizer: the optimizer.
+            factor: one number; the same tensor for all gradients of one unscaling.
+        """
+        if factor is self._unscaled:
+            return
+        self._unscaled = factor
+        cascade = self.cascade
+        cascade.pulled.pull_pending()
+        cascade.partition.agree_on_overflow(list(cascade.trained.parameters()))
+        cascade.pulled.unscale(float(factor), self.weights(optimizer), trained_by(optimizer))
 
     def prepare(self) -> None:
         """Make the weights ready for a forward: solve where something changed, but for weights written from outside."""
-        cascade = self._cascade
+        cascade = self.cascade
         cascade.trained.settle()
         if not cascade.solution.exists:
             cascade.solve()
@@ -125,7 +206,7 @@ class Stepping:
     def elsewhere(self) -> bool:
         """Whether this backward pass was at written weights; called behind each, of which the first sees versions."""
         self._passes += 1
-        outside = self._cascade.outside
+        outside = self.cascade.outside
         outside.elsewhere = bool(outside.modules(unseen=self._passes > 1))
         return outside.elsewhere
 
@@ -134,7 +215,7 @@ class Stepping:
 
         Around weights that the step itself has written, as one of an optimizer that asks a model for its weights.
         """
-        cascade = self._cascade
+        cascade = self.cascade
         checked, cascade.checked = cascade.checked, False
         self._passes, cascade.outside.elsewhere = 0, False
         if self._reevaluated:
@@ -145,6 +226,11 @@ class Stepping:
         if checked or not cascade.solution.overwritten():
             cascade.solve()
 
+    def solved_now(self) -> list[tuple[str, nn.Parameter]]:
+        """The solved weights with the names of their modules; none once the space is released."""
+        exists = self.cascade.solution.exists
+        return [(layer.module_name, p) for layer in self.cascade.layers for p in layer.parameters if exists]
+
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """The solved weights whose targets an optimizer trains."""
         return [parameter for layer in self._layers(optimizer) for parameter in layer.parameters]
@@ -152,8 +238,8 @@ class Stepping:
     def note(self, optimizer: Optimizer) -> None:
         """Take note of a step; of several optimizers each uses the gradients on the weights of its targets up."""
         self.listen(optimizer)
-        if self._optimizers > 1:
-            self._cascade.pulled.step(id(optimizer), self.weights(optimizer))
+        if len(self._following) > 1:
+            self.cascade.pulled.step(id(optimizer), self.weights(optimizer))
 
     def clear(self, weights: Sequence[nn.Parameter]) -> None:
         """Clear gradients as an optimizer's ``zero_grad`` does, which was given targets in the place of these weights.
@@ -161,10 +247,15 @@ class Stepping:
         A gradient on any weight contributes to the targets of all layers before it. So where optimizers pull back by
         themselves, all weights are cleared, and what has arrived for the targets of the others is pulled back before.
         """
-        pulled = self._cascade.pulled
-        if self._optimizers > 1:
+        pulled = self.cascade.pulled
+        if len(self._following) > 1:
             pulled.pull_pending()
-        pulled.clear(None if self._optimizers else weights)
+        pulled.clear(None if self._following else weights)
+
+    def clear_pulled(self) -> None:
+        """Clear the gradients on all weights, since a loop clears that of a target; the other targets keep theirs."""
+        self.cascade.pulled.pull_pending()
+        self.cascade.pulled.clear()
 
     def solve_if_moved(self) -> None:
         """Solve if targets were moved without a step, as ahead of ``zero_grad``; in a loop of one's own the user does.
@@ -172,34 +263,20 @@ class Stepping:
         Not for other parameters, which a training step may write to, as one clamps a temperature: its backward pass
         through the present weights is still to come.
         """
-        if self._optimizers and any(isinstance(p, Target) for p in self._cascade.solution.changed()):
+        if self._following and any(isinstance(p, Target) for p in self.cascade.solution.changed()):
             self.prepare()
 
     def _moved(self) -> set[str]:
         """The modules whose targets have moved since the last solve."""
-        trained, solution = self._cascade.trained, self._cascade.solution
+        trained, solution = self.cascade.trained, self.cascade.solution
         return {layer.module_name for layer in trained.moved(solution.changed())}
 
     def _targets(self, optimizer: Optimizer) -> list[Target]:
         """The targets that an optimizer trains."""
-        return [self._cascade.targets[layer.name] for layer in self._layers(optimizer)]
+        return [self.cascade.targets[layer.name] for layer in self._layers(optimizer)]
 
     def _layers(self, optimizer: Optimizer) -> list[TargetLayer]:
         """The layers whose targets an optimizer trains."""
-        cascade = self._cascade
+        cascade = self.cascade
         trained = trained_by(optimizer)
         return [layer for layer in cascade.layers if id(cascade.targets[layer.name]) in trained]
-
-
-def _check_moments(optimizer: Optimizer, targets: Sequence[Target]) -> None:
-    """Raise TargetSpaceError where an optimizer has moments of targets of the shape from before a refresh."""
-    for target in targets:
-        if target.former is None:
-            continue
-        for value in optimizer.state.get(target, {}).values():
-            if isinstance(value, Tensor) and value.shape == target.former:
-                raise TargetSpaceError(
-                    f"{type(optimizer).__name__} holds moments {tuple(value.shape)} of targets {tuple(target.shape)}, "
-                    f"as behind space.refresh() with another number of samples. Let them start anew: make another "
-                    f"optimizer, or for each of space.targets.values() call optimizer.state.pop(target, None)."
-                )

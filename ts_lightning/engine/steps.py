@@ -15,42 +15,46 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.stepping import Stepping
 
 
 class OptimizerSteps:
     """Lets an optimizer train the targets of a space by its own steps.
 
     Args:
-        space: the target space.
-        optimizer: that trains it; :meth:`TargetSpace.substitute` has been called with it.
+        stepping: the steps of all optimizers of a target space.
+        optimizer: one of them; :meth:`TargetSpace.substitute` has been called with it.
         after_pull: called after each pull-back before a step, as to agree with other processes on an overflow.
         after_step: called after each step; :meth:`Stepping.stepped` where none is given.
+        own_loop: whether they belong to a loop of the user's or of a library, which says nothing ahead of them.
     """
 
     def __init__(
         self,
-        space: TargetSpace,
+        stepping: Stepping,
         optimizer: Optimizer,
         after_pull: Callable[[], None] | None = None,
         after_step: Callable[[], None] | None = None,
+        *,
+        own_loop: bool = False,
     ) -> None:
-        self._space, self._optimizer = space, optimizer
+        self._stepping, self._cascade = stepping, stepping.cascade
+        self.optimizer, self.own_loop = optimizer, own_loop
         self._after_pull = after_pull
-        self._after_step = space.stepping.stepped if after_step is None else after_step
+        self._after_step = stepping.stepped if after_step is None else after_step
         self._hooks: list[Any] = []
         self._own_step: Callable[..., Any] | None = None
         self._stepped_at = 0  # the number of pull-backs at the last step
 
     def attach(self) -> None:
         """Take part in the optimizer's steps from here on."""
-        self._space.stepping.follow(1)
+        self._stepping.join(self)
         try:
             self._hooks = [register(own) for register, own, _ in self._places()]
             self.stand_closest()
         except AttributeError:  # a wrapper that does not initialise its base class
-            self._own_step = self._optimizer.step
-            self._optimizer.__dict__["step"] = self._step
+            self._own_step = self.optimizer.step
+            self.optimizer.__dict__["step"] = self._step
 
     def stand_closest(self) -> None:
         """Stand between the step and hooks of others, registered before or since; again, if all were cleared.
@@ -68,7 +72,7 @@ class OptimizerSteps:
 
     def _places(self) -> list[tuple[Callable[[Any], Any], Callable[..., Any], bool]]:
         """What registers each hook, the hook, and whether the one closest to the step is called last."""
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         ahead = (optimizer.register_step_pre_hook, self._before, True)
         return [ahead, (optimizer.register_step_post_hook, self._after, False)]
 
@@ -77,13 +81,13 @@ class OptimizerSteps:
         for hook in self._hooks:
             hook.remove()
         if self._own_step is not None:
-            self._optimizer.__dict__.pop("step", None)
+            self.optimizer.__dict__.pop("step", None)
         self._hooks, self._own_step = [], None
-        self._space.stepping.follow(-1)
+        self._stepping.leave(self)
 
     def pull(self, *, stepping: bool = False) -> None:
         """Pull back what has arrived on the weights or changed there; see :meth:`Pulled.pull_pending`."""
-        cascade = self._space.cascade
+        cascade = self._cascade
         if not cascade.pulled.pull_pending(stepping=stepping):
             # weights may have been written since somebody read gradients
             cascade.checked = stepping and cascade.pulled.found() and self._stepped_at != cascade.pulled.times
@@ -93,30 +97,33 @@ class OptimizerSteps:
             self._after_pull()
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        # with a closure, gradients may not be complete: processes average them in the last backward pass
-        if callable(kwargs.get("closure")):
-            return args, {**kwargs, "closure": self._around(kwargs["closure"])}
         # the first of them is the optimizer itself
         at = next((n for n, value in enumerate(args) if n > 0 and callable(value)), None)
+        named = callable(kwargs.get("closure"))
+        if self.own_loop:
+            self._stepping.check_solved(self.optimizer, closure=named or at is not None)
+        # with a closure, gradients may not be complete: processes average them in the last backward pass
+        if named:
+            return args, {**kwargs, "closure": self._around(kwargs["closure"])}
         if at is not None:
             return (*args[:at], self._around(args[at]), *args[at + 1 :]), kwargs
         self.pull(stepping=True)
-        self._space.cascade.pulled.settle_for(self._optimizer)
+        self._cascade.pulled.settle_for(self.optimizer)
         return None
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        pulled = self._space.cascade.pulled
+        pulled = self._cascade.pulled
         pulled.settled, self._stepped_at = False, pulled.times
-        self._space.stepping.note(self._optimizer)
+        self._stepping.note(self.optimizer)
         self._after_step()
 
     def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def prepared() -> Any:
-            self._space.cascade.pulled.settled = False
-            self._space.stepping.prepare()
+            self._cascade.pulled.settled = False
+            self._stepping.prepare()
             result = closure()
             self.pull(stepping=True)
-            self._space.cascade.pulled.settle_for(self._optimizer)
+            self._cascade.pulled.settle_for(self.optimizer)
             return result
 
         return prepared
@@ -124,10 +131,10 @@ class OptimizerSteps:
     def _step(self, *args: Any, **kwargs: Any) -> Any:
         """The step of an optimizer without hooks."""
         assert self._own_step is not None
-        given = (self._optimizer, *args)
-        changed, kwargs = self._before(self._optimizer, given, kwargs) or (given, kwargs)
+        given = (self.optimizer, *args)
+        changed, kwargs = self._before(self.optimizer, given, kwargs) or (given, kwargs)
         result = self._own_step(*changed[1:], **kwargs)
-        self._after(self._optimizer, changed, kwargs)
+        self._after(self.optimizer, changed, kwargs)
         return result
 
 

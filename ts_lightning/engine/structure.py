@@ -8,13 +8,14 @@ their gradient that is pulled back.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
 
 from torch import nn
 
 from ts_lightning.engine.names import listed
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import FunctionalLayer
 
@@ -32,6 +33,22 @@ class Structure:
         self._scaled = [layer for layer in layers if isinstance(layer, FunctionalLayer)]
         self._found = _found(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def follow(self, release: Callable[[], None]) -> str | None:
+        """In words, which parameters are others than those of the targets; where modules are, the next solve is new."""
+        changed, parameters = self.compare()
+        if changed and parameters is None:
+            release()
+        return parameters
+
+    def check(self, release: Callable[[], None]) -> None:
+        """Raise TargetSpaceError, behind a release so that another space can be made, if parameters are others."""
+        if changed := self.follow(release):
+            release()
+            raise TargetSpaceError(
+                f"The model has other parameters than its targets were made for ({changed}). Make another TargetSpace "
+                f"of it, with init='weights' to go on from its weights, and another optimizer."
+            )
 
     def compare(self) -> tuple[bool, str | None]:
         """What has changed since then; other modules without other parameters are told once.

@@ -13,6 +13,8 @@ from ts_lightning.ridge.processes import Shards
 
 _GRAD: Any = torch.Tensor.grad
 _DATA: Any = torch.Tensor.data
+_CLEARING = "zero_grad"  # of optimizers and of wrappers, as that of Lightning Fabric, whatever stands on an instance
+_UNSCALING = "_unscale_grads_"  # of torch's gradient scalers, which say nothing to the optimizer that they unscale
 READ = "_ts_lightning_read"  # on a weight's gradient: its version when that of its target was read, ahead of it
 
 
@@ -26,6 +28,8 @@ class Target(nn.Parameter):
 
     Attributes:
         before_reading: called before a gradient is read; None where gradients are pulled back explicitly.
+        before_unscaling: called in its place where a gradient scaler reads it, with the optimizer and the factor.
+        before_clearing: called before one is cleared; by a ``zero_grad``, where that reads it.
         weights: whose gradients are cleared with its own: in a loop of one's own the layer's, on which another model's
             backward pass may have left some; none where the optimizers' ``zero_grad`` was given it to do.
         replacements: how many times ``data`` was given another tensor, which moves no version.
@@ -34,6 +38,8 @@ class Target(nn.Parameter):
     """
 
     before_reading: Callable[[], object] | None = None
+    before_unscaling: Callable[[Any, Tensor], object] | None = None
+    before_clearing: Callable[[], object] | None = None
     weights: Sequence[nn.Parameter] = ()
     replacements = 0
     former: torch.Size | None = None
@@ -42,13 +48,17 @@ class Target(nn.Parameter):
     @property
     def grad(self) -> Tensor | None:  # type: ignore[override]
         """The gradient, pulled back if need be."""
-        if self.before_reading is not None:
+        if self.before_unscaling is not None and (reader := sys._getframe(1)).f_code.co_name == _UNSCALING:
+            self.before_unscaling(reader.f_locals["optimizer"], reader.f_locals["inv_scale"])
+        elif self.before_clearing is not None and sys._getframe(1).f_code.co_name == _CLEARING:
+            self.before_clearing()
+        elif self.before_reading is not None:
             self.before_reading()
         for weight in self.weights:
             gradient: Any = weight.grad
             if gradient is None:
                 continue
-            if sys._getframe(1).f_code.co_name == "zero_grad":  # which passes over a target without a gradient
+            if sys._getframe(1).f_code.co_name == _CLEARING:  # which passes over a target without a gradient
                 weight.grad = None
             else:
                 setattr(gradient, READ, gradient._version)
@@ -57,6 +67,8 @@ class Target(nn.Parameter):
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        if value is None and self.before_clearing is not None:
+            self.before_clearing()
         _GRAD.__set__(self, value)
         if value is None:
             for weight in self.weights:

@@ -46,7 +46,7 @@ class SolveHook:
         self._space = space
         self._covered: list[tuple[Any, str]] = []
         self._steps = {
-            id(optimizer): OptimizerSteps(space, optimizer, self._agree, self._stepped)
+            id(optimizer): OptimizerSteps(space.stepping, optimizer, self._agree, self._stepped)
             for optimizer in strategy.optimizers
         }
         self._failure: tuple[TargetSpaceError, int] | None = None
@@ -264,13 +264,5 @@ class SolveHook:
     def _agree(self) -> None:
         """Let all processes skip a step under a gradient scaler if one of them has to."""
         precision = self.strategy.precision_plugin
-        if self._space.shards is None or not isinstance(precision, MixedPrecision) or precision.scaler is None:
-            return
-        gradients: list[Tensor] = [p.grad for p in self._space.parameters() if p.grad is not None]
-        overflow = torch.zeros(1, device=self.strategy.root_device)
-        for gradient in gradients:
-            overflow += (~gradient.isfinite()).any()
-        self._space.shards.sum(overflow)
-        some = next((gradient for gradient in gradients if gradient.numel()), None)
-        if overflow > 0 and some is not None:  # None where there is nothing to step
-            some.view(-1)[0] = torch.inf
+        if isinstance(precision, MixedPrecision) and precision.scaler is not None:
+            self._space.partition.agree_on_overflow(list(self._space.parameters()))
