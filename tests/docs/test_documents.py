@@ -95,6 +95,19 @@ def test_a_command_of_another_page_is_taken(words, followed, monkeypatch):
     assert ended.code == 0, str(ended)
 
 
+@pytest.mark.parametrize(
+    "block", [text for language, _, text in BLOCK.findall(FOLLOWED.read_text()) if language == "py"]
+)
+def test_python_of_another_library_runs_where_that_is_installed(block, followed, monkeypatch):
+    for library in re.findall(r"^from (ignite|transformers)\b", block, re.MULTILINE):
+        pytest.importorskip({"transformers": "accelerate"}.get(library, library))
+        pytest.importorskip(library)
+    monkeypatch.chdir(followed)
+    monkeypatch.syspath_prepend(followed)
+    run(block)
+    sys.modules.pop("signs", None)
+
+
 def test_links_between_documents_lead_somewhere():
     for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "configs" / "README.md", ROOT / "recipes" / "README.md"]:
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
