@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from tests.support.attached import assert_same, fused, sgd
+from ts_lightning import TargetSpace
 
 
 def scaled(loop, batch, act=lambda loop: None, bad=False):
@@ -82,3 +84,45 @@ def scaled_together(loop, batch):
 @pytest.mark.parametrize("step", [stepped_together, stepped_in_turns, scaled_together], ids=lambda step: step.__name__)
 def test_several_optimizers(step):
     assert_same(step, make=two)
+
+
+def behind_a_norm(read, clip, unscale):
+    """The parameters behind two steps of a network whose norm has a part of its gradient from the solves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(12, 3, dtype=torch.float64)
+    space = TargetSpace(model, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    space.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for _ in range(2):
+        for part in (x[:6], x[6:]):  # the second time it is the first one's batch, twice as much of it
+            scaler.scale(model(x[:6] if clip is None else part).square().mean()).backward()
+            if read:
+                [parameter.grad for parameter in space.parameters()]
+        if unscale:
+            scaler.unscale_(optimizer)
+        if clip is not None:
+            clip(model)
+        scaler.step(optimizer)
+        scaler.update()
+        model.zero_grad()
+    return list(model.parameters())
+
+
+def in_place(model):
+    for parameter in model.parameters():
+        parameter.grad.mul_(0.25)
+
+
+def another_tensor(model):
+    for parameter in model.parameters():
+        parameter.grad = parameter.grad * 0.25
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize("clip", [None, in_place, another_tensor])
+def test_who_reads_a_gradient_changes_nothing(clip, unscale):
+    """What was clipped behind the reading kept a part of the norm's gradient from before."""
+    found, expected = (behind_a_norm(read, clip, unscale) for read in (True, False))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -144,22 +144,21 @@ class GivenGradients:
             has to be; None for one that was changed in another way, and stays as it is.
         """
         factors: dict[int, float | None] = {}
-        # where all gradients of weights were multiplied by a number, as clipping does, no backward pass came since
-        hears = self.hears or self.signature.factor() not in (None, 1.0)
+        clipped = None if self.hears or not self.signature.taken else self.signature.factor()
         for parameter in parameters:
             given, gradient = self._of.get(id(parameter)), stored(parameter)
             if given is None:
                 continue
-            factor = given.factor() if hears else 1.0
+            factor = given.factor() if self.hears else _clipped_with(parameter, given, clipped)
             factors[id(parameter)] = None if gradient is None and factor == 0 else factor
             if factor is None:
                 self._say_changed()
                 continue
             if factor != 1.0 and not isinstance(parameter, Target):
                 # what arrives anew is a multiple by itself where the weights' gradients were multiplied, too
-                factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0)
+                factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0) if self.hears else 1.0
             # one in the place of the tensor that was given holds a multiple of the share, too, if the factor is known
-            holds = gradient is given.gradient or (hears and not given.settled)
+            holds = gradient is given.gradient or ((self.hears or factor != 1.0) and not given.settled)
             if gradient is None or not holds:
                 continue
             if given.share is given.gradient:
@@ -188,6 +187,17 @@ class GivenGradients:
                 "Change the weights' first, or only one of the two.",
                 stacklevel=6,
             )
+
+
+def _clipped_with(parameter: nn.Parameter, given: _Given, factor: float | None) -> float:
+    """The factor of all weights' gradients, where that of another parameter was multiplied by it, too; otherwise 1.
+
+    Nobody says whether a backward pass came since: that would not multiply all by one number.
+    """
+    if factor is None or isinstance(parameter, Target):
+        return 1.0
+    found = given.factor()
+    return 1.0 if found is None or abs(found - factor) > _ROUNDING * factor else found
 
 
 def stored(parameter: nn.Parameter) -> Tensor | None:
