@@ -247,8 +247,8 @@ class TargetSpace:
             TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.
         """
         stepping = self.stepping
-        look_again(optimizer)
         substitute(optimizer, self.layers, self.targets, self.partition.ranks, stepping.clear, stepping.solve_if_moved)
+        look_again(optimizer)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> AttachedOptimizer:
         """Let the steps of ``optimizer`` pull back ahead and solve behind, where a library or a closure makes them.
