@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adagrad, Adam
 
 from tests.support.fits import loader
 from tests.support.processes import run
@@ -124,7 +124,7 @@ def resumed(whose, make):
         engine.solve()
 
     batches = list(loader(dtype=torch.float64))
-    for x, y in batches[:2]:
+    for x, y in batches[: 0 if whose == "of nobody yet" else 2]:
         step(x, y)
     state = [optimizer.state_dict()]
     if whose == "the first one's":
@@ -143,6 +143,12 @@ def test_moments_of_another_process_are_said_once(whose, make):
     for messages in run(resumed, whose, make, ranks=2):
         assert len(messages) == (whose != "its own")
         assert all(one.startswith("An optimizer holds the same moments in all processes") for one in messages)
+
+
+def test_moments_that_begin_with_one_number_are_nobodys():
+    """Adagrad makes its own before the first step; these were taken for those of one process."""
+    make = partial(Adagrad, lr=0.02, initial_accumulator_value=0.1)
+    assert run(resumed, "of nobody yet", make, ranks=2) == [[], []]
 
 
 class Clipped(Habit):

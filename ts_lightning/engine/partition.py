@@ -120,10 +120,13 @@ class Partition:
         return self.shards is not None and self._replicas.due
 
     def stepping(self, optimizer: Optimizer, targets: Sequence[Target]) -> None:
-        """Note the moments that an optimizer holds of its targets, ahead of a step that is looked at."""
+        """Note the moments that an optimizer holds of its targets, ahead of a step that is looked at.
+
+        Not those of one number, with which an optimizer may begin, as Adagrad does.
+        """
         moments = [value for target in targets for value in optimizer.state.get(target, {}).values()]
         shapes = {target.shape for target in targets}
-        whole = [value for value in moments if isinstance(value, Tensor) and value.shape in shapes]
+        whole = [value for value in moments if isinstance(value, Tensor) and value.shape in shapes and _varies(value)]
         self._replicas.hold(targets, whole, targets[0].device)
 
     def cut(
@@ -187,6 +190,11 @@ class Partition:
         """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
         seed = self.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
         return self.same_batch(ReferenceBatch.of(model, reference, forward, seed), device)
+
+
+def _varies(tensor: Tensor) -> bool:
+    """Whether not all entries are one number."""
+    return bool((tensor != tensor.flatten()[:1]).any())
 
 
 @torch.inference_mode(False)
