@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from tests.support.fits import CONFIG, Lit, build, data, fit, loader
 from tests.support.processes import run
 from tests.support.sam import SAM, ByHand
+from tests.support.same_spaces import Habit, trained
 from ts_lightning import ReferenceConfig
 
 
@@ -74,3 +75,52 @@ def read(automatic, shard):
 def test_targets_have_their_gradient_behind_the_backward_pass_that_averages_it(automatic, shard):
     for found in run(read, automatic, shard, ranks=2):
         assert found[:2] == [[False] * 3, [True] * 3]
+
+
+class Clamped(Habit):
+    """By hand: steps by clipped gradients, behind which the weights are clamped."""
+
+    automatic_optimization = False
+
+    @torch.no_grad()
+    def move(self, moves, sign):
+        for parameter, move in zip(self.parameters(), moves, strict=True):
+            parameter.add_(move, alpha=sign)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.clip_gradients(optimizer, 0.1, "norm")
+        optimizer.step()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.clamp_(-0.3, 0.3)
+
+
+class Moved(Clamped):
+    """Gradients at weights that are moved, and put back ahead of the clipping."""
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        moves = [0.05 * parameter.grad for parameter in self.parameters()]
+        self.move(moves, 1)
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.move(moves, -1)
+        self.clip_gradients(optimizer, 0.1, "norm")
+        optimizer.step()
+
+
+def in_both_spaces(cls):
+    torch.set_num_threads(1)
+    return [trained(cls, space, strategy="ddp", devices=2) for space in ("target", "weight")]
+
+
+@pytest.mark.parametrize("cls", [Clamped, Moved])
+def test_gradients_at_written_weights_are_clipped(cls):
+    """``clip_gradients`` was given Lightning's wrapper of the optimizer, and found no gradients of targets yet."""
+    for target, weight in run(in_both_spaces, cls, ranks=2):
+        torch.testing.assert_close(target, weight)

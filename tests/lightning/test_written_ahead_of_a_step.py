@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.fits import loader, trainer
-from tests.support.same_spaces import ByHand, Habit, assert_same_in_both_spaces
+from tests.support.same_spaces import ByHand, Habit, assert_same_in_both_spaces, trained
 from ts_lightning import TargetSpaceConfig, convert
 
 
@@ -202,6 +202,33 @@ class MovedForGood(Subtracted):
 
 def test_weights_that_stay_moved_behind_a_second_pass():
     assert_same_in_both_spaces(MovedForGood)
+
+
+@pytest.mark.parametrize("rate", [3e-7, 1e-3])
+def test_small_writes_behind_a_step_are_no_rounding(rate):
+    """Such as weight decay of 1e-7 a step in float32, which was taken for what a move and its undoing leave."""
+
+    class Decayed(ByHand):
+        def __init__(self):
+            super().__init__()
+            self.float()
+
+        def reference_batch(self):
+            return torch.eye(3), torch.zeros(3, dtype=torch.long)
+
+        def step(self, optimizer, batch):
+            optimizer.zero_grad()
+            self.manual_backward(self.loss((batch[0].float(), batch[1])) * 0)
+            optimizer.step()
+            with torch.no_grad():
+                for parameter in (self.a.weight, self.b.weight):
+                    parameter.mul_(1 - rate)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.02)
+
+    target, weight = (trained(Decayed, space, max_epochs=20)[1] for space in ("target", "weight"))
+    torch.testing.assert_close(target, weight, rtol=3e-6, atol=0)
 
 
 def test_two_optimizers_that_step_behind_one_backward_pass():

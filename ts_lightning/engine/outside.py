@@ -28,7 +28,8 @@ class Outside:
 
     Attributes:
         pending: what a state says of :meth:`state_dict`, for behind the next solve.
-        elsewhere: whether a backward pass of this step was at written weights, which may be put back ahead of the step.
+        strayed: how far weights were from the solved ones at the backward passes of this step that were at written
+            ones, by their ids, the least of all passes; they may be put back ahead of the step.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Outside:
     ) -> None:
         self._layers, self._solution, self._adopt = layers, solution, adopt
         self.pending: Mapping[str, Any] | None = None
-        self.elsewhere = False
+        self.strayed: dict[int, float] = {}
         self._said = self._said_lost = False
         self._looks = 0  # ahead of the solves behind steps
 
@@ -49,6 +50,17 @@ class Outside:
         foreign = self._solution.overwritten(unseen=unseen)
         found = [layer.module_name for layer in self._layers if any(id(p) in foreign for p in layer.parameters)]
         return list(dict.fromkeys(found))
+
+    def stray(self, *, unseen: bool) -> bool:
+        """Note where the weights are at a backward pass; whether they were written.
+
+        Args:
+            unseen: see :meth:`Solution.overwritten`.
+        """
+        found = self._solution.distances(unseen=unseen)
+        for key, distance in found.items():
+            self.strayed[key] = min(distance, self.strayed.get(key, distance))
+        return bool(found)
 
     def state_dict(self) -> dict[str, Any]:
         """What was written since the last solve: weights that were solved, by layer name.
@@ -103,8 +115,8 @@ class Outside:
         Raises:
             TargetSpaceError: targets were moved before, in a loop of one's own.
         """
-        if self.elsewhere:
-            self._solution.put_back()
+        if self.strayed:
+            self._solution.put_back(self.strayed)
         self._keep(self.modules(), own_loop)
 
     def keep_of_step(self, moved: Callable[[], Collection[str]]) -> bool:

@@ -7,7 +7,7 @@ pull-back, and the next one makes it anew; or it lasts, and serves the solutions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 
 import torch
@@ -142,12 +142,29 @@ class Solution:
         self._versions = {id(p): version(p) for p in self._read() if isinstance(p, Target)}
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Write Parameters anew that differ from what was written by the rounding of a sum and its undoing alone."""
+    def distances(self, *, unseen: bool) -> dict[int, float]:
+        """How far solved Parameters that were overwritten lie from what was written, by their ids: the largest entries.
+
+        Args:
+            unseen: see :meth:`overwritten`.
+        """
+        found = self.overwritten(unseen=unseen)
+        return {id(p): _distance(p, cast(value, p.dtype)) for p, value in self._expected() if id(p) in found}
+
+    @torch.no_grad()
+    def put_back(self, before: Mapping[int, float]) -> None:
+        """Write Parameters anew that differ from what was written by the rounding of a sum and its undoing alone.
+
+        Args:
+            before: the distances at which they were ahead of the undoing, by their ids; one that lies as far as then
+                was not undone, and holds a small write, as of weight decay.
+        """
         for n, (parameter, value) in enumerate(self._expected()):
+            if (farther := before.get(id(parameter))) is None:
+                continue
             wanted = cast(value, parameter.dtype)
-            far = (parameter - wanted).abs().max()
-            if 0 < far <= _ROUNDING * torch.finfo(parameter.dtype).eps * wanted.abs().max():
+            rounding = _ROUNDING * torch.finfo(parameter.dtype).eps * float(wanted.abs().max())
+            if 0 < _distance(parameter, wanted) <= min(rounding, farther / 2):
                 parameter.copy_(wanted)
                 self._written[n] = version(parameter)
 
@@ -204,3 +221,8 @@ class Solution:
             self._graph = []
             self.pairs = [(parameter, value.detach()) for parameter, value in self.pairs]  # frees what the graph held
         return found
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The largest entry of a difference."""
+    return float((one - other).abs().max())

@@ -45,6 +45,7 @@ class Stepping:
         self._unscaled: Tensor | None = None  # by what a gradient scaler has multiplied last
         self._reevaluated = False  # whether the loss was asked for at other targets since the last step
         self._passes = 0  # backward passes since the last step
+        self._began_written = False  # whether the first of them was at written weights
         self._heard: dict[int, int | None] = {}  # by optimizer, its steps without a gradient; None behind one with some
 
     @property
@@ -204,11 +205,16 @@ class Stepping:
             cascade.solve()
 
     def elsewhere(self) -> bool:
-        """Whether this backward pass was at written weights; called behind each, of which the first sees versions."""
-        self._passes += 1
-        outside = self.cascade.outside
-        outside.elsewhere = bool(outside.modules(unseen=self._passes > 1))
-        return outside.elsewhere
+        """Whether this backward pass was at weights that may be put back; called behind each.
+
+        The first sees versions alone. Of several processes one that reads a target's gradient later finds none: there,
+        weights that were written ahead of the first pass, as by a clamp, count as kept.
+        """
+        alone, self._passes = self.cascade.partition.group is None, self._passes + 1
+        strayed = self.cascade.outside.stray(unseen=self._passes > 1)
+        if self._passes == 1:
+            self._began_written = strayed
+        return strayed and (alone or not self._began_written)
 
     def stepped(self) -> None:
         """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned.
@@ -217,7 +223,7 @@ class Stepping:
         """
         cascade = self.cascade
         checked, cascade.checked = cascade.checked, False
-        self._passes, cascade.outside.elsewhere = 0, False
+        self._passes, cascade.outside.strayed = 0, {}
         if self._reevaluated:
             self._reevaluated = False
             cascade.untangling.end_period()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -150,8 +151,9 @@ class SolveHook:
 
     def clip_gradients(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip the gradients of what is trained, which are pulled back."""
-        if id(optimizer) in self._steps:
-            self._steps[id(optimizer)].pull()
+        given = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer  # as by hand
+        if id(given) in self._steps:
+            self._steps[id(given)].pull()
         self._clip_gradients(optimizer, *args, **kwargs)
 
     def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
