@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from lightning.pytorch.cli import instantiate_class
 from torch import nn
 
 from tests.cli.plain import Net
 from tests.support.runs import done, mistake
 from ts_lightning import TargetAdam
+from ts_lightning.cli import TargetSpaceCLI
 from ts_lightning.cli.main import main
 
 
@@ -85,3 +87,31 @@ def test_numbers_that_it_refuses(kind, tmp_path):
 def test_that_it_takes_the_place_of_the_modules_own_is_said(tmp_path):
     ended = done(main, *arguments("InSetup", tmp_path), "--optimizer", "SGD", "--optimizer.lr", "0.1", drawn=False)
     assert "--optimizer is used in the place of InSetup.configure_optimizers." in ended.err
+
+
+class Given(Seen):
+    """Makes its optimizer of an argument."""
+
+    def __init__(self, width: int = 8, lr: float = 0.02, made: dict | None = None):
+        super().__init__(width, lr)
+        self.made = made
+
+    def configure_optimizers(self):
+        return instantiate_class(self.net[0].parameters(), self.made)
+
+
+class Linked(TargetSpaceCLI):
+    """Gives the module what is said of the optimizer."""
+
+    def add_arguments_to_parser(self, parser):
+        super().add_arguments_to_parser(parser)
+        parser.add_optimizer_args((torch.optim.SGD, torch.optim.Adam), link_to="model.made")
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_one_that_is_linked_to_the_module_is_the_modules_to_make(automatic, tmp_path):
+    """It was made in the module's place, of all parameters."""
+    args = [*map(str, arguments("Given", tmp_path)), "--optimizer", "SGD", "--optimizer.lr", "0.1"]
+    del args[1:3]  # the class is Linked's
+    Linked(Given, args=args, auto_configure_optimizers=automatic)
+    assert Seen.groups == (torch.optim.SGD, 3 * 8 + 8)

@@ -87,9 +87,7 @@ class TargetSpaceCLI(LightningCLI):
         self._commands = dict(commands or {})
         self._defaults = dict(defaults or {})
         self.folder: Path | None = None
-        self.clock = StepClock()
-        self.memory = TrainingMemory()
-        self.facts = Facts()
+        self.clock, self.memory, self.facts = StepClock(), TrainingMemory(), Facts()
         own = {"save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser}
         parser_kwargs = {"prog": command, **options.pop("parser_kwargs", {})}
         words = sys.argv[1:] if options.get("args") is None else options["args"]
@@ -188,9 +186,10 @@ class TargetSpaceCLI(LightningCLI):
             raise SettingError(f"--seed_everything: {first_line(error)}.") from error
 
     def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
-        """Lightning's, but for an optimizer of ``--optimizer``."""
+        """Lightning's, but for an optimizer of ``--optimizer`` that no subclass links to an argument of the module."""
         optimizer, schedule = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
-        if optimizer and "class_path" in optimizer and (not schedule or "class_path" in schedule):
+        linked = {link for _, link in self._parser(subcommand)._optimizers.values()} != {"AUTOMATIC"}
+        if optimizer and not linked and "class_path" in optimizer and (not schedule or "class_path" in schedule):
             late_optimizer.install(self.model, optimizer, schedule, self.configure_optimizers)
         else:
             super()._add_configure_optimizers_method_to_model(subcommand)
