@@ -45,7 +45,6 @@ class Stepping:
         self._unscaled: Tensor | None = None  # by what a gradient scaler has multiplied last
         self._reevaluated = False  # whether the loss was asked for at other targets since the last step
         self._passes = 0  # backward passes since the last step
-        self._began_written = False  # whether the first of them was at written weights
         self._heard: dict[int, int | None] = {}  # by optimizer, its steps without a gradient; None behind one with some
 
     @property
@@ -207,14 +206,13 @@ class Stepping:
     def elsewhere(self) -> bool:
         """Whether this backward pass was at weights that may be put back; called behind each.
 
-        The first sees versions alone. Of several processes one that reads a target's gradient later finds none: there,
-        weights that were written ahead of the first pass, as by a clamp, count as kept.
+        The first sees versions alone. Several processes pull back behind each pass, since one that reads a target's
+        gradient later would find none: there, written weights count as kept.
         """
-        alone, self._passes = self.cascade.partition.group is None, self._passes + 1
-        strayed = self.cascade.outside.stray(unseen=self._passes > 1)
-        if self._passes == 1:
-            self._began_written = strayed
-        return strayed and (alone or not self._began_written)
+        self._passes += 1
+        if self.cascade.partition.group is not None:
+            return False
+        return self.cascade.outside.stray(unseen=self._passes > 1)
 
     def stepped(self) -> None:
         """Solve behind an optimizer's step, but for weights written from outside from which nothing was learned.
