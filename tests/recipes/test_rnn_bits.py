@@ -74,3 +74,17 @@ def test_every_gate_starts_orthogonal_and_the_forget_gate_open(cell, gates, leve
     biases = [layer.get_parameter(f"bias_{kind}_{level}").detach() for kind in ("ih", "hh")]
     total = sum(biases).reshape(gates, 5)
     assert total.unique(dim=1).flatten().tolist() == ([0, 1, 0, 0] if cell == "lstm" else [0] * gates)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_in_half_precision_gates_start_alike(cell, dtype):
+    """As with ``--trainer.precision bf16-true``; torch has no orthogonal start there."""
+    torch.set_default_dtype(dtype)
+    try:
+        layer = recurrent(cell, 4, 8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert layer.weight_hh_l0.dtype == dtype
+    for gate in torch.split(layer.weight_hh_l0.float(), 8):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(8), atol=0.02, rtol=0)

@@ -32,5 +32,7 @@ def recurrent(cell: Cell, inputs: int, units: int, layers: int = 1) -> nn.RNN | 
                     parameter[units : 2 * units] = 1
                 continue
             for gate in torch.split(parameter, units):
-                (nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_)(gate)
+                start = nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_
+                # in half precision there is no orthogonal start
+                gate.copy_(start(gate.to(torch.promote_types(gate.dtype, torch.float32))))
     return layer
