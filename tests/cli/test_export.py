@@ -21,6 +21,18 @@ POINTS = torch.arange(12.0).reshape(4, 3)
 WEIGHT = ["--target_space", "null"]
 
 
+class InSetup(Net):
+    """Makes its layers where a Trainer begins."""
+
+    def __init__(self, width: int = 8, lr: float = 0.02):
+        super().__init__(width, lr)
+        self.kept = [self.net]
+        del self.net
+
+    def setup(self, stage):
+        [self.net] = self.kept
+
+
 def trained(folder, *options):
     """The checkpoint of a plain module, trained by the command line."""
     net = ["--model", "tests.cli.plain.Net", "--model.width", "5", "--data", "tests.cli.plain.Points"]
@@ -181,6 +193,13 @@ def test_mistakes(checkpoint, tmp_path):
     ]
     for arguments, message in cases:
         assert message in mistake(main, "export", *arguments)
+
+
+def test_of_layers_that_a_trainer_makes_it_says_where_they_belong(tmp_path):
+    file = trained(tmp_path / "run", "--model", f"{__name__}.InSetup")
+    said = mistake(main, "export", file, tmp_path / "net.onnx")
+    assert 'InSetup: Unexpected key(s) in state_dict: "net.' in said
+    assert "whose layers are made in __init__ or configure_model, since there is no setup here" in said
 
 
 @pytest.mark.parametrize(("package", "name"), [("safetensors.torch", "net.safetensors"), ("onnxscript", "net.onnx")])

@@ -124,9 +124,11 @@ def _onnx(checkpoint: dict[str, Any], options: Any, file: Path) -> None:
     try:
         model = kind.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        found = " ".join([first_line(error), *(line.strip() for line in str(error).splitlines()[1:2])])
         raise SettingError(
-            f"'{options.checkpoint}': cannot be loaded into {kind.__name__} ({first_line(error)}); expected the class "
-            f"that was trained, whose arguments save_hyperparameters() has kept. .ckpt and .safetensors need no class."
+            f"'{options.checkpoint}': cannot be loaded into {kind.__name__} ({found.rstrip('. ')}); expected the class "
+            f"that was trained, whose arguments save_hyperparameters() has kept, and whose layers are made in __init__ "
+            f"or configure_model, since there is no setup here. .ckpt and .safetensors need no class."
         ) from error
     named: dict[str, Any] = {}
     if options.input is None:
