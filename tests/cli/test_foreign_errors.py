@@ -43,6 +43,10 @@ CASES = {
         [*FIT, "--optimizer", "LBFGS", "--optimizer.history_size", "0"],
         "The optimizer cannot make its step: pop from empty list, by LBFGS(lr=1.0, max_iter=20, ",
     ),
+    "dense gradients": (
+        [*FIT, "--optimizer", "SparseAdam"],
+        "The optimizer cannot make its step: SparseAdam does not support dense gradients, please consider Adam instead",
+    ),
     "width": ([*FIT, "--model.width", "-1"], "plain.py, line 24): Trying to create tensor with negative dimension -1"),
     "batches": ([*FIT, "--trainer.val_check_interval", "100"], "`val_check_interval` (100) must be less than or equal"),
     "seed": ([*FIT, "--seed_everything", "-1"], "--seed_everything: -1 is not in bounds, numpy accepts from 0 to"),

@@ -26,7 +26,7 @@ _MADE: dict[str, tuple[str, str]] = {
     "torch.nn.modules": ("layer", "--model"),
 }
 #: of these, what may refuse a number as late as in its step, and what it raises then
-_USED, _WHEN_USED = ("schedule", "optimizer"), (ArithmeticError, LookupError)
+_USED, _WHEN_USED = ("schedule", "optimizer"), (ArithmeticError, LookupError, RuntimeError)
 _WHEN_MADE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 #: whose places in a file say nothing to a user
 _LIBRARIES = {"torch", "lightning", "jsonargparse", "ts_lightning", "__main__", "runpy", "contextlib"}
