@@ -98,6 +98,13 @@ def test_an_argument_ahead_of_its_class(options, said):
     assert "All options: ts-lightning fit --help" in error
 
 
+@pytest.mark.parametrize(("group", "setting"), [("optimizer", "lr"), ("lr_scheduler", "gamma")])
+def test_an_argument_in_a_file_without_its_class_is_told_what_belongs_beside_it(group, setting, tmp_path):
+    (file := tmp_path / "run.yaml").write_text(f"{group}: {{{setting}: 0.1}}\n")
+    said = mistake(main, "fit", *NET, "--config", file)
+    assert f"--{group}.{setting}: found no class of --{group} beside it. Expected its class_path and init_args." in said
+
+
 def test_an_argument_that_a_class_does_not_take_is_another_mistake():
     error = mistake(main, "fit", *NET, "--lr_scheduler", "ReduceLROnPlateau", "--lr_scheduler.patiens", "3")
     assert "--lr_scheduler.patiens: there is no such option. Expected one of cooldown, " in error

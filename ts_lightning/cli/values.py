@@ -23,6 +23,10 @@ _REQUIRED = re.compile(r"Problem with given class_path '([\w.]+)':\s+the followi
 #: an argument of a class, where jsonargparse has tried the base of all such classes
 _ARGUMENT = re.compile(r"Given value: NestedArg\(key='([\w.]+)'")
 _TRIED = re.compile(r"class_path '[\w.]*?(\w+)'|(Logger) is abstract")
+#: arguments in a file, of which jsonargparse has tried the base, too
+_UNNAMED = re.compile(
+    r"class_path '[\w.]*?(\w+)':\s+Option '([\w.]+)' is not accepted[^}]+Given value: \{(?!'class_path')"
+)
 _BASES = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback", "Logger")
 _BARE = re.compile(r"^\s*Unable to load config '(.+)'")
 _GIVEN = re.compile(r"Given value: (?!NestedArg\()(.+)")
@@ -54,6 +58,11 @@ def explained(message: str) -> str | None:
     if (argument := _ARGUMENT.search(message)) and tried and (tried[1] or tried[2]) in _BASES:
         option = _KEY.findall(message)[0]
         return f"--{option}.{argument[1]}: found no --{option} ahead of it. Expected its class first."
+    if (unnamed := _UNNAMED.search(message)) and unnamed[1] in _BASES:
+        option = _KEY.findall(message)[0]
+        return (
+            f"--{option}.{unnamed[2]}: found no class of --{option} beside it. Expected its class_path and init_args."
+        )
     lacking = _REQUIRED.search(message, 0, complaint.start())  # behind the complaint it is of another type
     if lacking:
         path = ".".join(key[1] for key in _KEY.finditer(message, 0, lacking.start()))
