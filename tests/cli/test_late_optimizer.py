@@ -115,3 +115,66 @@ def test_one_that_is_linked_to_the_module_is_the_modules_to_make(automatic, tmp_
     del args[1:3]  # the class is Linked's
     Linked(Given, args=args, auto_configure_optimizers=automatic)
     assert Seen.groups == (torch.optim.SGD, 3 * 8 + 8)
+
+
+def test_a_schedule_without_an_optimizer_is_refused(tmp_path):
+    given = ["--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"]
+    said = mistake(main, *arguments("Seen", tmp_path), *given)
+    assert "StepLR: found no --optimizer, whose rate it is to change. Expected one beside it" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_command_that_trains_nothing_says_nothing_of_it(tmp_path):
+    module = ["--model", f"{__name__}.Seen", "--data", "tests.cli.plain.Points", "--optimizer", "SGD"]
+    assert "--optimizer" not in done(main, "validate", *module, "--trainer.accelerator", "cpu", drawn=False).err
+
+
+SPACES = {"target": ["--target_space", "{}"], "weight": ["--target_space", "null"]}
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def written(request, tmp_path_factory):
+    """The folders of two steps by optimizers of several kinds, in one space."""
+    folder = tmp_path_factory.mktemp("written")
+    for kind in ("SGD", "Adam", "Adagrad", "TargetAdam"):
+        given = [*SPACES[request.param], "--optimizer", kind, "--optimizer.lr", "0.01"]
+        done(main, *arguments("Seen", folder / kind), *given, drawn=False)
+    return {path.name: path / "run" for path in folder.iterdir()}
+
+
+def resumed(run, tmp_path, *options):
+    """What a fit says that goes on for two steps, and the rate that it ends with."""
+    given = ["--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_steps", "4"]
+    said = done(main, "fit", *given, *options, "--out", tmp_path / "on", drawn=False).err
+    [state] = torch.load(tmp_path / "on" / "last.ckpt", weights_only=True)["optimizer_states"]
+    return said, state["param_groups"][0]["lr"]
+
+
+@pytest.mark.parametrize("new", ["SGD", "Adam", "Adagrad"])
+@pytest.mark.parametrize("old", ["SGD", "Adam", "Adagrad", "TargetAdam"])
+def test_another_kind_than_the_checkpoints_starts_anew(old, new, written, tmp_path):
+    said, lr = resumed(written[old], tmp_path, "--optimizer", new, "--optimizer.lr", "0.03")
+    if old == new or (old, new) == ("TargetAdam", "Adam"):  # which has the same settings
+        assert "the settings of its optimizer are used, and not those of --optimizer: lr 0.01 in place of 0.03." in said
+        assert lr == 0.01
+    else:
+        assert (
+            f"--ckpt_path: its optimizer is another than {new} of --optimizer, which starts anew with its own" in said
+        )
+        assert "in place of 0.03" not in said
+        assert lr == 0.03
+
+
+def test_the_same_settings_are_not_spoken_of(written, tmp_path):
+    said, _ = resumed(written["TargetAdam"], tmp_path)
+    assert "its optimizer" not in said
+
+
+def test_settings_that_a_schedule_changes_are_not_spoken_of(written, tmp_path):
+    cycle = ["OneCycleLR", "--lr_scheduler.max_lr", "0.1", "--lr_scheduler.total_steps", "20"]
+    given = ["--lr_scheduler", *cycle, "--trainer.max_epochs", "3", "--trainer.limit_train_batches", "1"]
+    config = written["Adam"] / "config.yaml"
+    first = tmp_path / "first"
+    done(main, "fit", "--config", config, *given, "--trainer.max_steps", "2", "--out", first, drawn=False)
+    said, _ = resumed(first, tmp_path)
+    assert "its optimizer" not in said

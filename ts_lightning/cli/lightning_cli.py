@@ -189,8 +189,9 @@ class TargetSpaceCLI(LightningCLI):
         """Lightning's, but for an optimizer of ``--optimizer`` that no subclass links to an argument of the module."""
         optimizer, schedule = (self._get(self.config_init, key) for key in ("optimizer", "lr_scheduler"))
         linked = {link for _, link in self._parser(subcommand)._optimizers.values()} != {"AUTOMATIC"}
-        if optimizer and not linked and "class_path" in optimizer and (not schedule or "class_path" in schedule):
-            late_optimizer.install(self.model, optimizer, schedule, self.configure_optimizers)
+        given = [one for one in (optimizer, schedule) if one]
+        if given and not linked and all("class_path" in one for one in given):
+            late_optimizer.install(self.model, optimizer, schedule, self.configure_optimizers, fits=subcommand == "fit")
         else:
             super()._add_configure_optimizers_method_to_model(subcommand)
 

@@ -25,6 +25,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim import TargetAdam, shares_one
+from ts_lightning.optim.kind import of_another_kind
 
 #: of target space's own entries in a checkpoint and in an optimizer's state
 KEY = "target_space"
@@ -129,12 +130,12 @@ class Substitution:
         return {"state": made, "param_groups": groups, KEY: {"optimized": names, "moments": moments}}
 
     def load_moments(self, state: Mapping[str, Any]) -> None:
-        """Take the moments of a written state, and leave the groups' options as they are.
+        """Take the moments of a written state, and leave the groups' options as they are; none of another optimizer's.
 
         Raises:
             TargetSpaceError: the state is of other parameters than the optimizer trains.
         """
-        if KEY in state:
+        if KEY in state and not of_another_kind(self.optimizer, state["param_groups"]):
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": self._read(state[KEY]), "param_groups": groups})
 
