@@ -91,3 +91,34 @@ def test_a_small_bias_that_is_the_same_for_all_outputs_is_a_start_and_a_prior_is
     nn.init.constant_(model[2].bias, bias)
     space = TargetSpace(model, torch.randn(20, 6))
     assert [layer.anchor is not None for layer in space.layers] == [False, kept]
+
+
+def forgetting(inputs, drawn):
+    """An LSTM whose forget gate starts open, as many set it, beside other biases at zero or as PyTorch draws them."""
+    lstm = nn.LSTM(inputs, 16, batch_first=True)
+    if not drawn:
+        nn.init.orthogonal_(lstm.weight_hh_l0)
+        nn.init.xavier_uniform_(lstm.weight_ih_l0)
+    for bias in (lstm.bias_ih_l0, lstm.bias_hh_l0):
+        if not drawn:
+            nn.init.zeros_(bias)
+        nn.init.ones_(bias[16:32])
+    return lstm
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("inputs", [1, 4, 200])
+def test_an_open_forget_gate_is_a_start(inputs, drawn):
+    """Of few inputs the weights of such a start counted as trained; beside drawn biases all did."""
+    torch.manual_seed(0)
+    space = TargetSpace(forgetting(inputs, drawn), torch.randn(20, 5, inputs))
+    assert [layer.anchor for layer in space.layers] == [None]
+
+
+@pytest.mark.parametrize("inputs", [1, 200])
+def test_other_biases_beside_an_open_forget_gate_are_kept(inputs):
+    torch.manual_seed(0)
+    lstm = forgetting(inputs, True)
+    nn.init.normal_(lstm.bias_ih_l0[:16])
+    space = TargetSpace(lstm, torch.randn(20, 5, inputs))
+    assert all(layer.anchor is not None for layer in space.layers)

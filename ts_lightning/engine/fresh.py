@@ -60,11 +60,13 @@ def verdict(layer: TargetLayer) -> Verdict:
     unknown = layer.by_function and not isinstance(layer.module, (nn.Linear, nn.modules.conv._ConvNd))
     if unknown and all(p.numel() < _TELLING for p in layer.parameters):
         return "fresh"
-    drawn = all(_drawn(p, bound, zero or p.numel() >= _TELLING) for p in matrices)
+    # biases at one, as of an LSTM's forget gate, beside others at zero or as drawn
+    forgets = recurrent and all(bool(((p == 0) | (p == 1)).all()) for p in vectors)
+    drawn = all(_drawn(p, bound, zero or forgets or p.numel() >= _TELLING) for p in matrices)
     if not drawn:
         return "trained"
-    forgets = recurrent and all(bool(((p == 0) | (p == 1)).all()) for p in vectors)
-    return "fresh" if zero or forgets or all(_within(p, bound) for p in vectors) else "given"
+    others = [p[p != 1] if recurrent else p for p in vectors]
+    return "fresh" if zero or all(_within(p, bound) for p in others if len(p)) else "given"
 
 
 def _fan(module: nn.Module, weight: Tensor) -> int:
