@@ -193,8 +193,8 @@ class Partition:
 
 
 def _varies(tensor: Tensor) -> bool:
-    """Whether not all entries are one number."""
-    return bool((tensor != tensor.flatten()[:1]).any())
+    """Whether not all entries are one number, of which a process without samples has none."""
+    return tensor.numel() > 0 and bool((tensor != tensor.flatten()[0]).any())
 
 
 @torch.inference_mode(False)
