@@ -1,6 +1,7 @@
 """Attached optimizers of several processes, whose gradients the backward pass averages."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ from tests.support.fits import loader
 from tests.support.processes import run
 from tests.support.same_spaces import CONFIG, Habit
 from ts_lightning import TargetSpace
+
+
+def cleared(optimizer, backward, *batch):
+    """A closure's work."""
+    optimizer.zero_grad()
+    backward(*batch)
 
 
 def looped(space, case):
@@ -34,19 +41,20 @@ def looped(space, case):
             engine.attach(optimizer)
         trained = list((engine or module).parameters())
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled="scale" in case)
+
+        def backward(x, y, factor):
+            loss = torch.nn.functional.cross_entropy(parallel(x[rank::2]), y[rank::2])
+            scaler.scale(loss * factor).backward()
+
         for n, (x, y) in enumerate(loader(dtype=torch.float64)):
-
-            def backward():
-                loss = torch.nn.functional.cross_entropy(parallel(x[rank::2]), y[rank::2])  # noqa: B023
-                scaler.scale(loss * (torch.inf if "inf" in case and n == 1 else 1.0)).backward()  # noqa: B023
-
+            batch = x, y, torch.inf if "inf" in case and n == 1 else 1.0
             if "accumulated" in case:
                 with parallel.no_sync():
-                    backward()
+                    backward(*batch)
             if "closure" in case:
-                optimizer.step(lambda: (optimizer.zero_grad(), backward())[1])
+                optimizer.step(partial(cleared, optimizer, backward, *batch))
                 continue
-            backward()
+            backward(*batch)
             if "read by one" in case and rank:
                 [parameter.grad for parameter in trained]
             if "unscaled" in case:

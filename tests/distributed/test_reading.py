@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from tests.support.fits import CONFIG, Lit, build, data, fit, loader
 from tests.support.processes import run
 from tests.support.sam import SAM, ByHand
-from tests.support.same_spaces import Habit, trained
+from tests.support.same_spaces import Habit, Subtracted, trained
 from ts_lightning import ReferenceConfig
 
 
@@ -82,11 +82,6 @@ class Clamped(Habit):
 
     automatic_optimization = False
 
-    @torch.no_grad()
-    def move(self, moves, sign):
-        for parameter, move in zip(self.parameters(), moves, strict=True):
-            parameter.add_(move, alpha=sign)
-
     def training_step(self, batch, batch_idx):
         optimizer = self.optimizers()
         optimizer.zero_grad()
@@ -98,18 +93,12 @@ class Clamped(Habit):
                 parameter.clamp_(-0.3, 0.3)
 
 
-class Moved(Clamped):
+class Moved(Clamped, Subtracted):
     """Gradients at weights that are moved, and put back ahead of the clipping."""
 
     def training_step(self, batch, batch_idx):
         optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        moves = [0.05 * parameter.grad for parameter in self.parameters()]
-        self.move(moves, 1)
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        self.move(moves, -1)
+        self.backward_elsewhere(optimizer, batch)
         self.clip_gradients(optimizer, 0.1, "norm")
         optimizer.step()
 

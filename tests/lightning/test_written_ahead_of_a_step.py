@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.fits import loader, trainer
-from tests.support.same_spaces import ByHand, Habit, assert_same_in_both_spaces, trained
+from tests.support.same_spaces import ByHand, Habit, Subtracted, assert_same_in_both_spaces, trained
 from ts_lightning import TargetSpaceConfig, convert
 
 
@@ -104,25 +104,6 @@ class Sharpness(ByHand):
         self.manual_backward(self.loss(batch))
         for parameter, value in zip(self.parameters(), kept, strict=True):
             self.put_back(parameter, value)
-        optimizer.step()
-
-
-class Subtracted(ByHand):
-    """The same, where rounding is left of the move."""
-
-    @torch.no_grad()
-    def move(self, moves, sign):
-        for parameter, move in zip(self.parameters(), moves, strict=True):
-            parameter.add_(move, alpha=sign)
-
-    def step(self, optimizer, batch):
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        moves = [0.05 * parameter.grad for parameter in self.parameters()]
-        self.move(moves, 1)
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        self.move(moves, -1)
         optimizer.step()
 
 

@@ -61,6 +61,28 @@ class ByHand(Habit):
         self.step(self.optimizers(), batch)
 
 
+class Subtracted(ByHand):
+    """The gradient at weights that were moved along the gradient; rounding is left of moves that are taken back."""
+
+    @torch.no_grad()
+    def move(self, moves, sign):
+        for parameter, move in zip(self.parameters(), moves, strict=True):
+            parameter.add_(move, alpha=sign)
+
+    def backward_elsewhere(self, optimizer, batch):
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        moves = [0.05 * parameter.grad for parameter in self.parameters()]
+        self.move(moves, 1)
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.move(moves, -1)
+
+    def step(self, optimizer, batch):
+        self.backward_elsewhere(optimizer, batch)
+        optimizer.step()
+
+
 def trained(cls, space, **options):
     """The losses and the last weights of a fit of one of these classes in a space."""
     torch.manual_seed(0)

@@ -64,12 +64,12 @@ def install(
             made.register_load_state_dict_pre_hook(_Resumed(made, left))
         return given
 
-    if any(True for _ in module.parameters()):
+    if next(module.parameters(), None) is not None:
         configure_optimizers(module)
     if fits and is_overridden("configure_optimizers", module):
         rank_zero_warn(f"--optimizer is used in the place of {type(module).__name__}.configure_optimizers.")
     update_wrapper(configure_optimizers, together)  # by which Lightning sees that there is one
-    module.configure_optimizers = MethodType(configure_optimizers, module)  # type: ignore[method-assign]
+    vars(module)["configure_optimizers"] = MethodType(configure_optimizers, module)
 
 
 class _Resumed:

@@ -216,7 +216,7 @@ class Cascade:
             if shared := [g for p, g in mine if g is not None and not isinstance(p, Target)]:
                 self.partition.shards.sum(*shared)
         self.pulled.give(trained, gradients, keep)
-        self.partition.pulled(self.pulled.gradients(), self.targets.values())
+        self.partition.pulled(self.pulled.gradients, self.targets.values())
 
     def _targets_of(self, weights: Sequence[nn.Parameter]) -> set[int]:
         """The ids of the targets that these weights are solved from."""

@@ -30,7 +30,7 @@ class KeptFactors:
         self._kept: list[float | Tensor | None] | None = None
 
     @torch.no_grad()
-    def look(self, served: bool) -> None:
+    def look(self, *, served: bool) -> None:
         """Read the factors behind an untangling; say once which changed since the last one.
 
         Args:

@@ -108,22 +108,26 @@ class Partition:
         if self.group is not None and (known := [*weights, *others]):
             self._replicas.look(others, known[0].device, self.group)
 
-    def pulled(self, averaged: Sequence[Tensor], targets: Iterable[Target]) -> None:
-        """Note the gradients of a pull-back, on the weights and on the targets, of which others may change these."""
-        if self.group is not None:
+    @property
+    def looks(self) -> bool:
+        """Whether processes are compared behind the next solve."""
+        return self.group is not None and self._replicas.due
+
+    def pulled(self, gradients: Callable[[], Sequence[Tensor]], targets: Iterable[Target]) -> None:
+        """Note a pull-back's gradients, on the weights and on the targets, of which others may change these."""
+        if self.looks:
+            averaged = gradients()
             shares = [] if self.shards is None else [t.stored_grad for t in targets if t.stored_grad is not None]
             self._replicas.note(averaged, shares, averaged[0].device)
 
-    @property
-    def looks(self) -> bool:
-        """Whether processes that share the reference batch are compared behind the next solve."""
-        return self.shards is not None and self._replicas.due
-
-    def stepping(self, optimizer: Optimizer, targets: Sequence[Target]) -> None:
-        """Note the moments that an optimizer holds of its targets, ahead of a step that is looked at.
+    def stepping(self, optimizer: Optimizer, trained: Callable[[], Sequence[Target]]) -> None:
+        """Note the moments that an optimizer holds of the targets that it trains, ahead of a step.
 
         Not those of one number, with which an optimizer may begin, as Adagrad does.
         """
+        if self.shards is None or not self.looks:
+            return
+        targets = trained()
         moments = [value for target in targets for value in optimizer.state.get(target, {}).values()]
         shapes = {target.shape for target in targets}
         whole = [value for value in moments if isinstance(value, Tensor) and value.shape in shapes and _varies(value)]

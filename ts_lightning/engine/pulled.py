@@ -189,8 +189,9 @@ class Pulled:
                 "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
                 "available through the solve. Call backward() without it, or train in weight space: target_space=None."
             )
-        unread = [gradient for gradient in self.gradients() if not _is_as_marked(gradient, _PULLED)]
-        if not self._said_early and any(_is_as_marked(gradient, READ) for gradient in unread):
+        if not self._said_early and any(
+            _is_as_marked(gradient, READ) and not _is_as_marked(gradient, _PULLED) for gradient in self.gradients()
+        ):
             self._said_early = True
             warnings.warn(
                 "Gradients of targets were read ahead of space.pullback(), which gives them: unscaling and clipping "

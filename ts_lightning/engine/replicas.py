@@ -42,20 +42,19 @@ class Replicas:
 
     @torch.no_grad()
     def note(self, averaged: Sequence[Tensor], pulled: Sequence[Tensor], device: torch.device) -> None:
-        """Take note of a pull-back for the next look.
+        """Take note of a pull-back for the next look, if that is ``due``.
 
         Args:
             averaged: the gradients on the weights, which are to be the same in all processes.
             pulled: the gradients on this process's share of the targets.
             device: for the message.
         """
-        if self.due:
-            self._averaged = _numbers(averaged, device)
-            self._pulled = [(gradient, gradient.clone()) for gradient in pulled]
+        self._averaged = _numbers(averaged, device)
+        self._pulled = [(gradient, gradient.clone()) for gradient in pulled]
 
     @torch.no_grad()
     def hold(self, targets: Sequence[Tensor], moments: Sequence[Tensor], device: torch.device) -> None:
-        """Take note of an optimizer's step for the next look.
+        """Take note of an optimizer's step for the next look, if that is ``due``.
 
         Args:
             targets: this process's share of those that it trains.
@@ -79,10 +78,10 @@ class Replicas:
         )
         numbers = torch.cat([averaged, _numbers(parameters, device), held, _factor(self._pulled, device)])
         self._averaged, self._pulled, self._held = None, [], None
-        spans = _spans(numbers, group)
-        others, own = _apart(spans[:, :3]), bool(spans[0, 12] > _SAME * spans[1, 12])
-        one = _apart(spans[:, 6:9]) and bool(spans[1, 10] > 0) and not spans[0, 9:11].any()
-        self._said = others or own or one or _apart(spans[:, 3:6])
+        gradients, beside, targets, moments, factor = torch.split(_spans(numbers, group), [3, 3, 3, 3, 1], dim=1)
+        others, own = _apart(gradients), bool(factor[0] > _SAME * factor[1])
+        one = _apart(targets) and bool(moments[1, 1] > 0) and not moments[0, :2].any()
+        self._said = others or own or one or _apart(beside)
         if others:
             warnings.warn(
                 "The processes pull back gradients that are not averaged over them, and the batches of some do not "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -31,7 +31,7 @@ def unsolved(optimizer: Optimizer, *, released: bool) -> TargetSpaceError:
     )
 
 
-def check_moments(optimizer: Optimizer, targets: Sequence[Target]) -> None:
+def check_moments(optimizer: Optimizer, targets: Iterable[Target]) -> None:
     """Raise TargetSpaceError where an optimizer has moments of targets of the shape from before a refresh."""
     for target in targets:
         if target.former is None:

@@ -112,8 +112,7 @@ class Stepping:
         Raises:
             TargetSpaceError: gradients stand on the weights, which the step would leave out.
         """
-        if self.cascade.partition.looks:
-            self.cascade.partition.stepping(optimizer, self._targets(optimizer))
+        self.cascade.partition.stepping(optimizer, lambda: self._targets(optimizer))
         if self._following:
             for steps in self._following:
                 if steps.own_loop and steps.optimizer is optimizer:
@@ -128,9 +127,8 @@ class Stepping:
                 "The optimizer steps targets, and the weights hold gradients that were not pulled back to them. Call "
                 "space.pullback() between backward() and optimizer.step()."
             )
-        trained = self._targets(optimizer)
         own = trained_by(optimizer)
-        pulled.use(trained, [p for p in self.cascade.trained.others if id(p) in own])
+        pulled.use(self._targets(optimizer), [p for p in self.cascade.trained.others if id(p) in own])
 
     def check_solved(self, optimizer: Optimizer, *, closure: bool = False) -> bool:
         """Look ahead of a step whether there is a solve that its gradients go back through; whether there is.
@@ -149,7 +147,7 @@ class Stepping:
             if solution.lost or idle or (closure and not solution.released):
                 return False
             raise unsolved(optimizer, released=solution.released)
-        check_moments(optimizer, self._targets(optimizer))
+        check_moments(optimizer, self.cascade.targets.values())
         return True
 
     def pullback(self, *, keep: bool) -> bool:

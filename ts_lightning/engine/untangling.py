@@ -61,7 +61,6 @@ class Untangling:
         self._by_map = set() if self._through else self._stackable  # layers whose gradients need no graph
         self._maps: KeptMaps | None = None
         self._factors = KeptFactors(layers)
-        self._served = False  # whether the maps in force gave weights, ahead of the pass that is going on
         self._found: list[KeptLayer] = []
         self._began: Values | None = None  # what the last untangling was made from
         self._graph = Lasting((), ())  # of the last untangling
@@ -107,7 +106,6 @@ class Untangling:
         Its graph serves until the next one begins, if anything of it does.
         """
         self._found = []
-        self._served = self._maps is not None and self.since > 0
         self.lasting = self.active and not (self._through and self.period.idle)
         if not self.active:
             return nullcontext()
@@ -149,7 +147,7 @@ class Untangling:
             self._maps = KeptMaps(self._found, self._stackable, shards)
             self._checked = True
         if self._skips:
-            self._factors.look(self._served)
+            self._factors.look(served=self.since > 0)
         self._found = []
         self.since, self._ended, self._restored = 0, False, False
 
