@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.example import Example, loss_of, outputs
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.engine.batches import mapped
+from ts_lightning.engine.running.batches import mapped
 
 
 class Found(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ts_lightning.engine.batches import tensors_in
+from ts_lightning.engine.running.batches import tensors_in
 
 
 class Example(NamedTuple):

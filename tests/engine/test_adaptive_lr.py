@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tests.support.nets import dense, moons
 from ts_lightning import TargetAdam, TargetSpace
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.targets.target import Target
 
 LR = 0.01
 

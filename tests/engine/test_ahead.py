@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.engine.ahead import Ahead
+from ts_lightning.engine.running.ahead import Ahead
 
 
 class Scaled(nn.Module):

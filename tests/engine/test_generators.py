@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import ConcatDataset, RandomSampler, Sampler, TensorDataset
 
-from ts_lightning.engine.generators import held, unmoved
+from ts_lightning.engine.running.generators import held, unmoved
 
 
 class Attribute:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.untangling import made, step, weights
-from ts_lightning.engine.period import Period
+from ts_lightning.engine.untangle.period import Period
 
 
 @pytest.mark.parametrize("family", ["dense", "rnn"])
@@ -15,7 +15,9 @@ def test_maps_that_nobody_asks_for_are_not_kept(family, monkeypatch):
     for always in (False, True):
         model, space, x = made(family, "auto", torch.float32)
         jumps = iter([1.0] * 5 + [0.0] * 100)  # the period stays 1, and then grows
-        monkeypatch.setattr("ts_lightning.engine.cascade.jump", lambda *_, jumps=jumps: torch.tensor(next(jumps)))
+        monkeypatch.setattr(
+            "ts_lightning.engine.solving.cascade.jump", lambda *_, jumps=jumps: torch.tensor(next(jumps))
+        )
         if always:
             monkeypatch.setattr(Period, "idle", False)
         optimizer = torch.optim.Adam(space.parameters(), lr=0.01)

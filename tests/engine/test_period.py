@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.engine.period import Period
+from ts_lightning.engine.untangle.period import Period
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from benchmarks.literal import Literal
 from tests.support.exactness import check_each_target
 from tests.support.fits import assert_equal
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.shared_norm import shared_norm
+from ts_lightning.engine.reference.shared_norm import shared_norm
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),

@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.support.encoders import Net, X, half_frozen, half_frozen_recurrent, tied
 from tests.support.fits import assert_equal
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.selection import select_layers
+from ts_lightning.engine.survey.selection import select_layers
 
 
 def test_frozen_layers_are_left_out_and_said_once():

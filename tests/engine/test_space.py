@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.support.fits import assert_equal
 from tests.support.nets import Conv, Dense, dense, moons
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.random_numbers import SameRandomNumbers
+from ts_lightning.engine.running.random_numbers import SameRandomNumbers
 
 INITS = ("projected", "normalised")
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tests.support.nets import dense, moons
 from ts_lightning import TargetAdam, TargetSpace, TargetSpaceError
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import SettingError
 
 LR, MOMENTUM, BETA, EPS = 0.01, 0.5, 0.9, 1e-6

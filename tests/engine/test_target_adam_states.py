@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ts_lightning import TargetAdam
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.targets.target import Target
 
 
 def test_options_that_a_state_does_not_have_stay_each_groups_own():

@@ -222,7 +222,7 @@ def test_where_every_solve_untangles_ever_fewer_are_judged(monkeypatch):
     _, space, _ = made("dense", "auto")
     period, jumps = space.cascade.untangling.period, [1.0] * 6 + [0.01]
     judged, solves = [], []
-    monkeypatch.setattr("ts_lightning.engine.cascade.jump", lambda *_: torch.tensor(jumps[len(judged)]))
+    monkeypatch.setattr("ts_lightning.engine.solving.cascade.jump", lambda *_: torch.tensor(jumps[len(judged)]))
     judge = period.judge
     monkeypatch.setattr(period, "judge", lambda jump: judged.append(len(solves)) or judge(jump))
     while len(judged) < len(jumps):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tests.support.middles import EXACT, batch, net, steps
 from ts_lightning import TargetSpace
-from ts_lightning.engine.untraced import Untraced
+from ts_lightning.engine.running.untraced import Untraced
 
 
 class Bank:

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.support.loops import LOOPS, Flow
 from ts_lightning import TargetSpace, TargetSpaceConfig
-from ts_lightning.engine.uses import constant_at_first, lacking
+from ts_lightning.engine.survey.uses import constant_at_first, lacking
 from ts_lightning.errors import TargetSpaceError
 
 

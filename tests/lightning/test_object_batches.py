@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.fits import Plain, build, data, fit
 from ts_lightning import TargetSpaceMixin
-from ts_lightning.engine.copies import fresh
+from ts_lightning.engine.running.copies import fresh
 
 
 @dataclass

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from ts_lightning.amount import amount
 from ts_lightning.cli import files
 from ts_lightning.cli.parser import Parser
-from ts_lightning.engine.batches import part
+from ts_lightning.engine.running.batches import part
 from ts_lightning.errors import SettingError, first_line
 from ts_lightning.lightning.checkpoint import SETTINGS
 from ts_lightning.lightning.other_name import refuse_other_name

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.config import Init, TargetSpaceConfig
-from ts_lightning.engine.cascade import Cascade
-from ts_lightning.engine.loops import loops_in_state
-from ts_lightning.engine.reference_batch import ReferenceBatch
-from ts_lightning.engine.reference_pass import ReferencePass
-from ts_lightning.engine.start import start
-from ts_lightning.engine.state_checks import check_state
+from ts_lightning.engine.reference.loops import loops_in_state
+from ts_lightning.engine.reference.reference_batch import ReferenceBatch
+from ts_lightning.engine.reference.reference_pass import ReferencePass
+from ts_lightning.engine.solving.cascade import Cascade
+from ts_lightning.engine.targets.start import start
+from ts_lightning.engine.targets.state_checks import check_state
 from ts_lightning.engine.twins import say_copies
 from ts_lightning.errors import instead
 

@@ -9,9 +9,9 @@ from torch.nn.utils import parametrize
 
 from ts_lightning.amount import amount
 from ts_lightning.config import Init, TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size, tensors_in
 from ts_lightning.engine.names import is_matrix, join, kind_of, listed, matches, plain_name
-from ts_lightning.engine.reference_batch import ReferenceBatch
+from ts_lightning.engine.reference.reference_batch import ReferenceBatch
+from ts_lightning.engine.running.batches import batch_size, tensors_in
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family
 

@@ -17,15 +17,15 @@ from torch import nn
 
 from ts_lightning.amount import amount
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size
 from ts_lightning.engine.beginning import check_model
-from ts_lightning.engine.calls import Calls
 from ts_lightning.engine.names import is_matrix, kind_of, matches, plain_name
-from ts_lightning.engine.reference_batch import Reference, ReferenceBatch
-from ts_lightning.engine.reference_pass import ReferencePass
-from ts_lightning.engine.selection import Left
-from ts_lightning.engine.start import rows_setting
-from ts_lightning.engine.survey import choose
+from ts_lightning.engine.reference.calls import Calls
+from ts_lightning.engine.reference.reference_batch import Reference, ReferenceBatch
+from ts_lightning.engine.reference.reference_pass import ReferencePass
+from ts_lightning.engine.running.batches import batch_size
+from ts_lightning.engine.survey.selection import Left
+from ts_lightning.engine.survey.survey import choose
+from ts_lightning.engine.targets.start import rows_setting
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import Size, StepUnit
 from ts_lightning.layers.loop import LoopableLayer

@@ -15,20 +15,20 @@ import torch.distributed as dist
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.attached import AttachedOptimizer, attach
 from ts_lightning.engine.beginning import Beginning, settings_of
-from ts_lightning.engine.bystanders import check_alone, look_again, watch
-from ts_lightning.engine.cascade import Cascade
 from ts_lightning.engine.describe import described, start_of
 from ts_lightning.engine.fresh import given_layers
 from ts_lightning.engine.names import chosen
-from ts_lightning.engine.optimizers import substitute
-from ts_lightning.engine.partition import Partition
-from ts_lightning.engine.reference_batch import Reference
-from ts_lightning.engine.stepping import Stepping
+from ts_lightning.engine.reference.reference_batch import Reference
+from ts_lightning.engine.solving.cascade import Cascade
+from ts_lightning.engine.steps.attached import AttachedOptimizer, attach
+from ts_lightning.engine.steps.bystanders import check_alone, look_again, watch
+from ts_lightning.engine.steps.optimizers import substitute
+from ts_lightning.engine.steps.stepping import Stepping
 from ts_lightning.engine.structure import Structure
-from ts_lightning.engine.survey import choose
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.survey.survey import choose
+from ts_lightning.engine.targets.partition import Partition
+from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.processes import Shards

@@ -55,8 +55,8 @@ class TargetLayer(ABC):
         solvers: one for each of the layer's systems, at most :attr:`systems`; ``solver`` is the first.
         anchor: values of the parameters, W0, around which the layer is solved; None for zero. See :meth:`anchor_at`.
         uses: how many times one forward uses the layer; it is solved from the rows of the first, or of all in a loop.
-        beside: which of its calls in one forward, counted from 0, no solve depends on, see ``engine/beside.py``.
-        stage: how many loops have to be solved before the layer, see ``engine/walk.py``.
+        beside: which of its calls in one forward, counted from 0, no solve depends on, see ``engine/survey/beside.py``.
+        stage: how many loops have to be solved before the layer, see ``engine/reference/walk.py``.
     """
 
     #: factor of the "auto" step scale of every layer of a model with such a layer; docs/defaults.md

@@ -1,4 +1,4 @@
-"""The noise that training has on a layer's input, by the columns of A; see ``engine/noise.py``."""
+"""The noise that training has on a layer's input, by the columns of A; see ``engine/reference/noise.py``."""
 
 from __future__ import annotations
 

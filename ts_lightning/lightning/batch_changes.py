@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.written import version_of
+from ts_lightning.engine.running.batches import tensors_in
+from ts_lightning.engine.running.written import version_of
 from ts_lightning.lightning.module import gives
 
 _HOOK = "on_train_batch_start"

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.batches import batch_size, formed, tensors_in
-from ts_lightning.engine.generators import unmoved
+from ts_lightning.engine.running.batches import batch_size, formed, tensors_in
+from ts_lightning.engine.running.generators import unmoved
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.lightning.checkpoint import Restored

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.engine.trained import copies_of
+from ts_lightning.engine.targets.trained import copies_of
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 

@@ -1,9 +1,9 @@
 """The hook into a fit: a target space's part in every step of the strategy's optimizers.
 
-The optimizers' own steps pull back and solve, see :class:`~ts_lightning.engine.steps.OptimizerSteps`. What Lightning
-does around them is heard here: a training step and a closure begin with weights that are solved from what is trained
-now; gradients are clipped by the norm over all processes, and unscaled on the weights as on the targets; and a loss
-that is not finite is seen by callbacks before it ends the fit.
+The optimizers' own steps pull back and solve, see :class:`~ts_lightning.engine.steps.steps.OptimizerSteps`. What
+Lightning does around them is heard here: a training step and a closure begin with weights that are solved from what is
+trained now; gradients are clipped by the norm over all processes, and unscaled on the weights as on the targets; and a
+loss that is not finite is seen by callbacks before it ends the fit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.engine.steps import OptimizerSteps
+from ts_lightning.engine.steps.steps import OptimizerSteps
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.batch_changes import BatchChanges
 

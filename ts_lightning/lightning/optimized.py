@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import is_matrix
-from ts_lightning.engine.optimizers import check_own, trained_by
-from ts_lightning.engine.rest import untrained_layers
 from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.steps.optimizers import check_own, trained_by
+from ts_lightning.engine.survey.rest import untrained_layers
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.optim import TargetAdam
 

@@ -20,11 +20,11 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from ts_lightning.amount import amount
-from ts_lightning.engine.batches import batch_size, part
-from ts_lightning.engine.copies import fresh
-from ts_lightning.engine.learned import Learned
-from ts_lightning.engine.mode import forwards
-from ts_lightning.engine.written import known_written
+from ts_lightning.engine.reference.mode import forwards
+from ts_lightning.engine.running.batches import batch_size, part
+from ts_lightning.engine.running.copies import fresh
+from ts_lightning.engine.running.learned import Learned
+from ts_lightning.engine.running.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of

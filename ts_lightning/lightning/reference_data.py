@@ -26,9 +26,9 @@ from torch.utils.data import (
 
 from ts_lightning.amount import amount
 from ts_lightning.config import Selection, Size
-from ts_lightning.engine.batches import batch_size, joined, part, tensors_in
-from ts_lightning.engine.copies import fresh
-from ts_lightning.engine.generators import held
+from ts_lightning.engine.running.batches import batch_size, joined, part, tensors_in
+from ts_lightning.engine.running.copies import fresh
+from ts_lightning.engine.running.generators import held
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.layers.registry import family
 from ts_lightning.lightning.sampled_keys import sampled_keys

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
 
 from ts_lightning.amount import amount
-from ts_lightning.engine.optimizers import inner_optimizers, restore
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.steps.optimizers import inner_optimizers, restore
+from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim import TargetAdam, shares_one
 from ts_lightning.optim.kind import of_another_kind

@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from ts_lightning.engine.batches import sequence
+from ts_lightning.engine.running.batches import sequence
 from ts_lightning.errors import TargetSpaceError
 
 

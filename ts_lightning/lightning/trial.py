@@ -17,13 +17,13 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ts_lightning.engine.batches import tensors_in
-from ts_lightning.engine.learned import Learned
-from ts_lightning.engine.libraries import of_user
-from ts_lightning.engine.mode import ReferenceMode
-from ts_lightning.engine.undo import Undo
-from ts_lightning.engine.untraced import Untraced
-from ts_lightning.engine.written import version_of
+from ts_lightning.engine.reference.mode import ReferenceMode
+from ts_lightning.engine.running.batches import tensors_in
+from ts_lightning.engine.running.learned import Learned
+from ts_lightning.engine.running.libraries import of_user
+from ts_lightning.engine.running.undo import Undo
+from ts_lightning.engine.running.untraced import Untraced
+from ts_lightning.engine.running.written import version_of
 from ts_lightning.layers.registry import family
 from ts_lightning.lightning.module import TargetSpaceModule
 

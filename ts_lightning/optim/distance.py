@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ts_lightning.engine.target import Target
+from ts_lightning.engine.targets.target import Target
 
 
 def mean_squares(*kinds: Mapping[Target, Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from ts_lightning import (
     TargetSpaceMixin,
     TargetSpaceMonitor,
 )
-from ts_lightning.engine.selection import select_layers
+from ts_lightning.engine.survey.selection import select_layers
 
 
 def test_a_causal_encoder_that_pads_is_what_it_was_solved_to_be():

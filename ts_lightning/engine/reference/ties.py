@@ -1,0 +1,50 @@
+"""Solved weights that a forward takes by themselves, as a decoder does that is tied to the encoder's weight.
+
+Behind the layer's own solve the reference pass gives such calls the solved value, so that gradients go both ways. Ahead
+of it there is none: the weights would depend on those of the last step, which is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ts_lightning.engine.reference.dependence import tensors_of
+from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.base import TargetLayer
+
+
+def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLayer, Any]]) -> None:
+    """Check that no layer's input depends on a weight that was taken before it was solved.
+
+    Args:
+        layers: what is solved.
+        inputs: each layer with its input, in a graph of autograd.
+
+    Raises:
+        TargetSpaceError: one does; names both layers.
+    """
+    owners = {id(parameter): layer for layer in layers for parameter in layer.parameters}
+    seen: set[Any] = set()
+    for layer, x in inputs:
+        nodes = [tensor.grad_fn for tensor in tensors_of(x) if tensor.grad_fn is not None]
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            owner = owners.get(id(getattr(node, "variable", None)))
+            if owner is layer:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' depends on its own weight, which forward takes by itself before it calls "
+                    f"the layer; it is not solved by then. Call the layer first, or add '{layer.module_name}' to "
+                    f"exclude."
+                )
+            if owner is not None:
+                raise TargetSpaceError(
+                    f"layer '{layer.name}' depends on the weight of layer '{owner.name}', which forward takes by "
+                    f"itself before that layer is called, or hands to a transform of torch.func (vmap, vjp); it is not "
+                    f"the solved one there. Call the layer first, close over the weight in place of handing it over, "
+                    f"or add '{owner.module_name}' to exclude."
+                )
+            nodes += [before for before, _ in node.next_functions if before is not None]

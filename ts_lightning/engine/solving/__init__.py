@@ -1,0 +1,1 @@
+"""Weights from targets, and gradients back."""

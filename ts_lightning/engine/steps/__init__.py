@@ -1,0 +1,1 @@
+"""Solves and pull-backs around the steps of optimizers."""

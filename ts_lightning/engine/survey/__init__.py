@@ -1,0 +1,1 @@
+"""Which layers of a model can be solved, found by a dry run."""

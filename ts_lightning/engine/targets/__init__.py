@@ -1,0 +1,1 @@
+"""Targets: how they start, and which processes have them."""

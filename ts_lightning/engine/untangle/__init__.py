@@ -1,0 +1,1 @@
+"""What is kept from one untangling to the next."""
