@@ -1,6 +1,7 @@
 """Imports go down the floors of docs/architecture.md, without a circle, and the engine needs no Lightning."""
 
 import ast
+import logging
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -22,6 +23,18 @@ def circle(imports):
     return []
 
 
+@pytest.fixture
+def loggers_stay():
+    """The linter turns off all loggers that there are, and later tests of the process would find nothing logged."""
+    disabled = {
+        logger: logger.disabled for logger in logging.Logger.manager.loggerDict.values() if hasattr(logger, "disabled")
+    }
+    yield
+    for logger, before in disabled.items():
+        logger.disabled = before
+
+
+@pytest.mark.usefixtures("loggers_stay")
 def test_the_contracts_in_pyproject_hold(capsys):
     assert lint_imports(str(PYPROJECT), no_cache=True, no_logo=True) == 0, capsys.readouterr().out
 
