@@ -34,6 +34,15 @@ _LEAST = {
     "num_sanity_val_steps": (-1, False),
     "val_check_interval": (0, True),
 }
+#: what the Trainer's ``barebones`` refuses, and leaves out where it is not given
+NOT_BARE = (
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "log_every_n_steps",
+    "logger",
+    "num_sanity_val_steps",
+)
 
 
 def check_target_space(settings: Any) -> None:

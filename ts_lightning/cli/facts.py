@@ -6,9 +6,11 @@ import platform
 import re
 from collections.abc import Sized
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from ts_lightning.amount import amount
 
@@ -45,10 +47,18 @@ def _data(trainer: Trainer) -> str:
     samples = getattr(loader, "dataset", None)
     told = [] if data is None else [type(data).__name__]
     if isinstance(samples, Sized):
-        told.append(amount(len(samples), "training sample"))
+        words = ("training batch", "training batches") if _of_batches(loader) else ("training sample",)
+        told.append(amount(len(samples), *words))
     if isinstance(size := getattr(loader, "batch_size", None), int):
         told.append(f"batches of {size:,}")
     return ", ".join(told)
+
+
+def _of_batches(loader: Any) -> bool:
+    """Whether the loader takes the items of its data set, one by one, for batches."""
+    sampler = getattr(loader, "sampler", None)
+    indexed = getattr(sampler, "data_source", getattr(sampler, "dataset", None))
+    return isinstance(loader, DataLoader) and loader.batch_sampler is None and indexed is loader.dataset
 
 
 def _hardware(device: torch.device, processes: int) -> str:

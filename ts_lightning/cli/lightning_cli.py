@@ -19,7 +19,15 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import causes, helptext, late_optimizer, meant
-from ts_lightning.cli.checks import MOST_THREADS, check_data, check_keys, check_root, check_target_space, check_trainer
+from ts_lightning.cli.checks import (
+    MOST_THREADS,
+    NOT_BARE,
+    check_data,
+    check_keys,
+    check_root,
+    check_target_space,
+    check_trainer,
+)
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, is_first, run_folder, with_csv
@@ -161,9 +169,7 @@ class TargetSpaceCLI(LightningCLI):
         after = self.config[chosen].get("model")
         if before == after:
             return
-        given = self._arguments
-        parse: Any = self.parser.parse_args if given is None or isinstance(given, list) else self.parser.parse_object
-        lost = meant.replaced(parse(given, defaults=False)[chosen].get("model"), after, self.model_class)
+        lost = meant.replaced(meant.given(self.parser, self._arguments)[chosen].get("model"), after, self.model_class)
         meant.say_replaced(self.config[chosen].ckpt_path, lost)
 
     def _default_to_those_of_the_module(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -174,8 +180,7 @@ class TargetSpaceCLI(LightningCLI):
         else:
             config = parser.parse_object(args)
         chosen = config[config.subcommand].get("model")
-        own = getattr(resolve_name(chosen["class_path"]), "target_space", None) if chosen else None
-        if own is not None:
+        if chosen and (own := getattr(resolve_name(chosen["class_path"]), "target_space", None)) is not None:
             self._subcommand_parsers[config.subcommand].set_defaults({"target_space": own})
 
     def _set_seed(self) -> None:
@@ -219,6 +224,9 @@ class TargetSpaceCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, whose files go to the run's folder."""
         asked = {**self._get(self.config_init, "trainer"), **kwargs}
+        if asked.get("barebones"):  # to which a recipe's defaults give way
+            given, self.trainer_defaults = meant.given(self.parser, self._arguments)[self.config.subcommand].trainer, {}
+            kwargs = {**{name: None for name in NOT_BARE if name not in given}, **kwargs}
         if asked.get("fast_dev_run") or asked.get("barebones"):
             return self._trainer(kwargs)
         check_root(asked.get("default_root_dir"))

@@ -1,4 +1,4 @@
-"""What a user meant: by an option that nobody knows, a class that there is not, or one that a checkpoint replaces."""
+"""What a user gave and meant: by an option that nobody knows, a class that there is not, one that another replaces."""
 
 from __future__ import annotations
 
@@ -95,6 +95,17 @@ def classes(path: str, base: str) -> str:
     listed = ", ".join(own)
     wrong = f"it is no {kind.__name__}" if name in there else f"{module} has no '{name}'"
     return f"{wrong}. Expected {f'one of {listed}' if listed else f'a {kind.__name__}'}."
+
+
+def given(parser: Any, arguments: Any) -> Any:
+    """What was given on the command line and in config files, without defaults.
+
+    Args:
+        parser: the program's.
+        arguments: its arguments; ``None`` takes the process's own.
+    """
+    words = arguments is None or isinstance(arguments, list)
+    return (parser.parse_args if words else parser.parse_object)(arguments, defaults=False)
 
 
 def replaced(said: Any, used: Any, kind: Callable[..., Any] | None) -> list[str]:

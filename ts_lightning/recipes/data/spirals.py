@@ -11,7 +11,7 @@ import math
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ts_lightning.errors import expect
 
@@ -36,6 +36,19 @@ def spirals(offset: float = 0.0) -> tuple[Tensor, Tensor]:
     return points.float(), torch.arange(2).repeat(POINTS)
 
 
+class _Repeated(Dataset[tuple[Tensor, ...]]):
+    """All points of ``data`` as one item, ``times`` over: the samplers that the Trainer puts in give whole numbers."""
+
+    def __init__(self, data: TensorDataset, times: int) -> None:
+        self.data, self.times = data, times
+
+    def __len__(self) -> int:
+        return self.times
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.data.tensors
+
+
 class SpiralsDataModule(LightningDataModule):
     """The two spirals, all training points in every batch.
 
@@ -55,13 +68,11 @@ class SpiralsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """``steps_per_epoch`` batches of all training points: x (194, 2), y (194,)."""
-        # without automatic batching an index is handed to the data set as it is: a slice takes all points at once
-        everything = [slice(None)] * self.steps_per_epoch
-        return DataLoader(self.train, batch_size=None, sampler=everything)  # type: ignore[arg-type]
+        return DataLoader(_Repeated(self.train, self.steps_per_epoch), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """All test points in one batch."""
-        return DataLoader(self.test, batch_size=None, sampler=[slice(None)])  # type: ignore[arg-type]
+        return DataLoader(_Repeated(self.test, 1), batch_size=None)
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """All test points in one batch."""
