@@ -34,3 +34,9 @@ def test_a_multiple_of_the_rate_that_weight_space_does_not_have_is_named(setting
     """Both spaces' rates were said to be tuned alike."""
     found = module._remarks(settings)
     assert [remark.startswith("rest_lr_mult=7.5 counts in target space alone") for remark in found] == [True] * said
+
+
+def test_a_rate_that_weight_space_does_not_let_grow_is_named():
+    optimizer = {"class_path": TARGET_ADAM, "init_args": {"adaptive_lr": True}}
+    (remark,) = module._remarks({"optimizer": optimizer})
+    assert remark.startswith("adaptive_lr counts in target space alone")

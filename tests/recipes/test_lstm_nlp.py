@@ -159,6 +159,15 @@ def test_settings_reach_the_model_and_the_reference_is_the_end_of_texts_or_noise
         assert ends == {("cat", "in", "it"), ("dog", "in", "it")}
 
 
+@pytest.mark.parametrize("reference", ["embeddings", "noise"])
+def test_a_choice_of_samples_beside_noise_is_said_to_be_without_effect(reference, pets, tmp_path):
+    chosen = ["--target_space.reference.selection", "random", "--target_space.reference.refresh", "1"]
+    short = ["--model.reference", reference, "--trainer.max_steps", "2", "--out", tmp_path / "run"]
+    ended = done(lstm_nlp.main, *pets, *chosen, *short, drawn=False)
+    for said in ("reference.selection random: without effect", "reference.refresh 1: without effect"):
+        assert ended.err.count(said) == (reference == "noise")
+
+
 def test_word_dropout_takes_words_to_the_unknown_one_in_training_only():
     dropout = WordDropout(0.25, pad=0, unknown=1)
     tokens = torch.arange(2, 2002).reshape(2, 1000)

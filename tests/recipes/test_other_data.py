@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from tests.support.runs import done, mistake, program
 from ts_lightning.recipes import cnn_images, lstm_nlp, rnn_bits, two_spirals
@@ -105,3 +106,18 @@ def test_predict_says_that_a_text_is_no_utf_8(trained):
     """As arguments come from a shell whose encoding is another one."""
     error = mistake(lstm_nlp.main, "predict", trained / "run/last.ckpt", "a good film", os.fsdecode(b"\xff film"))
     assert "text 2: found the byte 0xff, which is not UTF-8. Expected UTF-8" in error
+
+
+@pytest.mark.parametrize(("features", "refused"), [([], False), (["7"], False), (["9"], True)])
+def test_another_width_than_that_of_pretrained_vectors_is_refused(features, refused, tmp_path, monkeypatch):
+    """It gave way to the vectors', without a word."""
+
+    def embeddings(self):
+        words = len(self.encoder.words)
+        return torch.zeros(words, 7), torch.ones(words, dtype=torch.bool)
+
+    monkeypatch.setattr("ts_lightning.recipes.data.TextDataModule.embeddings", embeddings)
+    options = [f"--model.embedding={count}" for count in features]
+    ended = program(lstm_nlp.main, "fit", *options, *QUIET, "--trainer.max_steps", "1", "--out", tmp_path / "run")
+    assert ended.code == (2 if refused else 0), str(ended)
+    assert ("--model.embedding: found 9, and the data has 7." in ended.err) == refused

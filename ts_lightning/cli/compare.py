@@ -169,13 +169,17 @@ def _seed(settings: Mapping[str, Any]) -> int:
 def _remarks(settings: Mapping[str, Any]) -> list[str]:
     """What of the optimizer's settings counts in one space alone."""
     optimizer = settings.get("optimizer") or {}
-    multiple = optimizer.get("init_args", {}).get("rest_lr_mult", 1)
-    if multiple == 1:
-        return []
-    return [
-        f"rest_lr_mult={multiple:g} counts in target space alone: what is not solved has {multiple:g} times the "
-        f"learning rate there, and in weight space that of everything else."
-    ]
+    arguments = optimizer.get("init_args", {})
+    multiple = arguments.get("rest_lr_mult", 1)
+    found = []
+    if multiple != 1:
+        found.append(
+            f"rest_lr_mult={multiple:g} counts in target space alone: what is not solved has {multiple:g} times the "
+            f"learning rate there, and in weight space that of everything else."
+        )
+    if arguments.get("adaptive_lr"):
+        found.append("adaptive_lr counts in target space alone: in weight space the rate does not grow.")
+    return found
 
 
 def _rate_option(settings: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -27,8 +28,13 @@ def check_model(model: nn.Module, caller: str) -> None:
         raise TypeError(f"{caller}: found {instead(model)} as the model; expected a module, as in {caller}(model, x).")
 
 
-def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpaceConfig:
-    """The settings of a model's space, the defaults for None.
+def settings_of(config: TargetSpaceConfig | None, model: nn.Module, *, goes_on: bool) -> TargetSpaceConfig:
+    """The settings of a model's space, the defaults for None; what is without effect is said.
+
+    Args:
+        config: as a user gave them.
+        model: of the space.
+        goes_on: whether it goes on from a state, so that no start counts.
 
     Raises:
         TypeError: they are, or the model is, something else.
@@ -41,7 +47,24 @@ def settings_of(config: TargetSpaceConfig | None, model: nn.Module) -> TargetSpa
             f"until={settings.until}: a Trainer counts steps for it. In a loop of your own, call space.release() after "
             f"so many of them, and train model.parameters() with another optimizer."
         )
+    if not goes_on:
+        _say_idle(settings)
     return settings
+
+
+def _say_idle(settings: TargetSpaceConfig) -> None:
+    """Name settings of the start that are without effect beside another one."""
+    if settings.init == "weights" and settings.init_std is not None:
+        warnings.warn(
+            f"init_std={settings.init_std:g} is without effect beside init='weights', whose targets start from the "
+            f"model's weights. Leave one of the two out.",
+            stacklevel=4,
+        )
+
+
+def from_weights(settings: TargetSpaceConfig) -> TargetSpaceConfig:
+    """The settings of a start from the weights, where those of a user may say another one."""
+    return settings if settings.init == "weights" else replace(settings, init="weights", init_std=None)
 
 
 class Beginning:

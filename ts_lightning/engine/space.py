@@ -96,7 +96,7 @@ class TargetSpace:
         group: dist.ProcessGroup | None = None,
         loaded: Collection[nn.Parameter] = (),
     ) -> None:
-        self.config = settings_of(config, model)
+        self.config = settings_of(config, model, goes_on=state is not None)
         self.model = model
         self.partition = Partition(group, self.config.reference.shard)
         self._forward = forward

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
+from ts_lightning.engine.beginning import from_weights
 from ts_lightning.engine.running.batches import batch_size, formed, tensors_in
 from ts_lightning.engine.running.generators import unmoved
 from ts_lightning.engine.space import TargetSpace
@@ -66,10 +67,10 @@ class Construction:
         if restored is None:
             return self._made(self.drawn(), settings), False
         keeps_all = settings.init != "auto" or restored.resuming or restored.same_module
-        from_weights = replace(settings, init="weights") if keeps_all else settings
+        kept = from_weights(settings) if keeps_all else settings
         entry = restored.entry if restored.resuming else restored.chosen_anew(self._module)
         if entry is None:
-            return self._made(self.drawn(), from_weights), False
+            return self._made(self.drawn(), kept), False
         why = restored.mismatch(settings)
         if why is not None and restored.resuming:
             raise TargetSpaceError(
@@ -92,7 +93,7 @@ class Construction:
                     raise
                 why = str(error)
         rank_zero_warn(f"{why} Target space starts from the weights, on a reference batch of the present data.")
-        return self._made(self.drawn(), from_weights), False
+        return self._made(self.drawn(), kept), False
 
     def again(self, settings: TargetSpaceConfig, space: TargetSpace) -> TargetSpace:
         """A target space around the present weights, on the reference batch of an earlier one; in all processes."""
@@ -102,7 +103,7 @@ class Construction:
         else:
             batch = move_data_to_device(entry["reference"], self._module.device)
             batch = batch if entry["plain"] else formed(batch, self.drawn(self.epoch))
-        return self._made(batch, replace(settings, init="weights"))
+        return self._made(batch, from_weights(settings))
 
     def drawn(self, epoch: int = 0, seed: int | None = None) -> Any:
         """A new reference batch, the same in all processes, as the training loop would hand it on.

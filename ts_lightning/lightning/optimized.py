@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,8 +55,10 @@ def say_what_is_trained(space: TargetSpace, optimizers: Sequence[Optimizer]) -> 
     solved = {id(p) for layer in space.layers for p in layer.parameters}
     _say_what_is_solved_beside(space, solved, optimizers)
     for optimizer in optimizers:
-        if isinstance(optimizer, TargetAdam) and solved.isdisjoint(trained_by(optimizer)):
-            _say_multiples(optimizer)
+        if isinstance(optimizer, TargetAdam):
+            if solved.isdisjoint(trained_by(optimizer)):
+                _say_of_targets(optimizer)
+            _say_of_the_rest(optimizer, solved)
 
 
 def _say_what_is_solved_beside(space: TargetSpace, solved: set[int], optimizers: Sequence[Optimizer]) -> None:
@@ -69,11 +72,33 @@ def _say_what_is_solved_beside(space: TargetSpace, solved: set[int], optimizers:
         )
 
 
-def _say_multiples(optimizer: TargetAdam) -> None:
-    """Name multiples of the rate in an optimizer without targets, where they are without effect."""
+def _say_of_targets(optimizer: TargetAdam) -> None:
+    """Name options that count for or beside targets alone, in an optimizer without any."""
     multiples = [group["rest_lr_mult"] for group in optimizer.param_groups]
     if any(multiple != 1 for multiple in multiples):
         rank_zero_warn(
             f"An optimizer has rest_lr_mult={max(multiples):g} and trains no targets, beside which alone it counts. "
             f"Give that optimizer the learning rate itself."
         )
+    usual = inspect.signature(TargetAdam).parameters
+    for name in ("adaptive_lr", "momentum"):
+        given = [group[name] for group in optimizer.param_groups if group[name] != usual[name].default]
+        if given:
+            rank_zero_warn(
+                f"An optimizer has {name}={given[0]} and trains no targets, for which alone it counts. Leave it out."
+            )
+
+
+def _say_of_the_rest(optimizer: TargetAdam, solved: set[int]) -> None:
+    """Name options of what is not solved, in groups of solved weights alone."""
+    for name, usual, instead in (
+        ("weight_decay", 0, "Solved weights are decayed by the ridge: raise that, or leave it out."),
+        ("rest_lr_mult", 1, "Leave it out, or give that optimizer the other parameters."),
+    ):
+        groups = [group for group in optimizer.param_groups if group[name] != usual]
+        own = {id(p) for group in groups for p in group["params"]}
+        if own and own <= solved:
+            rank_zero_warn(
+                f"An optimizer has {name}={groups[0][name]:g} for solved weights alone, and it counts for what is not "
+                f"solved. {instead}"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ts_lightning.amount import amount
@@ -21,7 +22,7 @@ Reference = Literal["noise", "embeddings"]
 #: Adam's learning rates in target and in weight space: the best of the same trials in both by the last validation
 #: accuracy on topics, of one layer of 100 units (docs/recipes/lstm_nlp.md has all trials)
 _RATES: dict[Cell, tuple[float, float]] = {"rnn": (0.008, 0.008), "lstm": (0.004, 0.008), "gru": (0.004, 0.008)}
-_EMBEDDING_STD = 0.1
+_EMBEDDING, _EMBEDDING_STD = 32, 0.1
 _BATCH = 500
 
 
@@ -125,7 +126,7 @@ class TextClassifier(Classifier):
         splitter: str | None = None,
         cell: Cell = "rnn",
         layers: int = 1,
-        embedding: int = 32,
+        embedding: int = _EMBEDDING,
         units: int = 100,
         reference: Reference = "embeddings",
         reference_steps: int = 60,
@@ -165,6 +166,8 @@ class TextClassifier(Classifier):
         data = self.described(TextDataModule)
         start = data.embeddings()
         if start is not None:
+            features = start[0].shape[1]
+            self.expect_of_data("embedding", self.given.embedding in (_EMBEDDING, features), features)
             self.given.update(embedding=start[0].shape[1])
         self.given.update(tokenizer=data.encoder.to_json(), labels=data.labels, splitter=data.tokenizer)
         self._read_with(data.encoder, data.labels)
@@ -186,6 +189,13 @@ class TextClassifier(Classifier):
         tokens, _ = super().reference_batch()
         if self.given.reference == "embeddings":
             return tokens[:, -self.given.reference_steps :]
+        assert self.target_space is not None
+        for name, usual in (("selection", "first"), ("refresh", None)):
+            if (found := getattr(self.target_space.reference, name)) != usual:
+                rank_zero_warn(
+                    f"--target_space.reference.{name} {found}: without effect beside --model.reference noise, which "
+                    f"takes no samples. Leave one of the two out."
+                )
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         shape = (len(tokens), self.given.reference_steps, self.network.embedding.embedding_dim)
         return 2 * torch.rand(shape, generator=generator) - 1

@@ -135,6 +135,9 @@ def test_unusable_files_are_told_in_one_line(tmp_path):
         ImagesDataModule("npz").setup()
     with pytest.raises(DataError, match=r"goes with --data\.source npz"):
         ImagesDataModule("digits", file=tmp_path / "one.npy").setup()
+    for options in ({"root": tmp_path}, {"download": True}):
+        with pytest.raises(DataError, match=r"goes with a data set of torchvision; found --data\.source digits\."):
+            ImagesDataModule("digits", **options).setup()
 
 
 def test_class_gaps_are_counted_not_listed_without_end():

@@ -124,6 +124,10 @@ def test_every_class_is_left_for_training_when_texts_are_held_out():
         ({"source": "imdb", "test_file": "a.csv"}, "--data.test_file 'a.csv' goes with"),
         ({"source": "topics", "root": "a"}, "--data.root 'a' goes with --data.source imdb"),
         ({"source": "csv", "root": "a", "file": "a.csv"}, "--data.root 'a' goes with --data.source imdb"),
+        ({"source": "topics", "text_column": "review"}, "--data.text_column 'review' goes with --data.source csv or "),
+        ({"source": "imdb", "label_column": "y"}, "--data.label_column 'y' goes with --data.source csv or parquet"),
+        ({"source": "imdb"}, "--data.largest 3 goes with --data.source topics; found --data.source imdb."),
+        ({"source": "csv", "file": "a.csv"}, "--data.largest 3 goes with --data.source topics; found --data.source c"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

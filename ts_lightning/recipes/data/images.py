@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ts_lightning.errors import expect
 from ts_lightning.recipes.data.arrays import ImageSet
 from ts_lightning.recipes.data.order import ordering
-from ts_lightning.recipes.data.sources import load
+from ts_lightning.recipes.data.sources import ROOT, load
 
 Source = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz"]
 _TEST_BATCH = 500
@@ -38,7 +38,7 @@ class ImagesDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source = "digits",
-        root: Path | str = "data",
+        root: Path | str = ROOT,
         file: Path | str | None = None,
         download: bool = False,
         batch_size: int = 100,

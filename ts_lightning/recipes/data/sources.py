@@ -12,6 +12,8 @@ from ts_lightning.errors import DataError, first_line
 from ts_lightning.optional import imported
 from ts_lightning.recipes.data.arrays import ImageSet, image_set
 
+#: the folder of torchvision's data sets where none is named
+ROOT = "data"
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 #: name in the options -> class in torchvision.datasets, and the folder that it reads under the root
 _TORCHVISION = {
@@ -104,6 +106,12 @@ def npz_images(file: Path) -> ImageSet:
 
 def load(source: str, root: Path, file: Path | None, download: bool) -> ImageSet:
     """The images of a source by its name, as :class:`ts_lightning.data.ImagesDataModule` takes it."""
+    if source in ("digits", "npz"):
+        for option, value, usual in (("root", root, Path(ROOT)), ("download", download, False)):
+            if value != usual:
+                raise DataError(
+                    f"--data.{option} {value} goes with a data set of torchvision; found --data.source {source}."
+                )
     if source == "npz":
         if file is None:
             raise DataError("npz: found no file; expected --data.file PATH, the .npz file with the images.")

@@ -16,7 +16,7 @@ from ts_lightning.errors import DataError, expect
 from ts_lightning.recipes.data.order import ordering
 from ts_lightning.recipes.data.pretrained import pretrained, rows, splitter
 from ts_lightning.recipes.data.text_set import TextSamples, TextSet, held_out
-from ts_lightning.recipes.data.text_sources import Source, load
+from ts_lightning.recipes.data.text_sources import LABELS, LARGEST, TEXTS, Source, load
 from ts_lightning.recipes.data.tokens import Encoded, Split, TextEncoder
 
 _TEST_BATCH = 500
@@ -76,9 +76,9 @@ class TextDataModule(LightningDataModule):
         root: Path | str | None = None,
         file: Path | str | None = None,
         test_file: Path | str | None = None,
-        text_column: str = "text",
-        label_column: str = "label",
-        largest: int = 8,
+        text_column: str = TEXTS,
+        label_column: str = LABELS,
+        largest: int = LARGEST,
         words: int = 5000,
         length: int | None = None,
         validation: float = 0.0,

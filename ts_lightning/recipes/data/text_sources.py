@@ -13,6 +13,8 @@ from ts_lightning.recipes.data.text_set import TextSet, split_by_hash, text_set
 from ts_lightning.recipes.data.topics import topics
 
 Source = Literal["topics", "imdb", "csv", "parquet"]
+#: of what only some sources have: the columns of files, and how many topics
+TEXTS, LABELS, LARGEST = "text", "label", 8
 _HUB = "stanfordnlp/imdb"
 #: seconds for the hub to answer
 _PATIENCE = 10
@@ -110,16 +112,18 @@ def load(
     """The texts of a source by its name, as :class:`ts_lightning.data.TextDataModule` takes it."""
     if root is not None and source != "imdb":
         raise DataError(f"--data.root '{root}' goes with --data.source imdb; found --data.source {source}.")
-    if source == "csv" or source == "parquet":
-        if file is None:
-            raise DataError(f"{source}: found no file; expected --data.file PATH, the file with the texts.")
+    own = source in ("csv", "parquet")
+    if own and file is None:
+        raise DataError(f"{source}: found no file; expected --data.file PATH, the file with the texts.")
+    columns = {"text_column": (text_column, TEXTS), "label_column": (label_column, LABELS)}
+    for option, (value, usual) in {"file": (file, None), "test_file": (test_file, None), **columns}.items():
+        if value != usual and not own:
+            raise DataError(f"--data.{option} '{value}' goes with --data.source csv or parquet; found {source}.")
+    if largest != LARGEST and source != "topics":
+        raise DataError(f"--data.largest {largest} goes with --data.source topics; found --data.source {source}.")
+    if file is not None and (source == "csv" or source == "parquet"):
         return from_files(source, file, test_file, text_column, label_column)
-    for option, value in (("--data.file", file), ("--data.test_file", test_file)):
-        if value is not None:
-            raise DataError(f"{option} '{value}' goes with --data.source csv or parquet; found {source}.")
-    if source == "imdb":
-        return imdb(root)
-    return topics(largest)
+    return imdb(root) if source == "imdb" else topics(largest)
 
 
 def _parquet_files(root: Path, split: str) -> list[str]:
