@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class StepClock(Callback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.ended: int | None = None  # how many of them were made when target space had ended, as ``until`` says
         self._start = 0.0
         self._before = 0.0
 
@@ -34,9 +36,13 @@ class StepClock(Callback):
 
     @property
     def median(self) -> float | None:
-        """The median step in seconds, without the first steps; ``None`` before any."""
-        settled = self.seconds[min(_WARM_UP, len(self.seconds) // 2) :]
-        return statistics.median(settled) if settled else None
+        """The median step in seconds, without the first steps; ``None`` before any. Until target space ends."""
+        return _median(self.seconds[: self.ended])
+
+    @property
+    def median_behind(self) -> float | None:
+        """Likewise of the steps behind the end of target space; ``None`` without any."""
+        return None if self.ended is None else _median(self.seconds[self.ended :])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the seconds so far, to go on from."""
@@ -52,6 +58,9 @@ class StepClock(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock."""
+        until = getattr(getattr(pl_module, "target_space", None), "until", None)
+        if self.ended is None and until is not None and trainer.global_step >= until:
+            self.ended = len(self.seconds)
         _wait(pl_module)
         self._start = time.perf_counter()
 
@@ -70,6 +79,11 @@ class StepClock(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log steps and time so far."""
         self.on_validation_epoch_end(trainer, pl_module)
+
+
+def _median(seconds: Sequence[float]) -> float | None:
+    settled = seconds[min(_WARM_UP, len(seconds) // 2) :]
+    return statistics.median(settled) if settled else None
 
 
 def _wait(module: LightningModule) -> None:

@@ -80,6 +80,7 @@ def finish(
         until=until,
         steps=trainer.global_step,
         step_seconds=clock.median,
+        later_step_seconds=clock.median_behind,
         seconds=clock.total,
         peak_memory=peak_memory,
         interrupted=interrupted,

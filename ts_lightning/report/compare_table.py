@@ -56,7 +56,13 @@ def rows(comparison: Comparison) -> list[Row]:
         seconds = [[point.seconds if point else None for point in side] for side in sides]
         table.append(_reached(f"time to {level:g}", seconds, duration))
     summaries = [[run.summary for run in side.runs] for side in comparison.sides]
-    table += _cost("time per step", [[summary.step_seconds for summary in side] for side in summaries], duration)
+    first = [[summary.step_seconds for summary in side] for side in summaries]
+    later = [[summary.later_step_seconds for summary in side] for side in summaries]
+    if any(value is not None for side in later for value in side):  # where target space ended, as until says
+        table += _cost("time per step in target space", first, duration)
+        table += _cost("time per step behind it", [later[0], first[1]], duration)
+    else:
+        table += _cost("time per step", first, duration)
     table += _cost("training time", [[summary.seconds for summary in side] for side in summaries], duration)
     table += _cost("memory added", [[summary.peak_memory for summary in side] for side in summaries], memory)
     return table

@@ -35,12 +35,13 @@ class Summary:
         title: what was run, as data, network and space.
         space: what was trained, targets or weights.
         steps: optimizer steps made.
-        step_seconds: the median step in seconds; ``None`` before any.
+        step_seconds: the median step in seconds, until target space ended; ``None`` before any.
         seconds: the time of all steps.
         peak_memory: of training, above what the process held before it, in bytes; ``None`` where it was not measured.
         interrupted: ended by Ctrl-C.
         failed: ended by an error.
         until: the steps after which training was to go on in weight space; ``None``: never.
+        later_step_seconds: the median step behind the end of target space; ``None`` where it did not end.
         extra: further lines for the table, by their label. Lines called ``repeat``, ``resume`` and ``predict`` are
             commands, which the report shows as such.
     """
@@ -54,6 +55,7 @@ class Summary:
     interrupted: bool = False
     failed: bool = False
     until: int | None = None
+    later_step_seconds: float | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

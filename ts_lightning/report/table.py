@@ -8,6 +8,9 @@ from ts_lightning.amount import amount
 from ts_lightning.report.run import Run
 from ts_lightning.report.units import counted, duration, memory, plain
 
+#: in the order in which a run with ``until`` trains in them
+_SPACES = ("target", "weight")
+
 
 @dataclass(frozen=True)
 class MetricRow:
@@ -34,9 +37,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """What else is known: the summary's further lines, times and memory, by their label."""
     summary = run.summary
     lines = list(run.remarks.items())
-    if summary.step_seconds is not None:
-        text = duration(summary.step_seconds)(summary.step_seconds)
-        lines.append(("time per step", f"{text} (median; without loading and validation)"))
+    medians = [summary.step_seconds, summary.later_step_seconds]
+    told = ["" if value is None else duration(value)(value) for value in medians]
+    if summary.later_step_seconds is not None:
+        told = [f"{text} in {space} space" if text else "" for text, space in zip(told, _SPACES, strict=True)]
+    if any(told):
+        lines.append(("time per step", f"{', '.join(filter(None, told))} (median; without loading and validation)"))
     lines.append(("training time", f"{duration(summary.seconds)(summary.seconds)}, {amount(summary.steps, 'step')}"))
     if summary.peak_memory is not None:
         text = memory(summary.peak_memory)(summary.peak_memory)

@@ -35,11 +35,21 @@ def verdict(comparison: Comparison) -> str:
     lead = f"{ahead} in {metric.label}" if (ahead := _lead(metric, target, weight)) else metric.label.capitalize()
     told = f"{lead}: target space {_shown(metric, target)}{after[0]}, weight space {_shown(metric, weight)}{after[1]}"
     seeds = f" (means of {comparison.seeds})" if max(len(target), len(weight)) > 1 else " (one seed)"
-    times = [[run.summary.step_seconds for run in side.runs] for side in comparison.sides]
+    times = [[_step_seconds(run) for run in side.runs] for side in comparison.sides]
     if any(value is None for side in times for value in side):
         return f"{told}{seeds}.{_sooner(comparison)}"
     ratio = fmean(value or 0 for value in times[0]) / fmean(value or 0 for value in times[1])
     return f"{told}{seeds}; {ratio:.1f} times the time a step.{_sooner(comparison)}"
+
+
+def _step_seconds(run: Run) -> float | None:
+    """The median step; where target space ended, the mean of the medians, each for the steps that it stands for."""
+    summary = run.summary
+    first, later = summary.step_seconds, summary.later_step_seconds
+    if later is None or first is None or summary.until is None:
+        return first if later is None else later
+    share = min(summary.until / summary.steps, 1)
+    return share * first + (1 - share) * later
 
 
 def verdict_of_a_run(run: Run) -> str:
