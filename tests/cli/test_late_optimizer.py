@@ -178,3 +178,13 @@ def test_settings_that_a_schedule_changes_are_not_spoken_of(written, tmp_path):
     done(main, "fit", "--config", config, *given, "--trainer.max_steps", "2", "--out", first, drawn=False)
     said, _ = resumed(first, tmp_path)
     assert "its optimizer" not in said
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("new", ["SGD", "Adam"])
+def test_a_search_for_the_rate_says_it_no_second_time(new, written, tmp_path):
+    """It restores a state as well, with the checkpoint's rate or with one that it has found."""
+    finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps", "4"]
+    given = ["--optimizer", new, "--optimizer.lr", "0.03", "--trainer.enable_checkpointing", "true"]
+    said, _ = resumed(written["SGD"], tmp_path, *given, *finder)
+    assert said.count("of --optimizer") <= 1, said

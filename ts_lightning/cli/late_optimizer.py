@@ -56,12 +56,14 @@ def install(
             f"Expected one beside it, as --optimizer Adam --optimizer.lr 0.002."
         )
 
+    said: set[str] = set()
+
     def configure_optimizers(module: LightningModule) -> Any:
         made = instantiate_class(module.parameters(), optimizer)
         given = together(module, made, instantiate_class(made, schedule) if schedule else None)
         if module._trainer is not None and module.trainer.ckpt_path is not None:
             left = _NO_SETTINGS | _SCHEDULED if schedule else _NO_SETTINGS
-            made.register_load_state_dict_pre_hook(_Resumed(made, left))
+            made.register_load_state_dict_pre_hook(_Resumed(made, left, said))
         return given
 
     if next(module.parameters(), None) is not None:
@@ -78,9 +80,11 @@ class _Resumed:
     Args:
         optimizer: as the command line made it.
         left: settings that are not compared.
+        said: what was said in earlier loads, as a search for a rate restores a state as well; added to.
     """
 
-    def __init__(self, optimizer: Optimizer, left: Collection[str]) -> None:
+    def __init__(self, optimizer: Optimizer, left: Collection[str], said: set[str]) -> None:
+        self._said = said
         self._own = [_settings(group, left) for group in optimizer.param_groups]
         self._left = left
 
@@ -88,10 +92,11 @@ class _Resumed:
         """The optimizer's own state where the given one is of another kind, or None, which takes the given one."""
         if of_another_kind(optimizer, state["param_groups"]):
             kind = type(optimizer).__name__
-            rank_zero_warn(
-                f"--ckpt_path: its optimizer is another than {kind} of --optimizer, which starts anew with its own "
-                f"settings."
-            )
+            if self._first("kind"):
+                rank_zero_warn(
+                    f"--ckpt_path: its optimizer is another than {kind} of --optimizer, which starts anew with its own "
+                    f"settings."
+                )
             return optimizer.state_dict()
         found = {
             f"{name} {given[name]} in place of {value}": None
@@ -99,12 +104,18 @@ class _Resumed:
             for name, value in own.items()
             if (given := _settings(group, self._left)).get(name, value) != value
         }
-        if found:
+        if found and self._first("settings"):
             rank_zero_warn(
                 f"--ckpt_path: the settings of its optimizer are used, and not those of --optimizer: "
                 f"{', '.join(found)}."
             )
         return None
+
+    def _first(self, what: str) -> bool:
+        """Whether this is said for the first time."""
+        new = what not in self._said
+        self._said.add(what)
+        return new
 
 
 def _settings(group: Mapping[str, Any], left: Collection[str]) -> dict[str, Any]:
