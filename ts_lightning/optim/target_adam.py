@@ -21,6 +21,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ts_lightning.amount import amount
+from ts_lightning.engine.compiled import untraced
 from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim.distance import Travel, mean_squares
@@ -147,6 +148,7 @@ class TargetAdam(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @untraced
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step; returns what ``closure``, which computes the loss and its gradients anew, gave.
@@ -154,10 +156,8 @@ class TargetAdam(Optimizer):
         Raises:
             TargetSpaceError: a gradient is sparse.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         beside = bool(self._targets())
         mine: list[tuple[dict[str, Any], list[tuple[Target, Tensor]]]] = []
         others: list[tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]] = []

@@ -15,6 +15,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ts_lightning.engine.compiled import untraced
 from ts_lightning.engine.steps.stepping import Stepping
 
 
@@ -96,6 +97,7 @@ class OptimizerSteps:
         elif self._after_pull is not None:
             self._after_pull()
 
+    @untraced
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         # the first of them is the optimizer itself
         at = next((n for n, value in enumerate(args) if n > 0 and callable(value)), None)
@@ -111,6 +113,7 @@ class OptimizerSteps:
         self._cascade.pulled.settle_for(self.optimizer)
         return None
 
+    @untraced
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         pulled = self._cascade.pulled
         pulled.settled, self._stepped_at = False, pulled.times
