@@ -16,7 +16,7 @@ from tests.engine.test_loops_that_change import Stepwise
 from tests.support.exactness import check_each_target, random_targets
 from tests.support.middles import EXACT, batch
 from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError
-from ts_lightning.engine.survey.survey import read_ahead
+from ts_lightning.engine.survey import read_ahead
 
 READ = "read by forward before it is solved"
 

@@ -62,6 +62,7 @@ def trained(space, step, **options):
     loop = Loop(space, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Guards may run slower", RuntimeWarning)  # the compiler's, of Python 3.13.0
         warnings.filterwarnings("ignore", "The weights of .* were changed since")
         for _ in range(2):
             for batch in loader(dtype=torch.float64):

@@ -15,7 +15,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ts_lightning.engine.compiled import untraced
+from ts_lightning.engine.steps.compiled import untraced
 from ts_lightning.engine.steps.stepping import Stepping
 
 
