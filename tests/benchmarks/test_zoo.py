@@ -26,7 +26,7 @@ SHARES = {
 }
 #: why weights of each are left, but for tables of words
 LEFT = {
-    "GAT": {"used by getitem"},
+    "GAT": {"used by mul"},
     "GPT-2": {"tied to words.weight"},
     "Mamba": {"used by exp"},
     "Swin": {"used by add"},

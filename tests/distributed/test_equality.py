@@ -7,7 +7,7 @@ from tests.support.equality import NETWORKS, run
 from tests.support.processes import run as in_processes
 
 STEPS = 8  # two epochs, or four where gradients are accumulated
-TASKS = ("MLP", "CNN", "LSTM")
+TASKS = ("MLP", "CNN", "LSTM", "Parts")
 CLIPPED = {"gradient_clip_val": 0.05}
 CASES = {
     **{name: {"name": name} for name in NETWORKS},

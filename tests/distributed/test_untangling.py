@@ -22,7 +22,7 @@ HOW = [
 
 
 @pytest.mark.parametrize("options", HOW, ids=str)
-@pytest.mark.parametrize("name", ["MLP", "Wide", "CNN", "Steps"])
+@pytest.mark.parametrize("name", ["MLP", "Wide", "CNN", "Steps", "Parts"])
 def test_two_processes_train_as_one(name, options):
     expected = run(name, 2, **options)
     for found in in_processes(run, name, 2, ranks=2, **options):

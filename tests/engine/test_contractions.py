@@ -132,11 +132,11 @@ OTHERS = {
         lambda x, w: torch.bmm(x.detach(), w.detach().expand(len(x), 3, 2), out=x.new_empty(len(x), 4, 2)),
         "detach",
     ),
-    "a multiple": (lambda x, w: torch.addmm(x.new_zeros(2), x[:, 0], w[0], alpha=2), "getitem"),
-    "of three": (lambda x, w: torch.einsum("btd,df,btf->bf", x, w[0].T.T, x[:, :, :2]), "getitem"),
+    "a multiple": (lambda x, w: torch.addmm(x.new_zeros(2), x[:, 0], w[0], alpha=2), "addmm"),
+    "of three": (lambda x, w: torch.einsum("btd,df,btf->bf", x, w[0].T.T, x[:, :, :2]), "einsum"),
     "a sum ahead": (lambda x, w: torch.einsum("btd,odk->bok", x, w), "einsum"),
     "a sum of the weight": (lambda x, w: torch.einsum("btd,odk->btd", x, w), "einsum"),
-    "a product of entries": (lambda x, w: torch.einsum("btd,odk->btdk", x, w[:1]), "getitem"),
+    "a product of entries": (lambda x, w: torch.einsum("btd,odk->btdk", x, w[:1]), "einsum"),
 }
 
 

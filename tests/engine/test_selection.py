@@ -103,7 +103,7 @@ LEFT = {
     "half frozen, recurrent": (half_frozen_recurrent, ("rnn", "nn.LSTM", "partly frozen")),
     "used in parts": (
         lambda: Net(lambda net, x: functional.linear(net.encoder(x), net.head.weight.chunk(2)[0]).repeat(1, 2)),
-        ("head", "nn.Linear", "used by chunk"),
+        ("head", "nn.Linear", "only a part of it is applied"),
     ),
     "dropped": (
         lambda: Net(lambda net, x: functional.linear(net.encoder(x), functional.dropout(net.head.weight, 0.3, False))),
@@ -122,7 +122,7 @@ LEFT = {
             lambda net, x: net.head(functional.linear(net.encoder(x), net.attention.in_proj_weight.chunk(3)[0])),
             attention=nn.MultiheadAttention(4, 2),
         ),
-        ("attention", "nn.MultiheadAttention", "used by chunk"),
+        ("attention", "nn.MultiheadAttention", "only a part of it is applied"),
     ),
     "not reached": (lambda: Net(rnn=nn.GRU(3, 4)), ("rnn", "nn.GRU", "not called in the reference forward")),
     "tied": (lambda: tied(both), ("head", "nn.Linear", "tied to other.weight")),

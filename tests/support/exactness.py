@@ -35,7 +35,7 @@ def gradients(space, model, loss):
         parameter.grad = None
     loss(model).backward()
     space.pullback()
-    solved = {id(p) for layer in space.layers for p in layer.parameters}
+    solved = {id(p) for layer in space.layers for p in layer.wholes}
     named = {**space.targets, **{n: p for n, p in model.named_parameters() if id(p) not in solved}}
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named.items()}
 

@@ -34,7 +34,7 @@ def described(
         started: how the targets started, see :func:`start_of`.
         reasons: why a layer stays in weight space, by names, as far as the survey found out.
     """
-    solved = {id(p) for layer in layers for p in layer.parameters}
+    solved = {id(p) for layer in layers for p in layer.wholes}
     everything = {plain_name(name): module for name, module in model.named_modules()}
     modules = {}
     for name, module in everything.items():
@@ -49,7 +49,7 @@ def described(
     }
     # of modules that are solved in part, as those that hold the weights of several functions
     parts = {
-        join(name, own): (module, p)
+        join(name, own): (name, module, p)
         for name, module in modules.items()
         for own, p in module.named_parameters(recurse=False)
         if name not in left and p.requires_grad and is_matrix(p) and id(p) not in solved
@@ -66,11 +66,12 @@ def described(
         for shown in own if one_by_one else [name]:
             why = _why(config, shown if shown in reasons else name, module, reasons)
             kinds.setdefault(why, []).append(shown)
-    for name, (module, _) in parts.items():
-        kinds.setdefault(_why(config, name, module, reasons), []).append(name)
+    for name, (holder, module, _) in parts.items():
+        known = {name: reasons[holder], **reasons} if holder in reasons else reasons
+        kinds.setdefault(_why(config, name, module, known), []).append(name)
     rest = [f"{listed(names)} ({why})" for why, names in kinds.items()]
     held = solved | {id(p) for module in left.values() for p in module.parameters(recurse=False)}
-    held |= {id(p) for _, p in parts.values()}
+    held |= {id(p) for *_, p in parts.values()}
     if any(id(p) not in held for p in trained):
         rest.append("norms and other vectors")
     if rest:

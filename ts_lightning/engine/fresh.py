@@ -39,7 +39,7 @@ def given_layers(layers: Sequence[TargetLayer], loaded: Collection[nn.Parameter]
     """
     known = {id(parameter) for parameter in loaded}
     verdicts = {
-        layer.name: "trained" if any(id(p) in known for p in layer.parameters) else verdict(layer) for layer in layers
+        layer.name: "trained" if any(id(p) in known for p in layer.wholes) else verdict(layer) for layer in layers
     }
     # biases of one's own in several layers are those of training; in one they may be priors
     trained = "trained" in verdicts.values() or list(verdicts.values()).count("given") > 1

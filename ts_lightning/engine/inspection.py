@@ -180,7 +180,7 @@ def inspection(
     """
     model = batch.model
     trainable = [p for p in model.parameters() if p.requires_grad]
-    solved = {id(p) for layer in layers for p in layer.parameters}
+    solved = {id(p) for layer in layers for p in layer.wholes}
     rows = [_row(layer) for layer in layers]
     rows += [Row(entry.name or "(the model)", entry.kind, entry.reason) for entry in left]
     rows += _others(model, config, solved, {entry.name for entry in left})

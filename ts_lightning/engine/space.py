@@ -138,8 +138,8 @@ class TargetSpace:
         Each has the shape of the layer's output on the reference batch, or (rows, out) where rows are sampled; it is in
         the layer's unit, and in float32 where the weights are of half precision. Those of a recurrent module are named
         after its layers, "rnn.l0", "rnn.l0_reverse", ..., and hold all gates, at every step; those of an attention are
-        "attention.in_proj", (n, embed) where its inputs differ, and "attention.out_proj". Where processes share the
-        reference batch, those of this process's samples.
+        "attention.in_proj", (n, embed) where its inputs differ, and "attention.out_proj"; those of the parts of a
+        parameter are "w.0", "w.1", ... Where processes share the reference batch, those of this process's samples.
         """
         return self.cascade.targets
 
@@ -239,9 +239,9 @@ class TargetSpace:
     def substitute(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the targets in the place of the solved weights in ``optimizer``, in place and before its first step.
 
-        A layer's targets take the place of its weight (the first of several); its bias and other weights are taken out.
-        Learning rates and other options of groups stay, and the list itself, which LBFGS and schedulers hold. So it is
-        in optimizers that it holds, as Lookahead does.
+        A layer's targets take the place of its weight (the first of several), those of parts that of the whole; its
+        bias and other weights are taken out. Learning rates and other options of groups stay, and the list itself,
+        which LBFGS and schedulers hold. So it is in optimizers that it holds, as Lookahead does.
 
         Raises:
             TargetSpaceError: the optimizer has already made a step, or keeps weights elsewhere.

@@ -20,7 +20,7 @@ def say_copies(model: nn.Module, layers: Sequence[TargetLayer], kept: Collection
         layers: those of its layers that are solved.
         kept: the names of those that start from their weights.
     """
-    solved = {id(parameter) for layer in layers for parameter in layer.parameters}
+    solved = {id(parameter) for layer in layers for parameter in layer.wholes}
     others = [(plain_name(name), p) for name, p in model.named_parameters() if id(p) not in solved and is_matrix(p)]
     found: dict[str, str] = {}
     for layer in layers:

@@ -25,16 +25,11 @@ from ts_lightning.amount import amount
 from ts_lightning.config import Rows, TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.binding import Binding, Size, StepUnit
+from ts_lightning.layers.part import wholes_of
 from ts_lightning.layers.rows import feature_varies, sample_dimension, share_rows
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.repeated import Repeated
 from ts_lightning.ridge.system import RidgeSolver
-
-
-def has_methods(layer: TargetLayer, family: type, *names: str) -> bool:
-    """Whether these methods of a layer are those of a class, and not of one that extends it."""
-    return all(getattr(getattr(layer, name), "__func__", None) is getattr(family, name) for name in names)
-
 
 #: stands for a layer's forward in the reference pass: (layer, its input) -> what the next layer receives
 Visit = Callable[["TargetLayer", Any], Any]
@@ -87,6 +82,11 @@ class TargetLayer(ABC):
         self.beside: frozenset[int] = frozenset()
         self.stage = 0
         self._binding: Binding | None = None
+
+    @property
+    def wholes(self) -> list[nn.Parameter]:
+        """The model's parameters that :attr:`parameters` are, or are parts of."""
+        return wholes_of(self.parameters)
 
     @property
     def binding(self) -> Binding:

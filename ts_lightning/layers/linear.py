@@ -12,12 +12,17 @@ from torch.nn import functional
 
 from ts_lightning.config import Rows
 from ts_lightning.layers.affine import AffineLayer
-from ts_lightning.layers.base import has_methods
+from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.reproduce import reproduce_matrix
 from ts_lightning.layers.rows import sample_rows, sequence_ridge, sequence_rows
 from ts_lightning.ridge.dense import solve_dense
 from ts_lightning.ridge.solve import solve, solve_apply
+
+
+def has_methods(layer: TargetLayer, family: type, *names: str) -> bool:
+    """Whether these methods of a layer are those of a class, and not of one that extends it."""
+    return all(getattr(getattr(layer, name), "__func__", None) is getattr(family, name) for name in names)
 
 
 class LinearTargets(AffineLayer):

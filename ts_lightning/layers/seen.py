@@ -1,19 +1,24 @@
 """What a forward has made of a weight that holds the same numbers: in another shape or order, times a constant factor.
 
 Views, transposes, permutations and products with constants are followed from the parameter on. Each can be undone, so
-that a weight that is solved as a function applies it gives the parameter's value.
+that a weight that is solved as a function applies it gives the parameter's value. Slices are followed, too, as parts of
+the parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ts_lightning.layers.part import Region
+
 Shape = tuple[int, ...]
+#: the id of a parameter, and which part of it
+Key = tuple[int, Region | None]
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,16 @@ class Seen:
 
     Attributes:
         weight: the parameter.
-        arrangement: of its numbers.
+        arrangement: of its numbers, or of those of a part of it.
         factor: what they are multiplied with: a number, or a tensor of one number or of the parameter's shape; None for
             nothing.
+        region: which part of the parameter it is; None for all of it.
     """
 
     weight: Tensor
     arrangement: Arrangement
     factor: float | Tensor | None = None
+    region: Region | None = None
 
     @classmethod
     def itself(cls, weight: Tensor) -> Seen:
@@ -105,12 +112,46 @@ class Seen:
         """The shape."""
         return self.arrangement.shape
 
+    @property
+    def key(self) -> Key:
+        """Says which parameter, or which part of one, it is."""
+        return id(self.weight), self.region
+
+    def is_part(self, key: Key) -> bool:
+        """Whether it is that part of a parameter, as it is."""
+        return self.key == key and not self.arrangement.steps and self.factor is None
+
+    def arranged(self, arrangement: Arrangement) -> Seen:
+        """The same numbers in another arrangement."""
+        return replace(self, arrangement=arrangement)
+
     def times(self, factor: float | Tensor) -> Seen:
         """The product with a number, or with a tensor that is broadcast to the shape."""
         if isinstance(factor, Tensor):
             single = factor.numel() == 1
             factor = factor.reshape(()) if single else self.arrangement.back(factor.expand(self.shape))
-        return Seen(self.weight, self.arrangement, factor if self.factor is None else self.factor * factor)
+        return replace(self, factor=factor if self.factor is None else self.factor * factor)
+
+    def cut(self, function: Callable[[Tensor], Any]) -> list[Seen] | None:
+        """The parts that a function gives as views; None where it gives something else."""
+        if isinstance(self.factor, Tensor) and self.factor.numel() > 1:
+            return None
+        whole = torch.empty(self.weight.shape, device="meta")
+        found = function(self.arrangement.of(whole if self.region is None else self.region.of(whole)))
+        parts = [found] if isinstance(found, Tensor) else list(found)
+        if any(part._base is not whole or part.numel() == 0 for part in parts):
+            return None
+        return [self._part(part) for part in parts]
+
+    def _part(self, view: Tensor) -> Seen:
+        """What a view of the parameter is, or of another one in its C order."""
+        wide = [d for d, n in enumerate(view.shape) if n > 1] or [*range(view.dim())][:1]
+        order = sorted(wide, key=view.stride, reverse=True)
+        size, stride = (tuple(of[d] for d in order) for of in (view.shape, view.stride()))
+        region = None if view.numel() == self.weight.numel() else Region(int(view.storage_offset()), size, stride)
+        given = Arrangement(tuple(self.weight.shape)).reshape(*size) if region is None else Arrangement(size)
+        arrangement = given.permute(*map(order.index, wide)).reshape(*view.shape)
+        return Seen(self.weight, arrangement, self.factor, region)
 
 
 #: for a tensor that holds a weight, what it is of it; None for others
@@ -150,10 +191,31 @@ def followed(
         # which dimension went where shows on one in which no two are of a size
         sizes = range(2, len(seen.shape) + 2)
         probe = function(torch.empty(tuple(sizes), device="meta"), *args[1:], **kwargs)
-        return Seen(seen.weight, arrangement.permute(*map(sizes.index, probe.shape)), seen.factor)
+        return seen.arranged(arrangement.permute(*map(sizes.index, probe.shape)))
+    if function in _CASTS:
+        return seen if found is args[0] else None
     if function in _VIEWS or (function is Tensor.__getitem__ and _adds_dimensions(args[1])):
-        return Seen(seen.weight, arrangement.reshape(*found.shape), seen.factor)
+        return seen.arranged(arrangement.reshape(*found.shape))
     return None
+
+
+def cut(
+    known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any
+) -> list[tuple[Seen, Tensor]]:
+    """The parts of a weight that a call gave, each with its tensor; none where it gave something else.
+
+    Args:
+        known: what tensors are of weights.
+        function: that was called.
+        args: its arguments.
+        kwargs: those by name.
+        found: what it gave.
+    """
+    seen = known(args[0]) if args and function in _CUTS else None
+    if seen is None or (function is Tensor.__getitem__ and not _takes_slices(args[1])):
+        return []
+    parts = seen.cut(lambda whole: function(whole, *args[1:], **kwargs))
+    return list(zip(parts or (), [found] if isinstance(found, Tensor) else found, strict=parts is not None))
 
 
 def _scaled(
@@ -190,6 +252,12 @@ def _adds_dimensions(index: Any) -> bool:
     )
 
 
+def _takes_slices(index: Any) -> bool:
+    """Whether an index takes entries by their places alone."""
+    entries = index if isinstance(index, tuple) else (index,)
+    return all(entry is None or entry is ... or type(entry) in (int, slice) for entry in entries)
+
+
 _PERMUTATIONS: set[Any] = {
     *(torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.permute, Tensor.permute),  # type: ignore[attr-defined]
     *(torch.transpose, Tensor.transpose, torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims),
@@ -200,6 +268,14 @@ _VIEWS: set[Any] = {
     *(torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, torch.reshape, Tensor.reshape),
     *(Tensor.view, Tensor.view_as, Tensor.reshape_as, torch.flatten, Tensor.flatten, torch.unflatten, Tensor.unflatten),
     *(torch.ravel, Tensor.ravel, Tensor.contiguous),
+}
+#: give the tensor itself where it is as asked
+_CASTS: set[Any] = {Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as}
+#: give parts of the numbers, in their order
+_CUTS: set[Any] = {
+    *(Tensor.__getitem__, torch.select, Tensor.select, torch.narrow, Tensor.narrow, torch.unbind, Tensor.unbind),
+    *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes, Tensor.split_with_sizes),
+    *(torch.tensor_split, Tensor.tensor_split, torch.unsafe_chunk, Tensor.unsafe_chunk),
 }
 _NEGATIVES: set[Any] = {torch.neg, Tensor.neg, Tensor.__neg__, torch.negative, Tensor.negative}
 _PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply}

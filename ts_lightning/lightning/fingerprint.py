@@ -28,7 +28,7 @@ def fingerprints(space: TargetSpace) -> dict[str, dict[str, str]]:
     names = {id(parameter): plain_name(name) for name, parameter in space.model.named_parameters()}
     found: dict[str, dict[str, str]] = {}
     for layer in space.layers:
-        for parameter in layer.parameters:
+        for parameter in layer.wholes:
             if id(parameter) not in names:
                 found[layer.module_name] = {}
                 continue
@@ -53,7 +53,7 @@ def written_since(space: TargetSpace, end: Mapping[str, Mapping[str, str]]) -> d
     written = space.cascade.outside.state_dict()
     parameters = {plain_name(name): parameter for name, parameter in space.model.named_parameters()}
     changed = {id(parameters[name]) for name in differing(space.model, end) if name in parameters}
-    names = {layer.name for layer in space.layers if any(id(p) in changed for p in layer.parameters)}
+    names = {layer.name for layer in space.layers if any(id(p) in changed for p in layer.wholes)}
     names.update(written["weights"])
     return {**written, "weights": copies_of(layer for layer in space.layers if layer.name in names)}
 

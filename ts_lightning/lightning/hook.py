@@ -200,8 +200,9 @@ class SolveHook:
         self, own: Callable[..., Any], groups: list[dict[str, Any]], mapping: Mapping[Any, Any]
     ) -> list[dict[str, Any]]:
         """What a finetuning callback writes down of parameter groups: weights in the place of their targets."""
-        weights = {self._space.targets[layer.name]: layer.parameters for layer in self._space.layers}
-        given = [{**group, "params": [w for p in group["params"] for w in weights.get(p, [p])]} for group in groups]
+        weights = {self._space.targets[layer.name]: layer.wholes for layer in self._space.layers}
+        expanded = [dict.fromkeys(w for p in group["params"] for w in weights.get(p, [p])) for group in groups]
+        given = [{**group, "params": list(parameters)} for group, parameters in zip(groups, expanded, strict=True)]
         named: list[dict[str, Any]] = own(given, mapping)
         return named
 

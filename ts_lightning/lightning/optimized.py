@@ -52,7 +52,7 @@ def say_nothing_is_solved(error: NothingToSolve) -> None:
 
 def say_what_is_trained(space: TargetSpace, optimizers: Sequence[Optimizer]) -> None:
     """Name what the optimizers train otherwise than they say."""
-    solved = {id(p) for layer in space.layers for p in layer.parameters}
+    solved = {id(p) for layer in space.layers for p in layer.wholes}
     _say_what_is_solved_beside(space, solved, optimizers)
     for optimizer in optimizers:
         if isinstance(optimizer, TargetAdam):

@@ -45,14 +45,16 @@ class Substitution:
         self.optimizer = optimizer
         self._space = space
         self._weights: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
-        solved = {id(p): space.targets[layer.name] for layer in space.layers for p in layer.parameters}
+        solved: dict[int, list[nn.Parameter]] = {}
+        for layer in space.layers:
+            for whole in layer.wholes:
+                solved.setdefault(id(whole), []).append(space.targets[layer.name])
         self._made: dict[nn.Parameter, dict[str, Any]] = {}
         made: dict[nn.Parameter, dict[str, Any]] = {}
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if id(weight) in solved and (state := optimizer.state.pop(weight, None)):
-                    target = solved[id(weight)]
-                    for new, parameter in ((self._made, weight), (made, target)):
+                    for new, parameter in ((self._made, weight), *((made, target) for target in solved[id(weight)])):
                         constructed = _constructed(optimizer, group, state, parameter)
                         if constructed:
                             new[parameter] = constructed

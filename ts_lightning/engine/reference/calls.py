@@ -27,7 +27,8 @@ from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import READERS, FunctionalLayer, applied
 from ts_lightning.layers.linear import LinearTargets
-from ts_lightning.layers.seen import Seen, followed
+from ts_lightning.layers.part import Part, key_of
+from ts_lightning.layers.seen import Seen, cut, followed
 
 _DATA: Any = Tensor.data
 _GRAD_FN: Any = Tensor.grad_fn
@@ -66,11 +67,13 @@ class Calls(TorchFunctionMode):
         self.noise = Noise()
         self.values: dict[int, Tensor] = {} if values is None else values
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
-        self._layers = {id(x.parameters[0]): x for x in layers if x.by_function or type(x) is LinearTargets}
+        functional = [x for x in layers if x.by_function or type(x) is LinearTargets]
+        self._layers = {key_of(x.parameters[0]): x for x in functional}
         self._use, self._watch = use, watch
         self._constant: Callable[[Any], bool] = _any if watch is None else watch.constant
         watched = () if watch is None else watch.parameters.values()
-        parameters = (*watched, *(x.parameters[0] for x in self._layers.values()))
+        held = (p.whole for x in functional for p in x.parameters if type(p) is Part)
+        parameters = (*watched, *(x.parameters[0] for x in functional), *held)
         # with what keeps the tensors alive whose ids are looked up
         self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen.itself(p), p) for p in parameters}
 
@@ -88,7 +91,7 @@ class Calls(TorchFunctionMode):
         if func in DROPOUTS:
             return self._dropout(func, args, kwargs)
         call = self._applied(func, args, kwargs)
-        layer = None if call is None else self._layers.get(id(call.weight))
+        layer = None if call is None else self._layers.get(call.seen.key)
         if call is not None and layer is not None and self._fits(layer, call):
             assert isinstance(layer, AffineLayer)
             if isinstance(layer, FunctionalLayer):
@@ -115,7 +118,7 @@ class Calls(TorchFunctionMode):
         if func not in READERS or not (_holds(self._known, args) or _holds(self._known, kwargs.values())):
             return None
         call = applied(func, args, kwargs, self._weight)
-        return call if call is None or self._watch is None else self._watch.applied(call)
+        return call if call is None or self._watch is None else self._watch.applied(call, self._weight(call.bias))
 
     def _weight(self, tensor: Any) -> Seen | None:
         found = self._known.get(id(tensor))
@@ -145,13 +148,18 @@ class Calls(TorchFunctionMode):
         """Whether a call is a use of a layer; in another one the solved value stands for the weight."""
         bias = layer.parameters[1] if len(layer.parameters) > 1 else None
         form = layer.form if isinstance(layer, FunctionalLayer) else Form.plain(layer.parameters[0])
-        return call.form == form and (bias is None or call.bias is bias)
+        if type(bias) is not Part:
+            return call.form == form and (bias is None or call.bias is bias)
+        added = self._weight(call.bias)
+        return call.form == form and added is not None and added.is_part(key_of(bias))
 
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
         """Follow a weight through views and products with constants, and let the watch see other functions of it."""
         made = followed(self._weight, self._constant, func, args, kwargs, found)
         if made is not None:
             self._known[id(found)] = (made, found)
+        elif parts := cut(self._weight, func, args, kwargs, found):
+            self._known.update({id(tensor): (seen, tensor) for seen, tensor in parts})
         else:
             self._other(func, args, kwargs, found)
 
@@ -161,7 +169,10 @@ class Calls(TorchFunctionMode):
         if watch is None:
             return
         weights = [known[id(x)][0].weight for x in flat((*args, *kwargs.values())) if id(x) in known]
-        weights = [w for w in weights if call is None or (w is not call.weight and w is not call.bias)]
+        if call is not None:
+            added = self._weight(call.bias)
+            bias = added.weight if added is not None and added.is_part(added.key) else None
+            weights = [w for w in weights if w is not call.weight and w is not bias]
         if weights:
             watch.other(func, weights, found)
 

@@ -24,7 +24,7 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
     Raises:
         TargetSpaceError: one does; names both layers.
     """
-    owners = {id(parameter): layer for layer in layers for parameter in layer.parameters}
+    owners = {id(parameter): layer for layer in layers for parameter in layer.wholes}
     seen: set[Any] = set()
     for layer, x in inputs:
         nodes = [tensor.grad_fn for tensor in tensors_of(x) if tensor.grad_fn is not None]

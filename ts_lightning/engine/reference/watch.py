@@ -24,6 +24,8 @@ _NUMBERS: set[Any] = {
 }
 WITH_ZEROS = "multiplied by a mask with zeros"
 IN_SEVERAL_WAYS = "applied in several ways"
+IN_PART = "only a part of it is applied"
+OVERLAPPING = "applied in parts that overlap"
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Noted:
         seen: the weight, as the function was given it.
         form: how it is applied.
         bias: what is added to the layer's output, and may be its own.
+        added: what that is of a parameter; None where it is of none.
         why: why no layer can be solved there, in a few words; None where it can.
     """
 
     seen: Seen
     form: Form
     bias: Tensor | None
+    added: Seen | None
     why: str | None
 
 
@@ -57,7 +61,7 @@ class Watch:
         transformed: the ids of parameters that were arguments of a transform of ``torch.func``.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], model: nn.Module) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], model: nn.Module) -> None:
         self.parameters = {id(parameter): parameter for parameter in parameters}
         self.calls: dict[int, list[Noted]] = {}
         self.others: dict[int, list[str]] = {}
@@ -66,18 +70,18 @@ class Watch:
         self._model = model
         self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
 
-    def applied(self, call: Applied) -> Applied | None:
-        """Take note of a call that applies a weight; None where it is no use of a layer."""
+    def applied(self, call: Applied, added: Seen | None) -> Applied | None:
+        """Take note of a call that applies a weight, and of what it adds; None where it is no use of a layer."""
         key, why = id(call.weight), unfit_site()
         calls = self.calls.setdefault(key, [])
-        calls.append(Noted(call.seen, call.form, call.bias, why))
+        calls.append(Noted(call.seen, call.form, call.bias, added, why))
         if call.weight.is_complex():
             self.unfit.setdefault(key, "complex weights")
         elif why is not None and not passes_by(why):
             self.unfit.setdefault(key, why)
         elif call.seen.factor is not None and not nowhere_zero(call.seen.factor):
             self.unfit.setdefault(key, WITH_ZEROS)
-        elif not _alike(call.seen.factor, calls[0].seen.factor):
+        elif not _alike(call.seen.factor, next(one.seen.factor for one in calls if one.seen.key == call.seen.key)):
             self.unfit.setdefault(key, IN_SEVERAL_WAYS)
         return None if key in self.unfit else call
 

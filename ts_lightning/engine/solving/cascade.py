@@ -72,7 +72,7 @@ class Cascade:
         graphs = config.cuda_graphs and self.device.type == "cuda" and alone
         recorder = SolveGraphs(model, layers, self.device) if graphs else None
         self.untangling = Untangling(config, layers, self.trained, model)
-        self.solution = Solution(self._run, self.trained.read, recorder, lambda: self.untangling.lasting)
+        self.solution = Solution(self._run, self.trained, recorder, lambda: self.untangling.lasting)
         self.outside = Outside(layers, self.solution, self.adopt)
         self.staying = Staying(model, layers, self.solution, partition, self.solve, self.adopt)
         self.pulled = Pulled(layers, lambda: self.pullback(keep=True))
@@ -159,9 +159,8 @@ class Cascade:
         self.solution.drop()
         self.solution.lost = True
         with torch.no_grad():
-            for layer in self.layers:
-                for parameter in layer.parameters:
-                    parameter.fill_(torch.nan)
+            for parameter in self.trained.solved:
+                parameter.fill_(torch.nan)
 
     def _write(self, changed_only: bool) -> None:
         """Write the solution, the first process's where each solves from the whole."""
@@ -176,6 +175,7 @@ class Cascade:
         Returns:
             Whether there were any since the last call, so that the last solve is of no use.
         """
+        self.solution.follow()
         frozen, thawed = self.trained.newly_held()
         if frozen or thawed:
             self.solution.release()

@@ -19,6 +19,7 @@ from ts_lightning.engine.solving.signature import Signature
 from ts_lightning.engine.targets.target import READ, Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.part import wholes_of
 
 _PULLED = "_ts_lightning_pulled"  # on a weight's gradient: its version when it was pulled back
 _STEPPED = "_ts_lightning_stepped"  # on a weight's gradient: its version when the optimizer of its targets made a step
@@ -47,6 +48,7 @@ class Pulled:
         self.times = 0
         self.weights_of: dict[int, Sequence[nn.Parameter]] = {}
         self._weights = [p for layer in layers for p in layer.parameters]
+        self._wholes = wholes_of(self._weights)
         self.given = GivenGradients(self._weights)
         self._pull = pull
         self._count = 0  # gradients on weights at the last pull-back
@@ -173,13 +175,14 @@ class Pulled:
     @contextmanager
     def without(self, weights: Sequence[nn.Parameter]) -> Iterator[None]:
         """Take the gradients of these weights away for a while."""
-        kept = [parameter.grad for parameter in weights]
-        for parameter in weights:
+        holding = wholes_of(weights)
+        kept = [parameter.grad for parameter in holding]
+        for parameter in holding:
             parameter.grad = None
         try:
             yield
         finally:
-            for parameter, gradient in zip(weights, kept, strict=True):
+            for parameter, gradient in zip(holding, kept, strict=True):
                 parameter.grad = gradient
 
     def check(self) -> None:
@@ -212,6 +215,8 @@ class Pulled:
         for parameter in weights:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
+        for parameter in weights:  # behind all, since parts of one have one version
+            if parameter.grad is not None:
                 _mark(parameter.grad, _PULLED)
         if self.given.signature.taken:
             self.given.measure()
@@ -223,7 +228,7 @@ class Pulled:
 
     def clear(self, weights: Sequence[nn.Parameter] | None = None) -> None:
         """Clear the gradients on these weights, or on all; what was pulled back of them stays where it is."""
-        for parameter in self._weights if weights is None else weights:
+        for parameter in self._wholes if weights is None else weights:
             parameter.grad = None
         if weights is None:
             self._count = 0

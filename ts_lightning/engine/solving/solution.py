@@ -7,7 +7,7 @@ pull-back, and the next one makes it anew; or it lasts, and serves the solutions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ts_lightning.engine.cuda_graphs import Run, Solved, SolveGraphs
 from ts_lightning.engine.targets.target import Target, version
+from ts_lightning.engine.targets.trained import Trained
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.layers.part import Part
 from ts_lightning.ridge.precision import cast
 
 _ROUNDING = 4  # units in the last place of the largest weight: of w + e - e, up to an e of three times that weight
@@ -26,7 +28,7 @@ class Solution:
 
     Args:
         run: makes a solve.
-        read: all parameters that a solve depends on, targets among them.
+        trained: says what is solved, and what a solve depends on.
         graphs: replays solves on a GPU; None where they are run.
         lasting: says whether the graph of the last pass over the reference batch serves until the next one.
 
@@ -42,14 +44,15 @@ class Solution:
     def __init__(
         self,
         run: Run,
-        read: Callable[[], Iterable[nn.Parameter]],
+        trained: Trained,
         graphs: SolveGraphs | None,
         lasting: Callable[[], bool],
     ) -> None:
         self.differentiable = False
         self.kept = self.released = self.lost = False
         self.graphs = graphs
-        self._run, self._read, self._lasting = run, read, lasting
+        self._run, self._read, self._lasting = run, trained.read, lasting
+        self._parts = [parameter for parameter in trained.solved if type(parameter) is Part]
         self.pairs: Solved = []
         self._graph: Solved = []  # the Parameters and the values of the last pass, with its graph
         self._versions: dict[int, tuple[int, int]] = {}
@@ -87,6 +90,11 @@ class Solution:
         """Whether another graph has to be made for a pull-back."""
         return not self.differentiable and not self._lasting()
 
+    def follow(self) -> None:
+        """Let parts of parameters be those of what their wholes hold now."""
+        for part in self._parts:
+            part.follow()
+
     def make(self, replay: Callable[[], Solved | None]) -> None:
         """Solve anew, without writing to the Parameters."""
         self.drop()
@@ -113,6 +121,7 @@ class Solution:
             changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
                 has yet to go backward through them stays valid.
         """
+        self.follow()
         pairs = self.pairs
         if changed_only:
             pairs = [(p, value) for p, value in pairs if not torch.equal(p, cast(value, p.dtype))]
@@ -183,6 +192,7 @@ class Solution:
 
     def _expected(self) -> Solved:
         """The Parameters and the values that they were given."""
+        self.follow()
         if self._accepted is None or not self.pairs:
             return self.pairs
         return [(parameter, kept) for (parameter, _), kept in zip(self.pairs, self._accepted, strict=True)]

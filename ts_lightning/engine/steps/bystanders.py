@@ -88,7 +88,7 @@ def _solved_elsewhere(layers: Sequence[TargetLayer]) -> tuple[_Space, list[str]]
     """A space that holds a solution of some of the layers, and their names."""
     for space in list(_spaces):
         solved = {id(p) for _, p in space.stepping.solved_now()}
-        names = [layer.name for layer in layers if any(id(p) in solved for p in layer.parameters)]
+        names = [layer.name for layer in layers if any(id(p) in solved for p in layer.wholes)]
         if names:
             return space, names
     return None

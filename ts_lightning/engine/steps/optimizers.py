@@ -55,7 +55,7 @@ def substitute(
         raise TargetSpaceError(
             f"substitute: found {instead(optimizer)}; expected one optimizer, of the model's parameters."
         )
-    weights = {id(parameter): parameter for layer in layers for parameter in layer.parameters}
+    weights = {id(parameter): parameter for layer in layers for parameter in layer.wholes}
     everyone = [optimizer, *inner_optimizers(optimizer)]
     for each in everyone:
         kind = type(each).__name__
@@ -79,7 +79,9 @@ def substitute(
                 if not target.is_contiguous():  # LBFGS views gradients as vectors
                     target.data = target.data.contiguous()
     check_own(optimizer, weights.values())
-    replacement = {id(layer.parameters[0]): targets[layer.name] for layer in layers}
+    replacement: dict[int, list[nn.Parameter]] = {}
+    for layer in layers:
+        replacement.setdefault(id(layer.wholes[0]), []).append(targets[layer.name])
     _check_matrices(everyone, layers, targets)
     solved: list[nn.Parameter] = []
     _say_other_rates(optimizer, layers)
@@ -88,10 +90,10 @@ def substitute(
         for group in each.param_groups:
             solved += [p for p in group["params"] if id(p) in weights]
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in weights]
-            group["params"][:] = [replacement.get(id(p), p) for p in kept]
+            group["params"][:] = [new for p in kept for new in replacement.get(id(p), [p])]
     # so that it clears what it would have cleared
     optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
-    names = {id(parameter): layer.module_name for layer in layers for parameter in layer.parameters}
+    names = {id(parameter): layer.module_name for layer in layers for parameter in layer.wholes}
     optimizer.__dict__["add_param_group"] = partial(_add_param_group, optimizer.add_param_group, names)
 
 
@@ -102,7 +104,7 @@ def _check_matrices(
     trained = trained_by(*(one for one in everyone if isinstance(one, _MUON)))
     for layer in layers:
         dimensions = targets[layer.name].dim()
-        if id(layer.parameters[0]) in trained and dimensions != 2:
+        if id(layer.wholes[0]) in trained and dimensions != 2:
             raise TargetSpaceError(
                 f"Muon takes matrices, and the targets of layer '{layer.name}' have {dimensions} dimensions, as its "
                 f"outputs have. Use a sample of their rows, by ReferenceConfig(rows=...); or TargetAdam."
@@ -112,7 +114,7 @@ def _check_matrices(
 def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> None:
     """Name the layers of whose parameters some have another learning rate than the one that gives its place away."""
     rates = {id(p): float(group["lr"]) for group in optimizer.param_groups if "lr" in group for p in group["params"]}
-    given = {layer.name: [rates[id(p)] for p in layer.parameters if id(p) in rates] for layer in layers}
+    given = {layer.name: [rates[id(p)] for p in layer.wholes if id(p) in rates] for layer in layers}
     odd = [name for name, found in given.items() if len(set(found)) > 1]
     if odd:
         warnings.warn(
@@ -125,8 +127,8 @@ def _say_other_rates(optimizer: Optimizer, layers: Sequence[TargetLayer]) -> Non
 def _say_other_optimizers(everyone: Sequence[Optimizer], layers: Sequence[TargetLayer]) -> None:
     """Name the layers of which an optimizer has a part, as biases, and not the parameter that gives its place away."""
     trained = trained_by(*everyone)
-    apart = [one for one in layers if id(one.parameters[0]) not in trained]
-    odd = [layer.name for layer in apart if any(id(p) in trained for p in layer.parameters)]
+    apart = [one for one in layers if id(one.wholes[0]) not in trained]
+    odd = [layer.name for layer in apart if any(id(p) in trained for p in layer.wholes)]
     if odd:
         warnings.warn(
             f"{type(everyone[0]).__name__} has a part of {listed(odd)}, and not the first of the weights. Targets set "

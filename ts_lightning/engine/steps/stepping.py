@@ -231,7 +231,7 @@ class Stepping:
     def solved_now(self) -> list[tuple[str, nn.Parameter]]:
         """The solved weights with the names of their modules; none once the space is released."""
         exists = self.cascade.solution.exists
-        return [(layer.module_name, p) for layer in self.cascade.layers for p in layer.parameters if exists]
+        return [(layer.module_name, p) for layer in self.cascade.layers for p in layer.wholes if exists]
 
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """The solved weights whose targets an optimizer trains."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import join, owners_of, plain_name
-from ts_lightning.engine.reference.watch import Noted, Watch
+from ts_lightning.engine.reference.watch import IN_PART, OVERLAPPING, Noted, Watch
 from ts_lightning.engine.survey.selection import Selection
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.applied import Form
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import layer_of
 from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.layers.part import Part, Region, is_partition
+from ts_lightning.layers.seen import Seen
 
 
 def watched(model: nn.Module) -> Watch:
@@ -44,6 +48,7 @@ def functional_layers(
     """
     taken = {id(p) for layer in found.layers if layer.name in called for p in layer.parameters}
     owners = owners_of(model)
+    biases = _Biases(watch, owners, taken.union(left))
     layers: list[TargetLayer] = []
     for prefix, module in model.named_modules():
         prefix = plain_name(prefix)
@@ -53,10 +58,21 @@ def functional_layers(
             name = prefix if alone else join(prefix, local)
             if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
-            call = watch.calls[id(weight)][0]
-            layers.append(
-                layer_of(name, module, config, call.seen, _bias(weight, watch, owners, taken.union(left)), call.form)
-            )
+            calls = parts_of(weight, watch)
+            regions = [region for region in calls if region is not None]
+            if not regions:
+                (noted,) = calls.values()
+                bias = biases.of(noted)
+                layers.append(layer_of(name, module, config, noted[0].seen, bias, noted[0].form))
+                continue
+            parts = dict(zip(regions, Part.of(weight, regions), strict=True))
+            added = biases.of_parts([calls[region] for region in regions])
+            for number, (region, part) in enumerate(parts.items()):
+                first = calls[region][0]
+                seen = replace(first.seen, weight=part, region=None)
+                layer = layer_of(join(prefix, local, str(number)), module, config, seen, added[number], first.form)
+                layer.module_name = name
+                layers.append(layer)
     return layers
 
 
@@ -98,23 +114,75 @@ def _leave_biases(layer: TargetLayer, found: Selection) -> None:
 def stands_for(layer: TargetLayer, call: Noted) -> bool:
     """Whether a layer that is a module stands for a call, too, see ``calls.py``."""
     own_bias = len(layer.parameters) == 1 or call.bias is layer.parameters[1]
-    return type(layer) is LinearTargets and call.form == Form.plain(layer.parameters[0]) and own_bias
+    whole = call.seen.region is None and call.form == Form.plain(layer.parameters[0])
+    return type(layer) is LinearTargets and whole and own_bias
+
+
+def parts_of(weight: Tensor, watch: Watch) -> dict[Region | None, list[Noted]]:
+    """The calls that apply a parameter, by the part that they do, in the parts' order; None is all of it."""
+    found: dict[Region | None, list[Noted]] = {}
+    for call in watch.calls.get(id(weight), ()):
+        found.setdefault(call.seen.region, []).append(call)
+    return dict(sorted(found.items(), key=lambda pair: (0, ()) if pair[0] is None else (pair[0].offset, pair[0].size)))
+
+
+def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
+    """Why a parameter that is applied in parts has no layers, in a few words; None where it has, or is whole."""
+    regions = [region for region in parts_of(weight, watch) if region is not None]
+    whole = is_partition(weight, regions) if regions and weight.is_contiguous() else True
+    return OVERLAPPING if whole is None else None if whole else IN_PART
 
 
 def _applied(parameter: Tensor, watch: Watch) -> bool:
-    """Whether functions apply a parameter as a weight, always in one way, and nothing else is made of it."""
-    calls = watch.calls.get(id(parameter), ())
+    """Whether functions apply a parameter as a weight, or parts that make it, and nothing else is made of it."""
     alone = id(parameter) not in watch.others and id(parameter) not in watch.unfit
-    return len({call.form for call in calls}) == 1 and any(call.why is None for call in calls) and alone
+    parts = parts_of(parameter, watch) if alone else {}
+    one_way = all(len({n.form for n in ns}) == 1 and any(n.why is None for n in ns) for ns in parts.values())
+    if not parts or not one_way or len(parts) == 1:
+        return bool(parts) and one_way and None in parts
+    return None not in parts and parameter.is_contiguous() and unfit_parts(parameter, watch) is None
 
 
-def _bias(weight: Tensor, watch: Watch, owners: Mapping[int, list[str]], taken: Collection[int]) -> Tensor | None:
-    """The parameter that all calls add to what this weight gives, and that nothing else is made of."""
-    added = {id(call.bias): call.bias for call in watch.calls[id(weight)]}
-    (bias,) = added.values() if len(added) == 1 else (None,)
-    if bias is None or id(bias) not in watch.parameters or bias.dim() != 1 or len(owners[id(bias)]) > 1:
-        return None
-    if id(bias) in taken:  # which the layer of a module sets, or a module in weight space has
-        return None
-    others = [call for key, calls in watch.calls.items() if key != id(weight) for call in calls]
-    return None if any(call.bias is bias for call in others) or id(bias) in watch.others else bias
+class _Biases:
+    """Which parameters, or parts of one, are biases of layers.
+
+    Args:
+        watch: what the dry run saw.
+        owners: the names of each parameter.
+        taken: the ids of those that the layer of a module sets, or a module in weight space has.
+    """
+
+    def __init__(self, watch: Watch, owners: Mapping[int, list[str]], taken: Collection[int]) -> None:
+        self._watch, self._owners, self._taken = watch, owners, taken
+        seen = [call.added for calls in watch.calls.values() for call in calls if call.added is not None]
+        self._uses = Counter(id(one.weight) for one in seen)
+
+    def of(self, calls: Sequence[Noted]) -> nn.Parameter | None:
+        """The parameter that all calls of a layer add, and that nothing else is made of."""
+        bias = self._added(calls)
+        if bias is None or bias.region is not None or bias.weight.dim() != 1:
+            return None
+        return self._watch.parameters[id(bias.weight)] if self._alone(bias.weight, len(calls)) else None
+
+    def of_parts(self, parts: Sequence[Sequence[Noted]]) -> Sequence[nn.Parameter | None]:
+        """The same for the layers of one weight: also the parts of one parameter, each added by one of them."""
+        added = [bias for bias in map(self._added, parts) if bias is not None]
+        regions = [bias.region for bias in added if bias.region is not None]
+        if len(regions) == len(parts) and len({id(bias.weight) for bias in added}) == 1:
+            whole = self._watch.parameters.get(id(added[0].weight))
+            if whole is not None and self._alone(whole, sum(map(len, parts))) and is_partition(whole, regions):
+                return Part.of(whole, regions)
+        return [self.of(calls) for calls in parts]
+
+    def _added(self, calls: Sequence[Noted]) -> Seen | None:
+        """What all calls add, where it is a parameter or a part of one, as it is."""
+        first = calls[0].added
+        if first is None or any(n.added is None or not n.added.is_part(first.key) for n in calls):
+            return None
+        return first
+
+    def _alone(self, bias: Tensor, times: int) -> bool:
+        """Whether nothing else is made of a parameter, which is added so many times."""
+        key = id(bias)
+        free = key in self._watch.parameters and key not in self._watch.others and key not in self._taken
+        return free and len(self._owners[key]) == 1 and self._uses[key] == times

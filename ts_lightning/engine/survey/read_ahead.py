@@ -27,6 +27,7 @@ from ts_lightning.engine.survey.selection import Selection
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import FunctionalLayer
+from ts_lightning.layers.part import whole_of
 
 _SCALES = (1.0, -10.0)  # of the other numbers: what looks at signs or has bounds sees them, too
 
@@ -138,7 +139,7 @@ class _Walks:
 def _is_read(layer: TargetLayer, watch: Watch, held: set[int]) -> bool:
     """Whether anything but the layer's own call takes its parameters, or a tensor that a module holds shares memory."""
     for parameter in layer.parameters:
-        if id(parameter) in watch.others or memory(parameter) in held:
+        if id(whole_of(parameter)) in watch.others or memory(parameter) in held:
             return True
         if not layer.by_function and not all(stands_for(layer, call) for call in watch.calls.get(id(parameter), ())):
             return True

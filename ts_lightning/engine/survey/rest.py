@@ -12,6 +12,7 @@ from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, owners_of, plain_name
 from ts_lightning.engine.reference.call_sites import IN_A_TRANSFORM
 from ts_lightning.engine.reference.watch import IN_SEVERAL_WAYS, Watch
+from ts_lightning.engine.survey.functions import unfit_parts
 from ts_lightning.engine.survey.selection import Left, Selection, solvable_modules
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered, supported
@@ -44,7 +45,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
                     f"and weights that linear functions and convolutions apply as they are."
                 )
             )
-    solved = {id(p) for layer in found.layers for p in layer.parameters}
+    solved = {id(p) for layer in found.layers for p in layer.wholes}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     owners = owners_of(model)
     for name, module in modules.items():
@@ -117,7 +118,10 @@ def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
     if used:
         return "a table" if used.keys() <= _LOOK_UPS else f"used by {', '.join(used)}"
     if any(id(p) in watch.calls for p in weights):
-        return IN_SEVERAL_WAYS
+        return next(filter(None, (unfit_parts(p, watch) for p in weights)), IN_SEVERAL_WAYS)
     if any(id(p) in watch.transformed for p in weights):
         return IN_A_TRANSFORM
+    added = {id(call.added.weight) for calls in watch.calls.values() for call in calls if call.added is not None}
+    if not added.isdisjoint(map(id, weights)):
+        return "added to what is not solved"
     return "not called in the reference forward"

@@ -189,10 +189,10 @@ def survey(
     left = leave_unfit(found, watch, first.uses)
     functions = functional_layers(batch.model, config, found, watch, first.uses, left)
     if functions:
-        weights = {id(layer.parameters[0]) for layer in functions}
+        weights = {id(layer.wholes[0]) for layer in functions}
         found.layers = [layer for layer in found.layers if id(layer.parameters[0]) not in weights] + functions
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
-        found.layers.sort(key=lambda layer: order[id(layer.parameters[0])])
+        found.layers.sort(key=lambda layer: order[id(layer.wholes[0])])
         first = Survey(found.layers, config).make(batch)
     moved = _moved(batch, found.layers, config, first) if probe else {}
     several = [name for name, count in first.uses.items() if count > 1] if probe else []

@@ -31,6 +31,7 @@ class Trained:
     Attributes:
         targets: by layer name.
         held: the names of layers that the user froze.
+        solved: the layers' parameters.
         others: what is trained in weight space.
     """
 
@@ -39,8 +40,8 @@ class Trained:
         self.held: set[str] = set()
         self._model, self._layers = model, layers
         self._toggled: set[str] = set()  # layers that were frozen with their targets
-        self._solved = [p for layer in layers for p in layer.parameters]
-        solved = set(map(id, self._solved))
+        self.solved = [p for layer in layers for p in layer.parameters]
+        solved = self._wholes = {id(p) for layer in layers for p in layer.wholes}
         others = [p for p in model.parameters() if id(p) not in solved]
         self.others = [p for p in others if p.requires_grad]
         self._frozen = [p for p in others if not p.requires_grad]
@@ -67,7 +68,7 @@ class Trained:
     def changing(self) -> Iterator[Tensor]:
         """All that optimizers, solves and forwards in training mode may write to."""
         yield from self.parameters()
-        yield from self._solved
+        yield from self.solved
         yield from self._model.buffers()
 
     def frozen(self) -> Iterator[nn.Parameter]:
@@ -109,7 +110,7 @@ class Trained:
         """The layers frozen by the user since the last call, all of a module together; and those that thawed."""
         if self._waiting:
             return set(), set()
-        if not self.held and all(p.requires_grad for p in self._solved):
+        if not self.held and all(p.requires_grad for p in self.solved):
             return set(), set()  # in microseconds, since every step asks twice
         frozen = {
             layer.module_name
@@ -123,7 +124,7 @@ class Trained:
     def _say_partly(self, held: Collection[str]) -> None:
         """Name the layers of which the user froze a part, which are held as a whole."""
         modules = {layer.module_name: layer.module for layer in self._layers if layer.name in held}
-        solved = set(map(id, self._solved))
+        solved = self._wholes
         flags = {name: [p.requires_grad for p in m.parameters() if id(p) in solved] for name, m in modules.items()}
         partly = [name for name, trained in flags.items() if any(trained)]
         if partly:
@@ -141,15 +142,15 @@ class Trained:
 
     def follow(self) -> None:
         """Freeze the weights whose targets are frozen, and thaw those that were frozen so once their targets thaw."""
+        # of a weight in parts, all targets
+        thawed = {id(p) for layer in self._layers if self.targets[layer.name].requires_grad for p in layer.wholes}
+        frozen = {layer.name for layer in self._layers if thawed.isdisjoint(map(id, layer.wholes))}
+        self._toggled |= {x.name for x in self._layers if x.name in frozen and all(p.requires_grad for p in x.wholes)}
         for layer in self._layers:
-            trained = self.targets[layer.name].requires_grad
-            if not trained and all(p.requires_grad for p in layer.parameters):
-                self._toggled.add(layer.name)
             if layer.name in self._toggled:
-                for parameter in layer.parameters:
-                    parameter.requires_grad_(trained)
-                if trained:
-                    self._toggled.discard(layer.name)
+                for parameter in layer.wholes:
+                    parameter.requires_grad_(layer.name not in frozen)
+        self._toggled &= frozen
 
     def state_dict(self) -> dict[str, Any]:
         """The weights of held layers, and the names of parameters that were frozen when the targets were made.
@@ -173,7 +174,7 @@ class Trained:
         write_copies(self._layers, held)
         if "frozen" not in state:  # written by an earlier version
             return
-        solved = set(map(id, self._solved))
+        solved = self._wholes
         rest = {plain_name(name): p for name, p in self._model.named_parameters() if id(p) not in solved}
         frozen, thawed = ([name for name in state[key] if name in rest] for key in ("frozen", "thawed"))
         self._frozen, self._thawed = [rest[name] for name in frozen], [rest[name] for name in thawed]

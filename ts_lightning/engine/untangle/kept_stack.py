@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ts_lightning.engine.untangle.kept_layer import KeptLayer
 from ts_lightning.layers.base import TargetLayer, has_methods
-from ts_lightning.layers.linear import LinearTargets
+from ts_lightning.layers.linear import LinearTargets, has_methods
 from ts_lightning.ridge.kept import FactoredMap
 from ts_lightning.ridge.precision import cast
 
