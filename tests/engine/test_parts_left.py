@@ -105,3 +105,31 @@ def test_biases_are_solved_where_they_are_the_parts_of_one(name):
         return model(x[:7]).square().sum()
 
     check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+
+
+def logged(m, h):
+    with torch.no_grad():
+        m.seen = functional.linear(h, m.last.weight[:1])
+    return h
+
+
+#: what a forward does with a slice of the weight of a module that it calls
+BESIDE_A_MODULE = {
+    "without gradients": logged,
+    "with zeros": lambda m, h: h + functional.linear(h[:, :3], m.first.weight[:2] * 0).mean(1, keepdim=True),
+    "behind its solve": lambda m, h: h + functional.linear(h[:, :3], m.first.weight[:2]).mean(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_MODULE)
+def test_slices_of_the_weight_of_a_module_are_read_as_other_numbers_of_it(name):
+    run = BESIDE_A_MODULE[name]
+    torch.manual_seed(0)
+    model, x = Model(lambda m, h: run(m, h)).double(), torch.randn(20, 3, dtype=torch.float64)
+    space = TargetSpace(model, x, TargetSpaceConfig(step_scale=1.0, init="normalised"))
+    assert [*space.targets] == ["first", "last"]
+
+    def loss(model):
+        return model(x[:7]).square().sum()
+
+    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))

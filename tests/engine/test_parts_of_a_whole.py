@@ -146,8 +146,7 @@ def test_a_frozen_whole_is_held_and_thaws():
 def test_frozen_ahead_it_is_no_layer():
     model, _ = pair()
     model.w.requires_grad_(False)
-    space = TargetSpace(model, given(30))
-    assert [*space.targets] == ["readout"]
+    assert [*TargetSpace(model, given(30)).targets] == ["readout"]
 
 
 def test_toggled_targets_keep_their_parts():
@@ -232,6 +231,15 @@ def test_a_state_goes_on_bit_for_bit(config):
     for _ in range(2):
         step(again, other, optimizer)
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
+
+
+def test_a_state_of_a_time_when_the_parameter_stayed_is_gone_on_with():
+    model, _ = pair()
+    state = TargetSpace(model, given(30), TargetSpaceConfig(exclude=["w"])).state_dict()
+    state["left"] = [["", "Cut", "used by chunk"]]
+    space = TargetSpace(model, given(30), state=state)
+    assert [*space.targets] == ["readout"]
+    assert any(p is model.w for p in space.parameters())
 
 
 def test_names_mean_all_parts():

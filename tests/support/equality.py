@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.fits import trainer
 from tests.support.nets import Attending
+from tests.support.parts import Parts
 from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetSpaceMixin
 
 BATCH = 8
@@ -109,29 +110,6 @@ class Contracted(nn.Module):
         h = torch.tanh(torch.einsum("tbd,dhk->tbhk", x.transpose(0, 1), self.first))
         h = torch.tanh(torch.einsum("tbhk,hkm->tbhm", h, self.heads)).flatten(2)
         return functional.linear(h.mean(0), self.last / 2)
-
-
-class Parts(nn.Module):
-    """Weights and biases that are parts of others: of a fused projection, of a stack, of a cell in a loop."""
-
-    shape, size = (6, 4), 11
-
-    def __init__(self):
-        super().__init__()
-        self.fused, self.biases = nn.Parameter(torch.randn(12, 4) / 2), nn.Parameter(torch.zeros(12))
-        self.stack, self.cell = nn.Parameter(torch.randn(2, 4, 4) / 2), nn.Parameter(torch.randn(4, 8) / 2)
-        self.readout = nn.Linear(4, 3)
-
-    def forward(self, x):
-        weights = zip(self.fused.chunk(3), self.biases.chunk(3), strict=True)
-        q, k, v = (functional.linear(x, w, b) for w, b in weights)
-        x = torch.softmax(q @ k.mT, -1) @ v
-        for w in self.stack:
-            x = torch.tanh(x @ w)
-        h = torch.zeros_like(x[:, 0])
-        for step in x.unbind(1):
-            h = torch.tanh(step @ self.cell[:, :4] + h @ self.cell[:, 4:])
-        return self.readout(h)
 
 
 class Attention(Attending):

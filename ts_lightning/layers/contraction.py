@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,8 +57,13 @@ def _read(seen: Seen, x: Tensor, of_weight: Labels, of_x: Labels, of_result: Lab
         return None
     if len(of_x) != x.dim() or len(of_weight) != len(seen.shape):
         return None
-    weight = _Axes(of_weight, seen.shape)
     given = _Axes(of_x, x.shape)
+    if seen.expanded is not None:
+        wide = {label: m for label, n, m in zip(of_weight, seen.shape, seen.expanded, strict=True) if n != m}
+        if any(given.sizes.get(label) != m for label, m in wide.items()):
+            return None
+        of_weight = [None if label in wide else label for label in of_weight]
+    weight = _Axes(of_weight, seen.shape)
     sizes = given.sizes | weight.sizes
     inputs = [label for label in weight.labels if label in given.sizes and label not in of_result]
     groups = [label for label in weight.labels if label in given.sizes and label in of_result]
@@ -148,7 +154,23 @@ def _reflected(known: Known, input: Any, other: Any) -> Applied | None:
 
 
 def _sum_of_product(known: Known, input: Any, one: Any, other: Any, *, beta: Any = 1, alpha: Any = 1) -> Applied | None:
-    return None if beta != 1 or alpha != 1 else _product(known, one, other, input)
+    if not isinstance(alpha, (int, float)) or not isinstance(beta, (int, float)):
+        return None
+    scaled = known if alpha == 1 else _scaled(known, alpha)
+    if beta == 1:
+        return _product(scaled, one, other, input)
+    call = _product(scaled, one, other)
+    return call if call is None or beta == 0 else replace(call, give=lambda z: call.give(z) + beta * input)
+
+
+def _scaled(known: Known, factor: float) -> Known:
+    """What tensors are of weights, each times a factor."""
+
+    def times(tensor: Any) -> Seen | None:
+        seen = known(tensor)
+        return None if seen is None else seen.times(factor)
+
+    return times
 
 
 def _inner(known: Known, input: Any, other: Any) -> Applied | None:

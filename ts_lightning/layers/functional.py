@@ -188,8 +188,10 @@ def _bilinear(known: Known, input1: Any, input2: Any, weight: Any, bias: Any = N
 
 
 def _only(known: Known, weight: Any, *inputs: Any) -> Seen | None:
-    """What a weight is seen as; None where an input is a weight, too, so that the call is a product of two."""
-    return None if any(known(x) is not None for x in inputs) else known(weight)
+    """What a weight is seen as; None where it is repeated, or where an input is a weight, too."""
+    seen = known(weight)
+    several = seen is not None and seen.expanded is not None
+    return None if several or any(known(x) is not None for x in inputs) else seen
 
 
 def _each(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:

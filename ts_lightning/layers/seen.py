@@ -1,8 +1,7 @@
 """What a forward has made of a weight that holds the same numbers: in another shape or order, times a constant factor.
 
 Views, transposes, permutations and products with constants are followed from the parameter on. Each can be undone, so
-that a weight that is solved as a function applies it gives the parameter's value. Slices are followed, too, as parts of
-the parameter.
+that a weight that is solved as a function applies it gives the parameter's value. Slices are parts of the parameter.
 """
 
 from __future__ import annotations
@@ -95,12 +94,14 @@ class Seen:
         factor: what they are multiplied with: a number, or a tensor of one number or of the parameter's shape; None for
             nothing.
         region: which part of the parameter it is; None for all of it.
+        expanded: the shape of the tensor, where dimensions of size 1 are repeated in it; None where none are.
     """
 
     weight: Tensor
     arrangement: Arrangement
     factor: float | Tensor | None = None
     region: Region | None = None
+    expanded: Shape | None = None
 
     @classmethod
     def itself(cls, weight: Tensor) -> Seen:
@@ -119,7 +120,8 @@ class Seen:
 
     def is_part(self, key: Key) -> bool:
         """Whether it is that part of a parameter, as it is."""
-        return self.key == key and not self.arrangement.steps and self.factor is None
+        as_it_is = self.factor is None and self.expanded is None and not self.arrangement.steps
+        return self.key == key and as_it_is
 
     def arranged(self, arrangement: Arrangement) -> Seen:
         """The same numbers in another arrangement."""
@@ -132,9 +134,16 @@ class Seen:
             factor = factor.reshape(()) if single else self.arrangement.back(factor.expand(self.shape))
         return replace(self, factor=factor if self.factor is None else self.factor * factor)
 
+    def repeated(self, shape: Shape) -> Seen | None:
+        """The same with dimensions of size 1 repeated to this shape; None where others would be."""
+        own = (*(1,) * (len(shape) - len(self.shape)), *self.shape)
+        if self.expanded is not None or any(n not in (m, 1) for n, m in zip(own, shape, strict=True)):
+            return None
+        return replace(self, arrangement=self.arrangement.reshape(*own), expanded=None if own == shape else shape)
+
     def cut(self, function: Callable[[Tensor], Any]) -> list[Seen] | None:
         """The parts that a function gives as views; None where it gives something else."""
-        if isinstance(self.factor, Tensor) and self.factor.numel() > 1:
+        if self.expanded is not None or (isinstance(self.factor, Tensor) and self.factor.numel() > 1):
             return None
         whole = torch.empty(self.weight.shape, device="meta")
         found = function(self.arrangement.of(whole if self.region is None else self.region.of(whole)))
@@ -186,6 +195,10 @@ def followed(
     seen = known(args[0]) if args else None
     if seen is None or not isinstance(found, Tensor) or found.dtype != seen.weight.dtype:  # another reading
         return None
+    if function in _REPEATS:
+        return seen.repeated(tuple(found.shape))
+    if seen.expanded is not None:
+        return None
     arrangement = seen.arrangement
     if function in _PERMUTATIONS:
         # which dimension went where shows on one in which no two are of a size
@@ -202,16 +215,11 @@ def followed(
 def cut(
     known: Known, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any
 ) -> list[tuple[Seen, Tensor]]:
-    """The parts of a weight that a call gave, each with its tensor; none where it gave something else.
+    """The parts of a weight that a call of one of :data:`CUTS` gave, each with its tensor; none where others.
 
-    Args:
-        known: what tensors are of weights.
-        function: that was called.
-        args: its arguments.
-        kwargs: those by name.
-        found: what it gave.
+    The arguments are those of :func:`followed`.
     """
-    seen = known(args[0]) if args and function in _CUTS else None
+    seen = known(args[0]) if args else None
     if seen is None or (function is Tensor.__getitem__ and not _takes_slices(args[1])):
         return []
     parts = seen.cut(lambda whole: function(whole, *args[1:], **kwargs))
@@ -246,16 +254,18 @@ def _scaled(
 
 def _adds_dimensions(index: Any) -> bool:
     """Whether an index takes all entries."""
-    entries = index if isinstance(index, tuple) else (index,)
     return all(
-        entry is None or entry is ... or (isinstance(entry, slice) and entry == slice(None)) for entry in entries
+        entry is None or entry is ... or (type(entry) is slice and entry == slice(None)) for entry in _entries(index)
     )
 
 
 def _takes_slices(index: Any) -> bool:
     """Whether an index takes entries by their places alone."""
-    entries = index if isinstance(index, tuple) else (index,)
-    return all(entry is None or entry is ... or type(entry) in (int, slice) for entry in entries)
+    return all(entry is None or entry is ... or type(entry) in (int, slice) for entry in _entries(index))
+
+
+def _entries(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
 
 
 _PERMUTATIONS: set[Any] = {
@@ -271,8 +281,10 @@ _VIEWS: set[Any] = {
 }
 #: give the tensor itself where it is as asked
 _CASTS: set[Any] = {Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as}
+#: give the same numbers several times
+_REPEATS: set[Any] = {Tensor.expand, Tensor.expand_as, Tensor.broadcast_to, torch.broadcast_to, Tensor.repeat}
 #: give parts of the numbers, in their order
-_CUTS: set[Any] = {
+CUTS: set[Any] = {
     *(Tensor.__getitem__, torch.select, Tensor.select, torch.narrow, Tensor.narrow, torch.unbind, Tensor.unbind),
     *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes, Tensor.split_with_sizes),
     *(torch.tensor_split, Tensor.tensor_split, torch.unsafe_chunk, Tensor.unsafe_chunk),

@@ -28,7 +28,7 @@ from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import READERS, FunctionalLayer, applied
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.part import Part, key_of
-from ts_lightning.layers.seen import Seen, cut, followed
+from ts_lightning.layers.seen import CUTS, Seen, cut, followed
 
 _DATA: Any = Tensor.data
 _GRAD_FN: Any = Tensor.grad_fn
@@ -158,7 +158,7 @@ class Calls(TorchFunctionMode):
         made = followed(self._weight, self._constant, func, args, kwargs, found)
         if made is not None:
             self._known[id(found)] = (made, found)
-        elif parts := cut(self._weight, func, args, kwargs, found):
+        elif func in CUTS and (parts := cut(self._weight, func, args, kwargs, found)):
             self._known.update({id(tensor): (seen, tensor) for seen, tensor in parts})
         else:
             self._other(func, args, kwargs, found)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.reference.call_sites import handed_to_a_transform, passes_by, unfit_site
 from ts_lightning.engine.running.batches import tensors_in
 from ts_lightning.layers.applied import Applied, Form
-from ts_lightning.layers.seen import Seen, nowhere_zero
+from ts_lightning.layers.seen import Key, Seen, nowhere_zero
 
 SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 #: make numbers of a tensor, and no other tensor
@@ -57,7 +57,8 @@ class Watch:
     Attributes:
         calls: that apply a parameter as a layer's weight, by its id.
         others: the names of other functions that were given a parameter, by its id.
-        unfit: why the layer of a parameter cannot be solved whatever else is made of it, by its id.
+        unfit: why the layer of a parameter, or of a part of one, cannot be solved whatever else is made of it; see
+            :attr:`Seen.key`.
         transformed: the ids of parameters that were arguments of a transform of ``torch.func``.
     """
 
@@ -65,15 +66,15 @@ class Watch:
         self.parameters = {id(parameter): parameter for parameter in parameters}
         self.calls: dict[int, list[Noted]] = {}
         self.others: dict[int, list[str]] = {}
-        self.unfit: dict[int, str] = {}
+        self.unfit: dict[Key, str] = {}
         self.transformed: set[int] = set()
         self._model = model
         self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
 
     def applied(self, call: Applied, added: Seen | None) -> Applied | None:
         """Take note of a call that applies a weight, and of what it adds; None where it is no use of a layer."""
-        key, why = id(call.weight), unfit_site()
-        calls = self.calls.setdefault(key, [])
+        key, why = call.seen.key, unfit_site()
+        calls = self.calls.setdefault(id(call.weight), [])
         calls.append(Noted(call.seen, call.form, call.bias, added, why))
         if call.weight.is_complex():
             self.unfit.setdefault(key, "complex weights")
@@ -81,9 +82,13 @@ class Watch:
             self.unfit.setdefault(key, why)
         elif call.seen.factor is not None and not nowhere_zero(call.seen.factor):
             self.unfit.setdefault(key, WITH_ZEROS)
-        elif not _alike(call.seen.factor, next(one.seen.factor for one in calls if one.seen.key == call.seen.key)):
+        elif not _alike(call.seen.factor, next(one.seen.factor for one in calls if one.seen.key == key)):
             self.unfit.setdefault(key, IN_SEVERAL_WAYS)
         return None if key in self.unfit else call
+
+    def why_unfit(self, parameter: Tensor) -> str | None:
+        """Why no layer of a parameter, or of one of its parts, can be solved, in a few words; None where nothing is."""
+        return next((why for (key, _), why in self.unfit.items() if key == id(parameter)), None)
 
     def constant(self, factor: Any) -> bool:
         """Whether a factor of a weight is none that is trained, or follows the data.
@@ -115,7 +120,7 @@ class Watch:
         """Take note of the call if it wrote to a parameter, itself or its ``data``."""
         for tensor, parameter, version in before:
             if tensor is args[0] if function == SET_DATA else tensor._version != version:
-                self.unfit.setdefault(id(parameter), "written by forward")
+                self.unfit.setdefault((id(parameter), None), "written by forward")
 
     def data(self, tensor: Tensor, found: Tensor) -> None:
         """Take note of the ``data`` of a tensor."""

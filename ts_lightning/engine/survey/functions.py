@@ -89,8 +89,9 @@ def leave_unfit(found: Selection, watch: Watch, called: Collection[str]) -> set[
         if twice and any(id(p) in added for p in layer.parameters):
             _leave_biases(layer, found)
             continue
-        why = next((watch.unfit[id(p)] for p in layer.parameters if id(p) in watch.unfit), None)
-        beside = [call for p in layer.parameters for call in watch.calls.get(id(p), ()) if call.why is not None]
+        why = next((watch.unfit[id(p), None] for p in layer.parameters if (id(p), None) in watch.unfit), None)
+        calls = [call for p in layer.parameters for call in watch.calls.get(id(p), ()) if call.seen.region is None]
+        beside = [call for call in calls if call.why is not None]
         why = why or next((call.why for call in beside if not stands_for(layer, call)), None)
         if why is not None and layer.module_name not in found.left:
             error = TargetSpaceError(
@@ -135,7 +136,7 @@ def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
 
 def _applied(parameter: Tensor, watch: Watch) -> bool:
     """Whether functions apply a parameter as a weight, or parts that make it, and nothing else is made of it."""
-    alone = id(parameter) not in watch.others and id(parameter) not in watch.unfit
+    alone = id(parameter) not in watch.others and watch.why_unfit(parameter) is None
     parts = parts_of(parameter, watch) if alone else {}
     one_way = all(len({n.form for n in ns}) == 1 and any(n.why is None for n in ns) for ns in parts.values())
     if not parts or not one_way or len(parts) == 1:

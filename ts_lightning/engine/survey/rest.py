@@ -108,7 +108,7 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
 
 def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
     """What functions do with weights that are of no layer that a module's call or a function is, in a few words."""
-    unfit = [watch.unfit[id(p)] for p in weights if id(p) in watch.unfit]
+    unfit = [why for why in map(watch.why_unfit, weights) if why is not None]
     for calls in (watch.calls.get(id(p), ()) for p in weights):
         if calls and all(call.why is not None for call in calls):
             unfit.append(str(calls[0].why))

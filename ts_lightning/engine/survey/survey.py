@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.names import is_matrix
+from ts_lightning.engine.names import is_matrix, plain_name
 from ts_lightning.engine.reference.call_sites import passes_by, refused_call, unfit_call, with_other_weights
 from ts_lightning.engine.reference.calls import Calls
 from ts_lightning.engine.reference.dependence import Dependence, FollowedCalls
@@ -164,7 +164,11 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
         found.left.update(known)
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
         loops = None if state is None else state.get("loops", {})
-        name_the_rest(model, found, config, survey(batch, found, config, loops))
+        watch = survey(batch, found, config, loops)
+        if state is not None:  # of a time when parameters of some functions stayed
+            holders = {id(module): plain_name(name) for name, module in model.named_modules()}
+            found.layers = [x for x in found.layers if x.name in state["targets"] or holders[id(x.module)] not in known]
+        name_the_rest(model, found, config, watch)
         found.check(model)
     return found
 
