@@ -39,6 +39,9 @@ CHOSEN = {
     ("peft", "LoRA on GPT-2"): "adapters of a frozen base",
     ("pyg", "GAT"): "graph attention",
     ("pyg", "heterogeneous SAGE"): "layers used several times",
+    ("pyg", "relational GCN"): "parts of one parameter",
+    ("pyg", "gated graph"): "parts of one parameter",
+    ("pyg", "ARMA"): "parts of one parameter",
 }
 
 
