@@ -165,7 +165,7 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
         loops = None if state is None else state.get("loops", {})
         watch = survey(batch, found, config, loops)
-        if state is not None:  # of a time when parameters of some functions stayed
+        if state is not None and known:  # of a time when parameters of some functions stayed
             holders = {id(module): plain_name(name) for name, module in model.named_modules()}
             found.layers = [x for x in found.layers if x.name in state["targets"] or holders[id(x.module)] not in known]
         name_the_rest(model, found, config, watch)
