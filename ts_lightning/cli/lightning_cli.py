@@ -18,16 +18,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 
 from ts_lightning.callbacks.monitor import TargetSpaceMonitor
-from ts_lightning.cli import causes, helptext, late_optimizer, meant
-from ts_lightning.cli.checks import (
-    MOST_THREADS,
-    NOT_BARE,
-    check_data,
-    check_keys,
-    check_root,
-    check_target_space,
-    check_trainer,
-)
+from ts_lightning.cli import causes, checks, helptext, late_optimizer, meant
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
 from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, is_first, run_folder, with_csv
@@ -156,7 +147,7 @@ class TargetSpaceCLI(LightningCLI):
         super().parse_arguments(parser, args)
         chosen = self.config[self.config.subcommand]
         files = [*(self.config.get("config") or []), *(chosen.get("config") or [])]
-        check_keys(files, [*vars(chosen), *self.subcommands()])
+        checks.check_keys(files, [*vars(chosen), *self.subcommands()])
         check_checkpoint(chosen.get("ckpt_path"), self.config.subcommand)
 
     def _parse_ckpt_path(self) -> None:
@@ -202,11 +193,11 @@ class TargetSpaceCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the options that nothing else checks, and set the threads."""
-        check_target_space(self._get(self.config, "target_space"))
-        check_trainer(self._get(self.config, "trainer"))
+        checks.check_target_space(self._get(self.config, "target_space"))
+        checks.check_trainer(self._get(self.config, "trainer"))
         threads = self._get(self.config, "threads")
         if threads is not None:
-            expect("--threads", threads, 1, below=MOST_THREADS + 1)
+            expect("--threads", threads, 1, below=checks.MOST_THREADS + 1)
             torch.set_num_threads(threads)
 
     def instantiate_classes(self) -> None:
@@ -226,10 +217,10 @@ class TargetSpaceCLI(LightningCLI):
         asked = {**self._get(self.config_init, "trainer"), **kwargs}
         if asked.get("barebones"):  # to which a recipe's defaults give way
             given, self.trainer_defaults = meant.given(self.parser, self._arguments)[self.config.subcommand].trainer, {}
-            kwargs = {**{name: None for name in NOT_BARE if name not in given}, **kwargs}
+            kwargs = {**{name: None for name in checks.NOT_BARE if name not in given}, **kwargs}
         if asked.get("fast_dev_run") or asked.get("barebones"):
             return self._trainer(kwargs)
-        check_root(asked.get("default_root_dir"))
+        checks.check_root(asked.get("default_root_dir"))
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if is_first() else (out or Path("runs"))
         own: list[Callback] = [self.clock, self.memory, self.facts, Place(), PredictionFile(self.folder)]
@@ -265,7 +256,7 @@ class TargetSpaceCLI(LightningCLI):
         try:
             with self._discarding():
                 if self.datamodule is None:
-                    check_data(self.model, subcommand)
+                    checks.check_data(self.model, subcommand)
                 super()._run_subcommand(subcommand)
                 if subcommand == "fit" and self.then_test:
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)

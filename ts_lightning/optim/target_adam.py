@@ -21,7 +21,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ts_lightning.amount import amount
-from ts_lightning.engine.steps.steps.compiled import untraced
+from ts_lightning.engine.steps.compiled import untraced
 from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim.distance import Travel, mean_squares

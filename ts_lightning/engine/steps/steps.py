@@ -15,8 +15,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ts_lightning.engine.steps.compiled import untraced
 from ts_lightning.engine.steps.stepping import Stepping
-from ts_lightning.engine.steps.steps.compiled import untraced
 
 
 class OptimizerSteps:

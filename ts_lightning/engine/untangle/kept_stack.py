@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ts_lightning.engine.untangle.kept_layer import KeptLayer
-from ts_lightning.layers.base import TargetLayer, has_methods
+from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.linear import LinearTargets, has_methods
 from ts_lightning.ridge.kept import FactoredMap
 from ts_lightning.ridge.precision import cast
