@@ -1,6 +1,6 @@
 """What of the weights' gradients has been pulled back to the targets, and what arrived or changed since.
 
-The state is kept on the gradients themselves, as attributes of these tensors, so that it goes when they are cleared.
+The state is kept on the gradients themselves (``marks.py``), so that it goes when they are cleared.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ts_lightning.engine.solving.given import GivenGradients, stored
+from ts_lightning.engine.solving.marks import is_as_marked, mark
 from ts_lightning.engine.solving.signature import Signature
 from ts_lightning.engine.targets.target import READ, Target
 from ts_lightning.errors import TargetSpaceError
@@ -102,7 +103,7 @@ class Pulled:
         self._spent.pop(optimizer, None)
         self._stepped[optimizer] = used = [p for p in weights if p.grad is not None]
         for parameter in used:
-            _mark(parameter.grad, _STEPPED)
+            mark(parameter.grad, _STEPPED)
 
     def arrive(self) -> None:
         """Note that a backward pass is at hand behind all steps so far.
@@ -126,7 +127,7 @@ class Pulled:
         found: list[nn.Parameter] = []
         for weights in self._spent.values():
             used = [p for p in weights if p.grad is not None]
-            if all(_is_as_marked(p.grad, _STEPPED) for p in used):
+            if all(is_as_marked(p.grad, _STEPPED) for p in used):
                 found += used
         return found
 
@@ -140,24 +141,33 @@ class Pulled:
 
     def arrived(self) -> bool:
         """Whether a weight holds a gradient, or more of one, that has not been pulled back."""
-        return not all(_is_as_marked(gradient, _PULLED) for gradient in self.gradients())
+        return not all(is_as_marked(gradient, _PULLED) for gradient in self.gradients())
 
     def pending(self) -> bool:
         """Whether a weight's gradient arrived, changed or went since the last pull-back."""
-        count = 0
+        count, moved = 0, False
         for parameter in self._weights:  # whenever a target's gradient is read: one look at each
             gradient: Any = parameter.grad
             if gradient is not None:
-                if getattr(gradient, _PULLED, None) != gradient._version:
-                    return True
+                version = getattr(gradient, _PULLED, None)
+                if version != gradient._version:
+                    # of views of a bucket of DistributedDataParallel a write to one moves the version of all
+                    if version is None or not gradient._is_view():
+                        return True
+                    moved = True
                 count += 1
-        return count != self._count
+        signature = self.given.signature
+        if count != self._count or (moved and (not signature.taken or signature.changed())):
+            return True
+        if moved:
+            self.settle()
+        return False
 
     def use(self, targets: Sequence[Target], others: Sequence[nn.Parameter]) -> None:
         """Note that an optimizer steps with the gradients of targets and of other parameters as they are."""
         given = [p.grad for p in others if hasattr(p.grad, _GIVEN)]
-        apart = given and not any(_is_as_marked(gradient, _GIVEN) for gradient in given)
-        if apart and not self._said_apart and all(_is_as_marked(t.stored_grad, _GIVEN) for t in targets):
+        apart = given and not any(is_as_marked(gradient, _GIVEN) for gradient in given)
+        if apart and not self._said_apart and all(is_as_marked(t.stored_grad, _GIVEN) for t in targets):
             self._said_apart = True
             warnings.warn(
                 "Gradients of what is not solved were changed behind space.pullback(), and those of targets were not. "
@@ -168,9 +178,9 @@ class Pulled:
         for target in targets:
             gradient = target.stored_grad
             if gradient is not None:
-                if _is_as_marked(gradient, _PILED):
+                if is_as_marked(gradient, _PILED):
                     self._say_piled()
-                _mark(gradient, _USED)
+                mark(gradient, _USED)
 
     @contextmanager
     def without(self, weights: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -193,7 +203,7 @@ class Pulled:
                 "available through the solve. Call backward() without it, or train in weight space: target_space=None."
             )
         if not self._said_early and any(
-            _is_as_marked(gradient, READ) and not _is_as_marked(gradient, _PULLED) for gradient in self.gradients()
+            is_as_marked(gradient, READ) and not is_as_marked(gradient, _PULLED) for gradient in self.gradients()
         ):
             self._said_early = True
             warnings.warn(
@@ -207,7 +217,7 @@ class Pulled:
         gradients = self.gradients()
         self._count = len(gradients)
         for gradient in gradients:
-            _mark(gradient, _PULLED)
+            mark(gradient, _PULLED)
 
     @torch.no_grad()
     def multiply(self, factor: float, weights: Sequence[nn.Parameter]) -> None:
@@ -217,7 +227,7 @@ class Pulled:
                 parameter.grad.mul_(factor)
         for parameter in weights:  # behind all, since parts of one have one version
             if parameter.grad is not None:
-                _mark(parameter.grad, _PULLED)
+                mark(parameter.grad, _PULLED)
         if self.given.signature.taken:
             self.given.measure()
 
@@ -257,7 +267,7 @@ class Pulled:
             if dense:
                 taken.add(gradient.data_ptr())
             present = stored(parameter)
-            used = not keep and (_is_as_marked(present, _USED) or _is_as_marked(present, _PILED))
+            used = not keep and (is_as_marked(present, _USED) or is_as_marked(present, _PILED))
             if present is None:
                 parameter.grad = found = gradient
             elif dense and present.layout == torch.strided:
@@ -265,12 +275,12 @@ class Pulled:
             else:
                 parameter.grad = found = present + gradient
             if used:
-                _mark(found, _PILED)
+                mark(found, _PILED)
             if keep:
                 self.given.note(parameter, found, gradient)
         if not keep:
             for one in [found for found in map(stored, trained) if found is not None]:
-                _mark(one, _GIVEN)
+                mark(one, _GIVEN)
         else:
             self.times += 1
             self.settle()
@@ -278,7 +288,7 @@ class Pulled:
     def _waits(self, target: nn.Parameter) -> bool:
         """Whether the weights of a target hold gradients with which no optimizer has made a step."""
         weights = self.weights_of.get(id(target), ())
-        return any(p.grad is not None and not _is_as_marked(p.grad, _STEPPED) for p in weights)
+        return any(p.grad is not None and not is_as_marked(p.grad, _STEPPED) for p in weights)
 
     def _say_piled(self) -> None:
         if not self._said_piled:
@@ -288,13 +298,3 @@ class Pulled:
                 "them. Call zero_grad() of the optimizer: the model's own clears the gradients on the weights alone.",
                 stacklevel=6,
             )
-
-
-def _mark(gradient: Any, name: str) -> None:
-    """Note on a gradient what its version is now."""
-    setattr(gradient, name, gradient._version)
-
-
-def _is_as_marked(gradient: Any, name: str) -> bool:
-    """Whether there is a gradient that was marked and not written to since."""
-    return gradient is not None and getattr(gradient, name, None) == gradient._version
