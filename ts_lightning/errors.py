@@ -15,6 +15,19 @@ class NothingToSolve(TargetSpaceError):
     """Raised where no layer of a model can be solved."""
 
 
+class Unreached(TargetSpaceError):
+    """Raised where the reference forward does not call modules that are to be solved.
+
+    Args:
+        text: what is said.
+        modules: their names.
+    """
+
+    def __init__(self, text: str, modules: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.modules = modules
+
+
 class SettingError(ValueError):
     """A setting, file or folder that cannot be used."""
 

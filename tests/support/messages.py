@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "ts_lightning"
 #: in the place of what a message fills in
 FILLED = "…"
-ERRORS = {"TargetSpaceError", "NothingToSolve", "SettingError", "DataError", "ValueError", "TypeError"}
+ERRORS = {"TargetSpaceError", "NothingToSolve", "Unreached", "SettingError", "DataError", "ValueError", "TypeError"}
 REMARKS = {"warn", "rank_zero_warn", "rank_zero_info"}
 
 

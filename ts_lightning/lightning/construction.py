@@ -18,7 +18,7 @@ from ts_lightning.engine.beginning import from_weights
 from ts_lightning.engine.running.batches import batch_size, formed, tensors_in
 from ts_lightning.engine.running.generators import unmoved
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.lightning.checkpoint import Restored
 from ts_lightning.lightning.fingerprint import differing
 from ts_lightning.lightning.module import TargetSpaceModule, gives
@@ -89,7 +89,7 @@ class Construction:
                     return space, True
                 why = "The training data has another reference batch than the targets are of."
             except TargetSpaceError as error:
-                if restored.resuming:
+                if restored.resuming and not isinstance(error, Unreached):
                     raise
                 why = str(error)
         rank_zero_warn(f"{why} Target space starts from the weights, on a reference batch of the present data.")

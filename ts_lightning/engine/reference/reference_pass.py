@@ -23,7 +23,7 @@ from ts_lightning.engine.reference.walk import Solve, Walk
 from ts_lightning.engine.running.batches import tensors_in
 from ts_lightning.engine.running.lazy import waits
 from ts_lightning.engine.running.untraced import Untraced
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import Unreached
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
 
@@ -57,6 +57,11 @@ class ReferencePass:
         except RuntimeError:  # as x.view(len(x), -1) behind a convolution raises
             return self
         return faster
+
+    @property
+    def walked(self) -> bool:
+        """Whether every layer was reached in an earlier :meth:`walk` with gradients."""
+        return self._checked
 
     def initialise(self) -> list[nn.Parameter]:
         """Give the model's lazy modules their weights, which are returned; one that is not called stays lazy."""
@@ -159,9 +164,10 @@ def _bad_in_channels_last(module: nn.Module) -> bool:
     return max(module.kernel_size) == 1 and max(module.stride) > 1 and module.in_channels < 8
 
 
-def unreached(*modules: str) -> TargetSpaceError:
+def unreached(*modules: str) -> Unreached:
     """The error of modules that the reference forward does not call."""
-    return TargetSpaceError(
+    return Unreached(
         f"The reference forward did not reach {', '.join(modules)}. Every chosen layer must be called in it: override "
-        f"reference_forward, or add the name to exclude."
+        f"reference_forward, or add the name to exclude.",
+        modules,
     )

@@ -8,7 +8,7 @@ layers are products with the maps. Source: Fairbank et al. (2022), algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,7 +21,7 @@ from ts_lightning.engine.reference.loops import OnTargets
 from ts_lightning.engine.reference.reference_pass import ReferencePass
 from ts_lightning.engine.reference.walk import Solve
 from ts_lightning.engine.solving.outside import Outside
-from ts_lightning.engine.solving.parameter_hooks import ParameterHooks
+from ts_lightning.engine.solving.parameter_hooks import ParameterHooks, hooked
 from ts_lightning.engine.solving.pulled import Pulled
 from ts_lightning.engine.solving.solution import Solution
 from ts_lightning.engine.solving.staying import Staying
@@ -31,7 +31,7 @@ from ts_lightning.engine.targets.target import Target
 from ts_lightning.engine.targets.trained import Trained
 from ts_lightning.engine.untangle.period import jump
 from ts_lightning.engine.untangle.untangling import Untangling
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.ridge.precision import full_precision
 from ts_lightning.ridge.processes import relative_difference
@@ -181,12 +181,17 @@ class Cascade:
             self.solution.release()
             self.untangling.forget()
         if thawed:
-            self._anchor(thawed)
+            try:
+                self._anchor(thawed)
+            except Unreached as error:
+                if not self.trained.rest(error.modules):
+                    raise
         return bool(frozen or thawed)
 
     def _pull(self, keep: bool) -> None:
         self.pulled.check()
         self.trained.settle()
+        self.trained.wake()
         solution = self.solution
         self.checked = True
         self.outside.keep(own_loop=not keep)
@@ -234,18 +239,21 @@ class Cascade:
             solved.extend(zip(layer.parameters, values, strict=True))
             return values, passed
 
-        with self.untangling.begin():
-            self._walk(visit, around)
+        try:
+            with self.untangling.begin():
+                self._walk(visit, around)
+        except Unreached as error:
+            if not (self.reference.walked and self.trained.rest(error.modules)):
+                raise
+            self.untangling.forget()
+            return self._run(around)
         self.untangling.end(shards)
         return solved
 
     def _walk(
         self, visit: Solve, around: AbstractContextManager[Any] | None = None, kept: Collection[str] = ()
     ) -> None:
-        """Go through the reference batch with gradients, so that every visit has the inputs of a solve to the last bit.
-
-        PyTorch may compute a product in another way where gradients are wanted.
-        """
+        """Go through the reference batch with gradients, as a solve does; products have other last bits without."""
         with torch.inference_mode(False), torch.enable_grad(), self.trained.alone():
             self.reference.walk(visit, around, self.trained.held, force=OnTargets(self.targets, kept))
 
@@ -274,7 +282,7 @@ class Cascade:
         if not by_map:
             return found
         self.solution.differentiable = False
-        own = {id(self.targets[name]): _hooked(self.targets[name], gradient) for name, gradient in by_map.items()}
+        own = {id(self.targets[name]): hooked(self.targets[name], gradient) for name, gradient in by_map.items()}
         return [own.get(id(p), gradient) for p, gradient in zip(trained, found, strict=True)]
 
     def _replayed(self) -> Solved | None:
@@ -289,12 +297,3 @@ class Cascade:
         yield from self.targets.values()
         yield from self.model.parameters()
         yield from self.model.buffers()
-
-
-def _hooked(target: Target, gradient: Tensor) -> Tensor:
-    """The gradient as the hooks of its target leave it, which autograd calls elsewhere."""
-    hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = target._backward_hooks
-    for hook in tuple((hooks or {}).values()):
-        changed = hook(gradient)
-        gradient = gradient if changed is None else changed
-    return gradient

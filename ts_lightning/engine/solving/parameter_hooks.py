@@ -8,7 +8,7 @@ as in weight space. Which one does what is found when it runs for the first time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,3 +73,12 @@ class _Observed:
         result = self._hook(gradient)
         self._looks[id(self._hook)] = (self._hook, result is None and gradient._version == before)
         return result
+
+
+def hooked(target: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The gradient as the hooks of its target leave it, which autograd calls elsewhere."""
+    hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = target._backward_hooks
+    for hook in tuple((hooks or {}).values()):
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient

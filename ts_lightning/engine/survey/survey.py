@@ -8,7 +8,7 @@ solve to solve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from ts_lightning.engine.survey.selection import Left, Selection, select_layers
 from ts_lightning.engine.survey.uses import Uses
 from ts_lightning.engine.targets.start import empty
 from ts_lightning.engine.targets.trained import as_when_made
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
 from ts_lightning.layers.loop import LoopableLayer, loop_of
@@ -170,7 +170,17 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
             found.layers = [x for x in found.layers if x.name in state["targets"] or holders[id(x.module)] not in known]
         name_the_rest(model, found, config, watch)
         found.check(model)
+    if state is not None:
+        _check_reached(found, state.get("targets", ()))
     return found
+
+
+def _check_reached(found: Selection, targets: Collection[str]) -> None:
+    """Raise Unreached if a state has targets of modules that the forward does not call any more."""
+    missed = [name for note in found.notes if isinstance(note, Unreached) for name in note.modules]
+    gone = [name for name in missed if any(f"{target}.".startswith(f"{name}.") for target in targets)]
+    if gone:
+        raise unreached(*gone)
 
 
 def survey(

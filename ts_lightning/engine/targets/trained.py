@@ -33,11 +33,14 @@ class Trained:
         held: the names of layers that the user froze.
         solved: the layers' parameters.
         others: what is trained in weight space.
+        idle: the names of modules that the forward does not call any more; they are held as those that the user froze.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
         self.targets: Mapping[str, Target] = {}
         self.held: set[str] = set()
+        self.idle: set[str] = set()
+        self._said_idle: set[str] = set()
         self._model, self._layers = model, layers
         self._toggled: set[str] = set()  # layers that were frozen with their targets
         self.solved = [p for layer in layers for p in layer.parameters]
@@ -107,23 +110,46 @@ class Trained:
         self._waiting = False
 
     def newly_held(self) -> tuple[set[str], set[str]]:
-        """The layers frozen by the user since the last call, all of a module together; and those that thawed."""
+        """The layers frozen or idle since the last call, all of a module together; and those that thawed."""
         if self._waiting:
             return set(), set()
-        if not self.held and all(p.requires_grad for p in self.solved):
+        if not self.held and not self.idle and all(p.requires_grad for p in self.solved):
             return set(), set()  # in microseconds, since every step asks twice
         frozen = {
             layer.module_name
             for layer in self._layers
             if layer.name not in self._toggled and not all(p.requires_grad for p in layer.parameters)
         }
-        before, self.held = self.held, {layer.name for layer in self._layers if layer.module_name in frozen}
+        kept = frozen | self.idle
+        before, self.held = self.held, {layer.name for layer in self._layers if layer.module_name in kept}
         self._say_partly(self.held - before)
         return self.held - before, before - self.held
 
+    def rest(self, modules: Collection[str]) -> bool:
+        """Hold modules that the forward does not call any more, until :meth:`wake`; whether any of them was not."""
+        new = set(modules) - self.idle
+        self.idle |= new
+        self.held |= {layer.name for layer in self._layers if layer.module_name in new}
+        if new - self._said_idle:
+            self._said_idle |= new
+            warnings.warn(
+                f"The forward does not call {', '.join(sorted(new))} any more on the reference batch. The weights stay "
+                f"as they are, and train again once they are called and have a gradient.",
+                stacklevel=3,
+            )
+        return bool(new)
+
+    def wake(self) -> None:
+        """Hold modules no longer whose weights have a gradient, since they are called again."""
+        if self.idle:
+            asleep = [layer for layer in self._layers if layer.module_name in self.idle]
+            found = {one.module_name for one in asleep for p in one.parameters if p.grad is not None and p.grad.any()}
+            self.idle -= found
+
     def _say_partly(self, held: Collection[str]) -> None:
         """Name the layers of which the user froze a part, which are held as a whole."""
-        modules = {layer.module_name: layer.module for layer in self._layers if layer.name in held}
+        chosen = [layer for layer in self._layers if layer.name in held and layer.module_name not in self.idle]
+        modules = {layer.module_name: layer.module for layer in chosen}
         solved = self._wholes
         flags = {name: [p.requires_grad for p in m.parameters() if id(p) in solved] for name, m in modules.items()}
         partly = [name for name, trained in flags.items() if any(trained)]
