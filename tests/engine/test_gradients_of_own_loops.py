@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from tests.support.fits import loader
@@ -153,3 +154,45 @@ def test_a_factor_of_all_and_another_optimizer_are_no_news():
 
     assert not said(step)
     torch.testing.assert_close(trained("target", step), trained("weight", step))
+
+
+def masked(parameters, value):
+    for parameter in parameters:
+        parameter.grad[0] = value
+
+
+def with_a_norm(act, read):
+    """The gradients with which the norm steps, those that ``act`` left on it, what was said, and the last weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 2)).double()
+    space = TargetSpace(model, torch.randn(16, 3, dtype=torch.float64))
+    optimizer = torch.optim.SGD(space.parameters(), lr=0.1)
+    stepped = []
+    optimizer.register_step_pre_hook(lambda *_: stepped.append(model[2].weight.grad.clone()))
+    left = []
+    with warnings.catch_warnings(record=True) as found, space.attach(optimizer):
+        warnings.simplefilter("always")
+        for _ in range(3):
+            optimizer.zero_grad()
+            for _ in range(2):
+                model(torch.randn(16, 3, dtype=torch.float64)).square().mean().backward()
+                if read:
+                    [target.grad for target in space.targets.values()]
+            act(list(model.parameters()), 1e-4)
+            left.append(model[2].weight.grad.clone())
+            optimizer.step()
+    return stepped, left, [str(one.message)[:38] for one in found], list(model.parameters())
+
+
+@pytest.mark.parametrize("act", [clip_grad_value_, masked])
+def test_what_is_changed_behind_a_look_at_targets_stays_and_is_named(act):
+    """The share of a norm was taken off its clipped gradient, and added anew, without a word."""
+    stepped, left, said, _ = with_a_norm(act, read=True)
+    torch.testing.assert_close(stepped, left, rtol=0, atol=0)
+    assert said == ["Gradients on solved weights were chang"]
+
+
+def test_a_look_between_backward_passes_changes_nothing():
+    *_, said, weights = with_a_norm(lambda parameters, value: None, read=True)
+    assert not said
+    torch.testing.assert_close(weights, with_a_norm(lambda parameters, value: None, read=False)[-1])

@@ -7,8 +7,10 @@ those of the weights. So whatever is pulled back anew, since weights' gradients 
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +73,27 @@ class GivenGradients:
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         self.hears = False
         self.signature = Signature(weights)
+        self._weights = weights
+        self._handles: list[Any] = []  # of hooks on the weights
+        self._passed = False  # whether a backward pass has reached a weight since the gradients were measured
         self._of: dict[int, _Given] = {}
         self._said_changed = self._said_replaced = False
+
+    def watch(self, watched: bool) -> None:
+        """Take note of backward passes that reach the weights, in loops that announce none; or do so no more."""
+        if watched and not self._handles:
+            me = weakref.ref(self)
+
+            def passing(gradient: Tensor) -> None:
+                if (given := me()) is not None:
+                    given._passed = True
+
+            trained: list[Any] = [weight for weight in self._weights if weight.requires_grad]
+            self._handles = [weight.register_hook(passing) for weight in trained]
+        elif not watched:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
 
     def clear(self) -> None:
         """Forget them, and the signature."""
@@ -92,6 +113,7 @@ class GivenGradients:
         weights, sizes = self.signature.numbers(), _sizes([one.gradient for one in dense])
         numbers: list[float] = torch.cat([weights.double(), sizes.to(weights.device)]).tolist()
         self.signature.take(numbers[: len(weights)])
+        self._passed = False
         found = iter(numbers[len(weights) :])
         for one, norm, largest in zip(dense, found, found, strict=True):
             one.version, one.sizes = one.gradient._version, (norm, largest)
@@ -144,21 +166,22 @@ class GivenGradients:
             has to be; None for one that was changed in another way, and stays as it is.
         """
         factors: dict[int, float | None] = {}
-        clipped = None if self.hears or not self.signature.taken else self.signature.factor()
+        hears = self.hears or (bool(self._handles) and self.signature.taken and not self._passed)
+        clipped = None if hears or not self.signature.taken else self.signature.factor()
         for parameter in parameters:
             given, gradient = self._of.get(id(parameter)), stored(parameter)
             if given is None:
                 continue
-            factor = given.factor() if self.hears else _clipped_with(parameter, given, clipped)
+            factor = given.factor() if hears else _clipped_with(parameter, given, clipped)
             factors[id(parameter)] = None if gradient is None and factor == 0 else factor
             if factor is None:
                 self._say_changed()
                 continue
             if factor != 1.0 and not isinstance(parameter, Target):
                 # what arrives anew is a multiple by itself where the weights' gradients were multiplied, too
-                factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0) if self.hears else 1.0
+                factors[id(parameter)] = factor / (self.signature.factor() or factor or 1.0) if hears else 1.0
             # one in the place of the tensor that was given holds a multiple of the share, too, if the factor is known
-            holds = gradient is given.gradient or ((self.hears or factor != 1.0) and not given.settled)
+            holds = gradient is given.gradient or ((hears or factor != 1.0) and not given.settled)
             if gradient is None or not holds:
                 continue
             if given.share is given.gradient:

@@ -77,6 +77,7 @@ class Stepping:
         cascade.pulled.weights_of = {id(cascade.targets[layer.name]): layer.parameters for layer in cascade.layers}
         alone = cascade.partition.group is None
         own_loop = any(steps.own_loop for steps in self._following)
+        cascade.pulled.given.watch(own_loop and alone)
         for layer in cascade.layers:
             target = cascade.targets[layer.name]
             target.before_reading = cascade.pulled.pull_pending if followed and alone else None
