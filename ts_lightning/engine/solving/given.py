@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ts_lightning.engine.solving.signature import Signature
 from ts_lightning.engine.targets.target import Target
+from ts_lightning.layers.part import wholes_of
 
 _ROUNDING = 1e-3  # of the largest number of a multiple
 
@@ -73,7 +74,7 @@ class GivenGradients:
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         self.hears = False
         self.signature = Signature(weights)
-        self._weights = weights
+        self._weights = wholes_of(weights)
         self._handles: list[Any] = []  # of hooks on the weights
         self._passed = False  # whether a backward pass has reached a weight since the gradients were measured
         self._of: dict[int, _Given] = {}
