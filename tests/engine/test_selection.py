@@ -179,6 +179,36 @@ def test_by_default_it_stays_in_weight_space_and_the_rest_trains(case):
     assert list(again.targets) == list(space.targets)
 
 
+class Inner(nn.Module):
+    """The one weight of a module, applied as it is or in parts."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.w, self.parts = nn.Parameter(torch.randn(4, 4)), parts
+
+    def forward(self, x):
+        return torch.cat([x @ w for w in self.w.split(2, 1)], -1) if self.parts else x @ self.w
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_the_name_of_a_weight_means_it_also_where_its_module_has_no_other(parts):
+    """To exclude it had no effect, and to ask for it was refused."""
+    own = ["0.w.0", "0.w.1"] if parts else ["0"]
+    model, x = nn.Sequential(Inner(parts), nn.Linear(4, 2)), torch.randn(20, 4)
+    assert [*TargetSpace(model, x).targets] == [*own, "1"]
+    assert [*TargetSpace(model, x, TargetSpaceConfig(layers=["0.w"])).targets] == own
+    space = TargetSpace(model, x, TargetSpaceConfig(exclude=["0.w"]))
+    assert [*space.targets] == ["1"]
+    assert space.left == []
+
+
+def test_where_nothing_can_be_solved_the_reason_is_said():
+    model = Inner(parts=False)
+    model.forward = lambda x: x @ model.w.clone()
+    with pytest.raises(TargetSpaceError, match=r"In weight space: its own weights \(used by clone\)"):
+        TargetSpace(model, torch.randn(20, 4))
+
+
 def test_what_is_excluded_is_not_among_what_is_left():
     model = Net(table=nn.Embedding(3, 3), rnn=nn.GRU(3, 4))
     assert TargetSpace(model, X, TargetSpaceConfig(exclude=["table", "rnn"])).left == []

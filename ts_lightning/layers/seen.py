@@ -145,8 +145,9 @@ class Seen:
         """The parts that a function gives as views; None where it gives something else."""
         if self.expanded is not None or (isinstance(self.factor, Tensor) and self.factor.numel() > 1):
             return None
-        whole = torch.empty(self.weight.shape, device="meta")
-        found = function(self.arrangement.of(whole if self.region is None else self.region.of(whole)))
+        with torch.inference_mode(False):  # where no view says of what it is one
+            whole = torch.empty(self.weight.shape, device="meta")
+            found = function(self.arrangement.of(whole if self.region is None else self.region.of(whole)))
         parts = [found] if isinstance(found, Tensor) else list(found)
         if any(part._base is not whole or part.numel() == 0 for part in parts):
             return None
@@ -288,6 +289,7 @@ CUTS: set[Any] = {
     *(Tensor.__getitem__, torch.select, Tensor.select, torch.narrow, Tensor.narrow, torch.unbind, Tensor.unbind),
     *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes, Tensor.split_with_sizes),
     *(torch.tensor_split, Tensor.tensor_split, torch.unsafe_chunk, Tensor.unsafe_chunk),
+    *(torch.vsplit, Tensor.vsplit, torch.hsplit, Tensor.hsplit, torch.dsplit, Tensor.dsplit),
 }
 _NEGATIVES: set[Any] = {torch.neg, Tensor.neg, Tensor.__neg__, torch.negative, Tensor.negative}
 _PRODUCTS: set[Any] = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply}

@@ -26,6 +26,7 @@ WITH_ZEROS = "multiplied by a mask with zeros"
 IN_SEVERAL_WAYS = "applied in several ways"
 IN_PART = "only a part of it is applied"
 OVERLAPPING = "applied in parts that overlap"
+NOT_CONTIGUOUS = "applied in parts, and not contiguous"
 
 
 @dataclass(frozen=True)

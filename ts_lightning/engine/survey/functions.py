@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import join, owners_of, plain_name
-from ts_lightning.engine.reference.watch import IN_PART, OVERLAPPING, Noted, Watch
+from ts_lightning.engine.reference.watch import IN_PART, NOT_CONTIGUOUS, OVERLAPPING, Noted, Watch
 from ts_lightning.engine.survey.selection import Selection
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.applied import Form
@@ -56,7 +56,7 @@ def functional_layers(
         for local, weight in own.items():
             alone = len(own) == 1 and bool(prefix)
             name = prefix if alone else join(prefix, local)
-            if found.dropped(prefix, name) or name in found.left or len(owners[id(weight)]) > 1:
+            if found.dropped(prefix, join(prefix, local)) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
             calls = parts_of(weight, watch)
             regions = [region for region in calls if region is not None]
@@ -128,9 +128,13 @@ def parts_of(weight: Tensor, watch: Watch) -> dict[Region | None, list[Noted]]:
 
 
 def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
-    """Why a parameter that is applied in parts has no layers, in a few words; None where it has, or is whole."""
+    """Why a parameter that is applied in parts alone has no layers, in a few words; None where it has, or is whole."""
     regions = [region for region in parts_of(weight, watch) if region is not None]
-    whole = is_partition(weight, regions) if regions and weight.is_contiguous() else True
+    if not regions or len(regions) < len(parts_of(weight, watch)):
+        return None
+    if not weight.is_contiguous():
+        return NOT_CONTIGUOUS
+    whole = is_partition(weight, regions)
     return OVERLAPPING if whole is None else None if whole else IN_PART
 
 
@@ -141,7 +145,7 @@ def _applied(parameter: Tensor, watch: Watch) -> bool:
     one_way = all(len({n.form for n in ns}) == 1 and any(n.why is None for n in ns) for ns in parts.values())
     if not parts or not one_way or len(parts) == 1:
         return bool(parts) and one_way and None in parts
-    return None not in parts and parameter.is_contiguous() and unfit_parts(parameter, watch) is None
+    return None not in parts and unfit_parts(parameter, watch) is None
 
 
 class _Biases:
@@ -171,7 +175,8 @@ class _Biases:
         regions = [bias.region for bias in added if bias.region is not None]
         if len(regions) == len(parts) and len({id(bias.weight) for bias in added}) == 1:
             whole = self._watch.parameters.get(id(added[0].weight))
-            if whole is not None and self._alone(whole, sum(map(len, parts))) and is_partition(whole, regions):
+            free = whole is not None and whole.is_contiguous() and self._alone(whole, sum(map(len, parts)))
+            if whole is not None and free and is_partition(whole, regions):
                 return Part.of(whole, regions)
         return [self.of(calls) for calls in parts]
 

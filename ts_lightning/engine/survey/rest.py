@@ -34,9 +34,11 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
     """
     modules = {plain_name(name): module for name, module in model.named_modules()}
     solvable = solvable_modules(modules)
+    solved = {id(p) for layer in found.layers for p in layer.wholes}
+    some = {layer.module_name for layer in found.layers}
+    some |= {plain_name(name) for name, p in model.named_parameters() if id(p) in solved}
     for pattern in config.layers or ():
         hits = list(matching([pattern], choosable_names(modules), "layers", []))
-        some = {layer.module_name for layer in found.layers}
         if hits and not any(name in some or name in solvable or name in found.left for name in hits):
             known = ", ".join(f"{name} ({type(modules[name]).__name__})" for name in hits[:5] if name in modules)
             found.problems.append(
@@ -45,12 +47,13 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
                     f"and weights that linear functions and convolutions apply as they are."
                 )
             )
-    solved = {id(p) for layer in found.layers for p in layer.wholes}
     inner = {id(m): name for name, module in modules.items() for m in inner_modules(module)}
     owners = owners_of(model)
     for name, module in modules.items():
-        own = {join(name, n): p for n, p in module.named_parameters(recurse=False) if p.requires_grad and is_matrix(p)}
-        matrices = [p for n, p in own.items() if id(p) not in solved and n not in found.left]
+        trained = {join(name, n): p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
+        own = {n: p for n, p in trained.items() if is_matrix(p) or unfit_parts(p, watch) is not None}
+        named = found.left.keys() | found.excluded.keys()
+        matrices = [p for n, p in own.items() if id(p) not in solved and n not in named]
         whole = inner.get(id(module), name)
         if not matrices or whole in found.left:
             continue

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.names import choosable_names, kind_of, matching, owners_of, plain_name
+from ts_lightning.engine.names import choosable_names, kind_of, listed, matching, owners_of, plain_name
 from ts_lightning.errors import NothingToSolve, TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.registry import family, inner_modules, supported
@@ -86,7 +86,9 @@ class Selection:
         if self.problems:
             raise _together(self.problems)
         if not self.layers:
-            notes = "".join(f"\n{note}" for note in self.notes)
+            rest = [f"{one.name or 'its own weights'} ({one.reason})" for one in self.left.values()]
+            notes = f" In weight space: {listed(rest)}." if rest else ""
+            notes += "".join(f"\n{note}" for note in self.notes)
             raise NothingToSolve(
                 f"No layer to solve in {type(model).__name__}: found {_census(model)}; expected at least one trainable "
                 f"{supported()} that is neither excluded nor frozen.{notes}"
