@@ -46,6 +46,11 @@ LEFT = {
     "and as layers side by side": (lambda m, x: both(m, x) + (x @ m.w).sum(0), "applied in several ways"),
     "a penalty on it": (lambda m, x: both(m, x) + m.w.square().mean(), "used by square"),
     "a penalty on one": (lambda m, x: both(m, x) + m.w[1].abs().mean(), "used by abs"),
+    "and as a whole layer": (
+        lambda m, x: x @ m.w[0] + functional.linear(x, m.w.view(8, 4))[:, :4],
+        "applied in several ways",
+    ),
+    "one given to a module": (lambda m, x: both(m, x) + m.last(m.w[1]).mean(), "used by Linear"),
     "one transposed, too": (lambda m, x: both(m, x) + x @ m.w[1].T, "applied in several ways"),
     "one scaled otherwise, too": (lambda m, x: both(m, x) + x @ (m.w[1] * 2), "applied in several ways"),
     "a product of parts": (lambda m, x: x @ (m.w[0] @ m.w[1]), "used by matmul"),
@@ -105,6 +110,58 @@ def test_biases_are_solved_where_they_are_the_parts_of_one(name):
         return model(x[:7]).square().sum()
 
     check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+
+
+def test_a_weight_that_is_not_contiguous_stays():
+    torch.manual_seed(0)
+    model, x = Model(both).double(), torch.randn(20, 3, dtype=torch.float64)
+    model.w = nn.Parameter(model.w.detach().mT.contiguous().mT)
+    assert ("", "Model", "applied in parts, and not contiguous") in TargetSpace(model, x).left
+
+
+def test_biases_that_are_not_contiguous_stay_as_they_are():
+    """A start from the weights read other numbers of them."""
+    torch.manual_seed(0)
+    model, x = Model(BIASES["its parts"][0]).double(), torch.randn(20, 3, dtype=torch.float64)
+    model.b = nn.Parameter(torch.randn(4, 2, dtype=torch.float64).T)
+    before = model(x).detach()
+    space = TargetSpace(model, x, TargetSpaceConfig(init="weights"))
+    assert {*space.targets} == {"first", "w.0", "w.1", "last"}
+    torch.testing.assert_close(model(x), before)
+    assert any(p is model.b for p in space.parameters())
+
+
+@pytest.mark.parametrize("where", [torch.no_grad, torch.inference_mode])
+def test_parts_that_are_applied_without_gradients_too_are_solved(where):
+    torch.manual_seed(0)
+
+    def run(m, x):
+        with where():
+            m.seen = both(m, x)
+        return both(m, x)
+
+    model = Model(run).double()
+    space = TargetSpace(model, torch.randn(20, 3, dtype=torch.float64))
+    assert {*space.targets} == {"first", "w.0", "w.1", "last"}
+
+
+def constant(m, x, weight):
+    with torch.no_grad():
+        fixed = weight(m)
+    return both(m, x) + x @ fixed
+
+
+@pytest.mark.parametrize("weight", [lambda m: m.w[1], lambda m: m.w[1].T, lambda m: m.w.view(8, 4)[4:]])
+def test_views_that_are_made_without_gradients_are_constants_as_detached_ones(weight):
+    """They were uses of the layer, through which gradients went in the reference pass."""
+    x, found = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), []
+    for run in (lambda m, h: constant(m, h, weight), lambda m, h: both(m, h) + h @ weight(m).detach()):
+        torch.manual_seed(0)
+        model = Model(run).double()
+        space = TargetSpace(model, x, TargetSpaceConfig(step_scale=1.0, init="normalised"))
+        assert [*space.targets] == ["first", "last"]
+        found.append(gradients(space, model, lambda model: model(x[:7]).square().sum()))
+    torch.testing.assert_close(*found)
 
 
 def logged(m, h):

@@ -74,13 +74,18 @@ class Calls(TorchFunctionMode):
         watched = () if watch is None else watch.parameters.values()
         held = (p.whole for x in functional for p in x.parameters if type(p) is Part)
         parameters = (*watched, *(x.parameters[0] for x in functional), *held)
+        self._constants: set[int] = set()  # ids of views of weights that were made where gradients are off
         # with what keeps the tensors alive whose ids are looked up
         self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen.itself(p), p) for p in parameters}
 
     def use(self, layer: TargetLayer, x: Any) -> Any:
         """What stands for a use of a layer; the calls that are made there are not seen."""
         with torch._C.DisableTorchFunction():
-            return self._use(layer, x, self)
+            if not _holds(self._known, (x,)):
+                return self._use(layer, x, self)
+            found = self._use(layer, self._solved(x), self)
+            self._other(type(layer.module), (x,), {}, found)
+            return found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``, or what stands for it."""
@@ -122,7 +127,9 @@ class Calls(TorchFunctionMode):
 
     def _weight(self, tensor: Any) -> Seen | None:
         found = self._known.get(id(tensor))
-        return None if found is None else found[0]
+        if found is None or (id(tensor) in self._constants and torch.is_grad_enabled()):
+            return None
+        return found[0]
 
     def _solved(self, value: Any) -> Any:
         """What a call is given, with the solved values in the place of their parameters."""
@@ -156,12 +163,15 @@ class Calls(TorchFunctionMode):
     def _follow(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any) -> None:
         """Follow a weight through views and products with constants, and let the watch see other functions of it."""
         made = followed(self._weight, self._constant, func, args, kwargs, found)
-        if made is not None:
-            self._known[id(found)] = (made, found)
-        elif func in CUTS and (parts := cut(self._weight, func, args, kwargs, found)):
-            self._known.update({id(tensor): (seen, tensor) for seen, tensor in parts})
-        else:
+        parts = [(made, found)] if made is not None else []
+        if made is None and func in CUTS:
+            parts = cut(self._weight, func, args, kwargs, found)
+        if not parts:
             self._other(func, args, kwargs, found)
+            return
+        self._known.update({id(tensor): (seen, tensor) for seen, tensor in parts})
+        if not torch.is_grad_enabled():
+            self._constants.update(id(tensor) for _, tensor in parts if tensor is not args[0])
 
     def _other(self, func: Any, args: Any, kwargs: Mapping[str, Any], found: Any, call: Applied | None = None) -> None:
         """Let the watch see a function of weights; of a call that applies one, what it does with others."""

@@ -6,7 +6,7 @@ of it there is none: the weights would depend on those of the last step, which i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ts_lightning.engine.reference.dependence import tensors_of
@@ -27,13 +27,8 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
     owners = {id(parameter): layer for layer in layers for parameter in layer.wholes}
     seen: set[Any] = set()
     for layer, x in inputs:
-        nodes = [tensor.grad_fn for tensor in tensors_of(x) if tensor.grad_fn is not None]
-        while nodes:
-            node = nodes.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            owner = owners.get(id(getattr(node, "variable", None)))
+        for leaf in _leaves(x, seen):
+            owner = owners.get(leaf)
             if owner is layer:
                 raise TargetSpaceError(
                     f"layer '{layer.name}' depends on its own weight, which forward takes by itself before it calls "
@@ -47,4 +42,17 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
                     f"the solved one there. Call the layer first, close over the weight in place of handing it over, "
                     f"or add '{owner.module_name}' to exclude."
                 )
-            nodes += [before for before, _ in node.next_functions if before is not None]
+
+
+def _leaves(x: Any, seen: set[Any]) -> Iterator[int]:
+    """The ids of the tensors of an input, and of those that their graphs begin with, but for graphs seen already."""
+    tensors = tensors_of(x)
+    yield from map(id, tensors)
+    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    while nodes:
+        node: Any = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield id(getattr(node, "variable", None))
+        nodes += [before for before, _ in node.next_functions if before is not None]

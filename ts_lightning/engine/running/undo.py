@@ -255,6 +255,8 @@ class Undo:
             return sequence(value, [self._copied(item) for item in value])
         if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_lazy(value):
             return value
+        if value.requires_grad and isinstance(value._base, nn.Parameter):  # a view of a weight, with its graph
+            return value
         known = self._copies.get(id(value))
         if known is None:
             clean = bytes_of(value) > LARGE and self._learned.large.get(id(value)) == (value, version_of(value))
