@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from tests.support.fits import CONFIG, Plain, build, fit, loader, trainer
 from tests.support.processes import run
 from tests.support.same_spaces import CONFIG as JUDGE
 from tests.support.same_spaces import Habit, assert_same_in_both_spaces
 from tests.support.same_spaces import trained as weights_of
-from ts_lightning import TargetSpaceMixin, convert
+from ts_lightning import TargetSpaceError, TargetSpaceMixin, convert
 
 
 class Staged(TargetSpaceMixin, Plain):
@@ -74,12 +74,12 @@ class Recurrent(Skipped):
         return self.head(self.second(h[:, None])[0][:, 0] if self.called() else h)
 
 
-class Applied(Skipped):
-    """By a function, and not as a module."""
+class CalledOtherwise(Skipped):
+    """Its weight trains on, in a way that is not solved."""
 
     def forward(self, x):
         h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(linear(h, self.second.weight, self.second.bias)) if self.called() else h)
+        return self.head(self.second(h) if self.called() else h @ self.second.weight)
 
 
 def trained(cls, space="target", **options):
@@ -92,7 +92,7 @@ def trained(cls, space="target", **options):
     return model, [str(one.message) for one in said if "layer" in str(one.message) or "reference" in str(one.message)]
 
 
-@pytest.mark.parametrize("cls", [Skipped, AuxiliaryHead, Recurrent, Applied])
+@pytest.mark.parametrize("cls", [Skipped, AuxiliaryHead, Recurrent])
 def test_training_goes_on_without_it(cls):
     model, said = trained(cls)
     assert [text[:44] for text in said] == ["The forward does not call second any more on"]
@@ -102,6 +102,15 @@ def test_training_goes_on_without_it(cls):
     first, second, third = model.epochs
     assert all(map(torch.equal, second, third))  # what is not called does not change, as in weight space
     assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.filterwarnings("ignore:The forward does not call second")
+def test_a_weight_that_is_used_otherwise_from_then_on_is_refused():
+    """Its gradient would count for no target."""
+    model = build(CalledOtherwise)
+    with pytest.raises(TargetSpaceError, match="did not reach second"):
+        fit(model, loader(), max_epochs=3)
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 class Branching(Habit):

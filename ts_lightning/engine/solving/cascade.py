@@ -181,11 +181,7 @@ class Cascade:
             self.solution.release()
             self.untangling.forget()
         if thawed:
-            try:
-                self._anchor(thawed)
-            except Unreached as error:
-                if not self.trained.rest(error.modules):
-                    raise
+            self._anchor(thawed)
         return bool(frozen or thawed)
 
     def _pull(self, keep: bool) -> None:

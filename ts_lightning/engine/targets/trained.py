@@ -126,8 +126,13 @@ class Trained:
         return self.held - before, before - self.held
 
     def rest(self, modules: Collection[str]) -> bool:
-        """Hold modules that the forward does not call any more, until :meth:`wake`; whether any of them was not."""
+        """Hold modules that the forward does not call any more, until :meth:`wake`; whether that was done.
+
+        Not those whose weights functions apply, which may do so in another way by now.
+        """
         new = set(modules) - self.idle
+        if any(layer.by_function for layer in self._layers if layer.module_name in new):
+            return False
         self.idle |= new
         self.held |= {layer.name for layer in self._layers if layer.module_name in new}
         if new - self._said_idle:
