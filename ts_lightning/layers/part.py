@@ -75,7 +75,10 @@ class Part(nn.Parameter):
 
     @property
     def grad(self) -> Tensor | None:  # type: ignore[override]
-        """The part of the whole's gradient, the same tensor as long as that is."""
+        """The part of the whole's gradient, the same tensor as long as that is; None where this part was cleared.
+
+        Once a backward pass or somebody else gives one, the parts that were cleared have zeros, as the whole has.
+        """
         gradient: Any = self.whole.grad
         if gradient is None:
             self._seen = None
@@ -130,7 +133,10 @@ class Part(nn.Parameter):
         return self
 
     def follow(self) -> None:
-        """Be a view of what the whole holds, where ``data`` was given another tensor, as by a move to a device."""
+        """Be a view of what the whole holds, where ``data`` was given another tensor, as by a move to a device.
+
+        One that is not contiguous is laid out anew.
+        """
         held = self.whole.detach()
         if not held.is_contiguous():
             self.whole.data = held = held.contiguous()
