@@ -1,6 +1,7 @@
 """Gradients that are views of DistributedDataParallel's buckets: a write to one moves the version of all."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -34,8 +35,7 @@ CASES = {
 
 def trained(view, case):
     torch.set_num_threads(1)
-    optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)  # noqa: E731
-    model = build(Changing, optimizer=optimizer, dtype=torch.float64, norm=True)
+    model = build(Changing, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), dtype=torch.float64, norm=True)
     model.change = case
     strategy = DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=view)
     with warnings.catch_warnings(record=True) as said:

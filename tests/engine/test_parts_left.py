@@ -22,6 +22,15 @@ class Model(nn.Module):
         return self.last(torch.tanh(self.run(self, torch.tanh(self.first(x)))))
 
 
+def loss_on(x):
+    return lambda model: model(x[:7]).square().sum()
+
+
+def check_gradients(space, model, x):
+    found = gradients(space, model, loss_on(x))
+    check_differences(space, model, loss_on(x), found, torch.Generator().manual_seed(0))
+
+
 def both(m, x, run=torch.matmul):
     return torch.tanh(run(x, m.w[0])) @ m.w[1]
 
@@ -70,11 +79,7 @@ def test_it_stays_as_a_whole_and_the_rest_is_exact(name):
     if why is not None:
         assert ("", "Model", why) in space.left or ("w", "Model", why) in space.left
     assert any(p is model.w for p in space.parameters())
-
-    def loss(model):
-        return model(x[:7]).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+    check_gradients(space, model, x)
 
 
 def test_a_write_to_a_part_is_seen():
@@ -105,11 +110,7 @@ def test_biases_are_solved_where_they_are_the_parts_of_one(name):
     space = TargetSpace(model, x, TargetSpaceConfig(step_scale=1.0, init="normalised"))
     assert {*space.targets} == {"first", "w.0", "w.1", "last"}
     assert any(p is model.b for p in space.parameters()) is not solved
-
-    def loss(model):
-        return model(x[:7]).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+    check_gradients(space, model, x)
 
 
 def test_a_weight_that_is_not_contiguous_stays():
@@ -160,7 +161,7 @@ def test_views_that_are_made_without_gradients_are_constants_as_detached_ones(we
         model = Model(run).double()
         space = TargetSpace(model, x, TargetSpaceConfig(step_scale=1.0, init="normalised"))
         assert [*space.targets] == ["first", "last"]
-        found.append(gradients(space, model, lambda model: model(x[:7]).square().sum()))
+        found.append(gradients(space, model, loss_on(x)))
     torch.testing.assert_close(*found)
 
 
@@ -185,8 +186,4 @@ def test_slices_of_the_weight_of_a_module_are_read_as_other_numbers_of_it(name):
     model, x = Model(lambda m, h: run(m, h)).double(), torch.randn(20, 3, dtype=torch.float64)
     space = TargetSpace(model, x, TargetSpaceConfig(step_scale=1.0, init="normalised"))
     assert [*space.targets] == ["first", "last"]
-
-    def loss(model):
-        return model(x[:7]).square().sum()
-
-    check_differences(space, model, loss, gradients(space, model, loss), torch.Generator().manual_seed(0))
+    check_gradients(space, model, x)

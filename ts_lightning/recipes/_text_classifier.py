@@ -168,7 +168,7 @@ class TextClassifier(Classifier):
         if start is not None:
             features = start[0].shape[1]
             self.expect_of_data("embedding", self.given.embedding in (_EMBEDDING, features), features)
-            self.given.update(embedding=start[0].shape[1])
+            self.given.update(embedding=features)
         self.given.update(tokenizer=data.encoder.to_json(), labels=data.labels, splitter=data.tokenizer)
         self._read_with(data.encoder, data.labels)
         if start is not None:

@@ -121,7 +121,6 @@ class Solution:
             changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
                 has yet to go backward through them stays valid.
         """
-        self.follow()
         pairs = self.pairs
         if changed_only:
             pairs = [(p, value) for p, value in pairs if not torch.equal(p, cast(value, p.dtype))]

@@ -16,13 +16,14 @@ def untraced(function: Any) -> Any:
     As ``torch.compiler.disable`` has it, but that would import the compiler, which takes seconds.
     """
     plain: list[Callable[..., Any]] = []
+    disable: Any = torch.compiler.disable
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         if "torch._dynamo" not in sys.modules:  # nothing was compiled
             return function(*args, **kwargs)
         if not plain:
-            plain.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+            plain.append(disable(function))
         return plain[0](*args, **kwargs)
 
     vars(run)["_torchdynamo_disable"] = True  # which breaks the graph ahead of it

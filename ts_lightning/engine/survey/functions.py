@@ -59,16 +59,13 @@ def functional_layers(
             if found.dropped(prefix, join(prefix, local)) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
             calls = parts_of(weight, watch)
-            regions = [region for region in calls if region is not None]
-            if not regions:
-                (noted,) = calls.values()
-                bias = biases.of(noted)
-                layers.append(layer_of(name, module, config, noted[0].seen, bias, noted[0].form))
+            if None in calls:
+                (first, *_), bias = calls[None], biases.of(calls[None])
+                layers.append(layer_of(name, module, config, first.seen, bias, first.form))
                 continue
-            parts = dict(zip(regions, Part.of(weight, regions), strict=True))
-            added = biases.of_parts([calls[region] for region in regions])
-            for number, (region, part) in enumerate(parts.items()):
-                first = calls[region][0]
+            parts = Part.of(weight, [region for region in calls if region is not None])
+            added = biases.of_parts([*calls.values()])
+            for number, (part, (first, *_)) in enumerate(zip(parts, calls.values(), strict=True)):
                 seen = replace(first.seen, weight=part, region=None)
                 layer = layer_of(join(prefix, local, str(number)), module, config, seen, added[number], first.form)
                 layer.module_name = name
@@ -129,12 +126,12 @@ def parts_of(weight: Tensor, watch: Watch) -> dict[Region | None, list[Noted]]:
 
 def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
     """Why a parameter that is applied in parts alone has no layers, in a few words; None where it has, or is whole."""
-    regions = [region for region in parts_of(weight, watch) if region is not None]
-    if not regions or len(regions) < len(parts_of(weight, watch)):
+    parts = parts_of(weight, watch)
+    if not parts or None in parts:
         return None
     if not weight.is_contiguous():
         return NOT_CONTIGUOUS
-    whole = is_partition(weight, regions)
+    whole = is_partition(weight, [region for region in parts if region is not None])
     return OVERLAPPING if whole is None else None if whole else IN_PART
 
 
@@ -143,9 +140,9 @@ def _applied(parameter: Tensor, watch: Watch) -> bool:
     alone = id(parameter) not in watch.others and watch.why_unfit(parameter) is None
     parts = parts_of(parameter, watch) if alone else {}
     one_way = all(len({n.form for n in ns}) == 1 and any(n.why is None for n in ns) for ns in parts.values())
-    if not parts or not one_way or len(parts) == 1:
-        return bool(parts) and one_way and None in parts
-    return None not in parts and unfit_parts(parameter, watch) is None
+    if not parts or not one_way:
+        return False
+    return len(parts) == 1 if None in parts else unfit_parts(parameter, watch) is None
 
 
 class _Biases:
