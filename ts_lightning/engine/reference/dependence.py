@@ -94,10 +94,6 @@ class Dependence:
                 waiting += self.sources[name]
         return found
 
-    def dependents(self, name: str) -> set[str]:
-        """The layers whose inputs depend on a layer, without another in between."""
-        return {other for other, sources in self.sources.items() if name in sources}
-
     def recurs(self, component: Sequence[str]) -> bool:
         """Whether layers of a component depend on what they gave themselves."""
         return len(component) > 1 or component[0] in self.sources[component[0]]
