@@ -154,7 +154,7 @@ def load(name: str, root: Path, cifar: Path | None) -> Data:
     if name == "spirals":
         return (*spirals(), *spirals(0.5))
     local = name == "cifar10" and cifar is not None
-    images = ImagesDataModule("npz" if local else name, root, cifar if local else None).images
+    images = (ImagesDataModule("npz", file=cifar) if local else ImagesDataModule(name, root)).images
     x, x_test = (a.float() / 255 if a.dtype == torch.uint8 else a for a in (images.x_train, images.x_test))
     if name in ("fashion_mnist", "cifar10"):
         return x, images.y_train, x_test[:_TEST], images.y_test[:_TEST]

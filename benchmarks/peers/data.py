@@ -31,7 +31,8 @@ def images(root: Path, name: str, *, flat: bool = False, per_class: int | None =
 
     archive = root / "cifar10_20k.npz"
     local = name == "cifar10" and archive.exists()
-    found = ImagesDataModule("npz" if local else name, root, archive if local else None).images  # type: ignore[arg-type]
+    module = ImagesDataModule("npz", file=archive) if local else ImagesDataModule(name, root)  # type: ignore[arg-type]
+    found = module.images
     x, x_test = (a.float() / 255 for a in (found.x_train, found.x_test))
     if flat:
         x, x_test = x.flatten(1), x_test.flatten(1)

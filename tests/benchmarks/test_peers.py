@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -279,3 +280,10 @@ def test_the_list_has_a_space_behind_every_name(capsys):
     assert [line.split("  ")[0] for line in lines] == [*WORKLOADS, *CONTENDERS]
     assert len({re.search(r"  +", line).end() for line in lines}) == 1
     assert "1 pixels" not in "".join(lines)
+
+
+def test_images_are_read_from_an_archive_in_the_folder(tmp_path):
+    x, y = np.zeros((2100, 8, 8, 3), np.uint8), np.arange(2100) % 10
+    np.savez(tmp_path / "cifar10_20k.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    found = data.images(tmp_path, "cifar10")
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [100, 2000, 20]
