@@ -76,7 +76,8 @@ def _workloads() -> dict[str, Workload]:
     found = {}
     for name, title, build, data, steps in problems:
         for end, make in (("", build), ("-dropout", partial(dropped, build, _DROPOUT, nn.ReLU))):
-            found[name + end] = Workload(name + end, "", title, make, data, steps, (0.5,) * 3, "relu", batch=50)
+            known, samples = (name + end, "", title), int(name.split("-")[1])
+            found[name + end] = Workload(*known, make, data, steps, (0.5,) * 3, "relu", batch=50, samples=samples)
     return found
 
 
@@ -225,7 +226,7 @@ def draw(whole: dict[str, Reported], workloads: Sequence[Workload], stem: Path) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is missing, draw, and fill the page."""
-    parser = options(__doc__)
+    parser = options(__doc__, draws=True)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: all")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"of each space (default {TRIALS})")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"default {SEEDS}")

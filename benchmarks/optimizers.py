@@ -84,6 +84,7 @@ WORKLOADS = (
         400,
         (0.7, 0.9, 0.99),
         batch=194,
+        samples=194,
     ),
     Workload(
         "digits",
@@ -93,6 +94,7 @@ WORKLOADS = (
         lambda root: table("digits", 1000, 300),
         100,
         (0.8, 0.9, 0.95),
+        samples=1000,
     ),
     Workload(
         "recall",
@@ -102,6 +104,7 @@ WORKLOADS = (
         lambda root: memory("recall", 20),
         60,
         (0.75, 0.9, 0.99),
+        samples=8000,
     ),
 )
 

@@ -7,7 +7,7 @@ network are (samples, classes), (samples, classes, steps) where something is ask
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,7 @@ class Workload:
         activation: what weight-space starts are scaled for.
         batch: samples in a mini-batch.
         regression: whether answers are numbers.
+        samples: in the training split, so that the page need not read the data.
     """
 
     name: str
@@ -69,6 +70,12 @@ class Workload:
     activation: Literal["tanh", "relu", "leaky_relu"] = "tanh"
     batch: int = 100
     regression: bool = False
+    samples: int = field(kw_only=True)
+
+    @property
+    def epochs(self) -> float:
+        """How often the budget goes through the training split."""
+        return self.steps * min(self.batch, self.samples) / self.samples
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         """Cross entropy, or the mean square."""

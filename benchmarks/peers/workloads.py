@@ -2,7 +2,7 @@
 
 Budgets suit two processor cores; names that end in ``-long`` have ten epochs. Levels were chosen from AdamW's
 curves, where these have been measured: the middle one is about what it has half-way. Those of the MLP of 5 layers were
-raised while its runs were going on.
+raised while its runs were going on. Of CIFAR-10 the samples are those of ``cifar10_20k.npz``, which the results are of.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ P = ParamSpec("P")
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 _SHOWN = {"tanh": "tanh", "relu": "ReLU"}
+#: samples in the training split
+_SAMPLES = {"mnist": 55000, "fashion_mnist": 55000, "cifar10": 14000, "trec": 4952, "sst2": 6920, "imdb": 22500}
+_DRAWN = 8000  # sequences
 
 
 def _without_files(make: Callable[P, Data], *args: P.args, **kwargs: P.kwargs) -> Callable[[Path], Data]:
@@ -49,6 +52,7 @@ def _deep() -> Iterator[Workload]:
                     steps,
                     levels[depth] if not suffix else (0.92, 0.95, 0.97),
                     "relu" if name == "relu" else "tanh",
+                    samples=_SAMPLES["mnist"],
                 )
 
 
@@ -63,12 +67,13 @@ def _vision() -> Iterator[Workload]:
         with_dropout = partial(dropped, plain, 0.2, nn.LeakyReLU)
         title = f"the paper's CNN, {shown}"
         for suffix, build, more in (("", plain, ""), ("-dropout", with_dropout, ", dropout 0.2")):
-            yield Workload(f"cnn-{name}{suffix}", "Images", title + more, build, read, 1600, levels[name], "leaky_relu")
-    yield Workload(
-        "resnet", "Images", "ResNet with batch norm, CIFAR-10", resnet, vision, 1600, (0.5, 0.6, 0.7), "relu"
-    )
+            known = f"cnn-{name}{suffix}", "Images", title + more
+            yield Workload(*known, build, read, 1600, levels[name], "leaky_relu", samples=_SAMPLES[name])
+    known, samples = ("resnet", "Images", "ResNet with batch norm, CIFAR-10"), _SAMPLES["cifar10"]
+    yield Workload(*known, resnet, vision, 1600, (0.5, 0.6, 0.7), "relu", samples=samples)
     vit = partial(VisionTransformer, 32, 4, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=10)
-    yield Workload("vit", "Images", "vision transformer, CIFAR-10", vit, vision, 1600, (0.4, 0.5, 0.55), "relu")
+    known = "vit", "Images", "vision transformer, CIFAR-10"
+    yield Workload(*known, vit, vision, 1600, (0.4, 0.5, 0.55), "relu", samples=samples)
 
 
 def _small_vision() -> Iterator[Workload]:
@@ -83,7 +88,8 @@ def _small_vision() -> Iterator[Workload]:
         ("vit-small", "vision transformer of 2 blocks, CIFAR-10", vit, vision, (0.28, 0.34, 0.38)),
         ("resnet-small", "ResNet of 3 blocks with batch norm, CIFAR-10", residual, vision, (0.35, 0.44, 0.49)),
     ):
-        yield Workload(name, group, f"{title}, 600 steps", build, read, 600, levels, "relu")
+        samples = _SAMPLES["fashion_mnist" if read is fashion else "cifar10"]
+        yield Workload(name, group, f"{title}, 600 steps", build, read, 600, levels, "relu", samples=samples)
 
 
 def _memories() -> Iterator[Workload]:
@@ -105,6 +111,7 @@ def _memories() -> Iterator[Workload]:
             _without_files(data.memory, task, delay),
             steps,
             (0.75, 0.9, 0.99),
+            samples=_DRAWN,
         )
     yield Workload(
         "copying-50",
@@ -114,6 +121,7 @@ def _memories() -> Iterator[Workload]:
         _without_files(data.copying, 50),
         3000,
         (0.3, 0.6, 0.95),
+        samples=_DRAWN,
     )
     for order, words in (("S3", 6), ("A5", 60)):
         for length in (16, 32, 64):
@@ -125,6 +133,7 @@ def _memories() -> Iterator[Workload]:
                 _without_files(data.words_of_group, order, length),
                 2000,
                 (0.5, 0.8, 0.99),
+                samples=_DRAWN,
             )
     for name, features, steps in (("rows", 28, 2000), ("pixels", 1, 1000)):
         yield Workload(
@@ -135,6 +144,7 @@ def _memories() -> Iterator[Workload]:
             partial(data.pixels, features=features),
             steps,
             (0.8, 0.9, 0.95),
+            samples=_SAMPLES["mnist"],
         )
 
 
@@ -154,6 +164,7 @@ def _small() -> Iterator[Workload]:
                 (0.7, 0.8, 0.85) if train == 100 else (0.9, 0.95, 0.97),
                 "relu" if name == "relu" else "tanh",
                 batch=50,
+                samples=train,
             )
     tables = {"breast_cancer": (30, 2, 250, 150), "wine": (13, 3, 80, 48), "diabetes": (10, 1, 200, 120)}
     for table, (inputs, outputs, train, validation) in tables.items():
@@ -168,6 +179,7 @@ def _small() -> Iterator[Workload]:
             "relu",
             batch=40,
             regression=table == "diabetes",
+            samples=train,
         )
     yield Workload(
         "cifar-500",
@@ -179,6 +191,7 @@ def _small() -> Iterator[Workload]:
         (0.25, 0.32, 0.38),
         "leaky_relu",
         batch=50,
+        samples=500,
     )
     for cell, kind in (("LSTM", nn.LSTM), ("RNN", nn.RNN)):
         for name, shown, classes in (("trec", "TREC", 6), ("sst2", "SST-2", 2)):
@@ -191,6 +204,7 @@ def _small() -> Iterator[Workload]:
                 1000,
                 (0.6, 0.7, 0.8) if name == "trec" else (0.65, 0.72, 0.78),
                 batch=50,
+                samples=_SAMPLES[name],
             )
 
 
@@ -206,6 +220,7 @@ def _reviews() -> Iterator[Workload]:
             4500,
             (0.7, 0.8, 0.85),
             batch=40,
+            samples=_SAMPLES["imdb"],
         )
 
 

@@ -24,7 +24,9 @@ def _data(root=None):
     return Data(whole.part(0, 80), whole.part(80, 110), whole.part(110, 140))
 
 
-SMALL = Workload("small", "", "small", partial(mlp, 3, 4, 8, 2, nn.ReLU), _data, 12, (0.5, 0.6, 0.9), "relu", batch=20)
+SMALL = Workload(
+    "small", "", "small", partial(mlp, 3, 4, 8, 2, nn.ReLU), _data, 12, (0.5, 0.6, 0.9), "relu", batch=20, samples=80
+)
 NETS = {
     "mlp": gradients.Network("MLP", partial(mlp, 3, 4, 8, 2)),
     "rnn": gradients.Network("RNN", partial(Sequence, nn.RNN, 2, 5, 2), 6),

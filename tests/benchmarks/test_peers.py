@@ -35,7 +35,7 @@ def _data(root=None):
     return Data(whole.part(0, 80), whole.part(80, 110), whole.part(110, 140))
 
 
-SMALL = Workload("small", "Tests", "small", partial(mlp, 3, 4, 8, 2), _data, 40, (0.5, 0.6, 0.9), batch=20)
+SMALL = Workload("small", "Tests", "small", partial(mlp, 3, 4, 8, 2), _data, 40, (0.5, 0.6, 0.9), batch=20, samples=80)
 
 
 def _sgd(model, workload, data, setting):
