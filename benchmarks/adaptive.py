@@ -1,7 +1,7 @@
 """What a rate that grows with the targets' distance gives, in every workload that is measured whole.
 
     python benchmarks/adaptive.py --data FOLDER   # measures what is missing, writes results/adaptive.jsonl
-    python benchmarks/adaptive.py --draw          # the tables of docs/evidence.md
+    python -m benchmarks.evidence                 # the table, in docs/evidence_settings.md
 
 Workloads and schedule are those of ``benchmarks/peers``, whose results the other columns are from, with three seeds.
 Where something is not solved (tables of words, norms, tokens), it is measured at ten times the rate, too.
@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown, options
+from benchmarks.pages import markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.once import train_once
 from benchmarks.peers.protocol import TRIALS
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import Reported, Summary, summary
-from benchmarks.peers.tables import PEER_NAMES, best_peer, fastest, middle, number, percent
+from benchmarks.peers.tables import best_peer, duration, fastest_peer, middle, percent
 from benchmarks.peers.target import DEFAULTS, TUNED, target_space
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
@@ -57,48 +57,45 @@ def _measured(name: str, rest: float, peer: Reported) -> Reported | None:
     return Reported(peer.workload, contender, dict(contender.first), lines, None) if len(lines) == len(SEEDS) else None
 
 
-def measured() -> Summary:
-    """What the peers' results have whole."""
-    return summary(Results(), list(WORKLOADS.values()), list(CONTENDERS.values()), TRIALS)[0]
+def tables(whole: Summary) -> dict[str, str]:
+    """The test metric at the end, steps to the middle level, and how often each ends as high as the best peer.
 
-
-def page() -> None:
-    """The test metric at the end, steps to the middle level, and how often each is first or close to it."""
-    rows, first, close = [], [0, 0, 0], [0, 0, 0]
-    for name, found in measured().items():
-        peer, quickest = best_peer(found), fastest(found, PEER_NAMES, seconds=False)
+    Args:
+        whole: the peers' results.
+    """
+    rows, high, close = [], [0, 0, 0], [0, 0, 0]
+    for name, found in whole.items():
+        peer = best_peer(found)
         grown, fixed = _measured(name, 1, peer), found[DEFAULTS.name]
         rested = _measured(name, TIMES, peer) if name in WITH_REST else grown
         if grown is None or rested is None:
             continue
         three = (fixed, grown, rested)
         for i, one in enumerate(three):
-            first[i] += one.mean >= peer.mean
+            high[i] += one.mean >= peer.mean
             close[i] += one.mean >= peer.mean - 0.01
-        steps = ", ".join(number(middle(one, seconds=False), ",.0f") for one in (fixed, grown))
-        theirs = f"{number(middle(quickest, seconds=False), ',.0f')} ({quickest.contender.label})"
+        steps = [duration(middle(one, seconds=False), seconds=False) for one in (fixed, grown)]
         ends = [percent(one.final) for one in (*three, found[TUNED.name], peer)]
         ends[2] = ends[2] if name in WITH_REST else ""
         ends[-1] += f" ({peer.contender.label})"
-        rows.append([peer.workload.title, *ends, f"{steps}; {theirs}"])
+        rows.append([peer.workload.title, *ends, *steps, fastest_peer(found, seconds=False)])
     count = len(rows)
-    for what, counts in (("first, or level with the best peer", first), ("within a point of it", close)):
-        rows.append([what, *(f"{reached} of {count}" for reached in counts), "", "", ""])
+    for what, counts in (("at least as high as the best peer", high), ("at most a point below it", close)):
+        rows.append([what, *(f"{reached} of {count}" for reached in counts), *[""] * 5])
     head = [DEFAULTS.label, f"adaptive from {RATE:g}", f"and the rest at {TIMES} times", TUNED.label, "best peer"]
-    text = markdown(["workload", *head, "steps to the middle level: the first two; fastest peer"], rows)
-    fill(ROOT / "docs" / "evidence.md", {"adaptive": text})
+    steps = [f"steps: {who}" for who in (*head[:2], "fastest peer")]
+    return {"adaptive": markdown(["workload", *head, *steps], rows)}
 
 
 def main() -> None:
-    """Measure what is missing, and fill the table in."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        for seed, rest, name in itertools.product(SEEDS, (1, TIMES), measured()):
-            if rest == 1 or name in WITH_REST:
-                line = {"workload": name, "rest": rest, "seed": seed}
-                train_once(RESULTS, line, _contender(rest), {"lr": RATE}, given.data)
-    page()
+    whole, _ = summary(Results(), list(WORKLOADS.values()), list(CONTENDERS.values()), TRIALS)
+    for seed, rest, name in itertools.product(SEEDS, (1, TIMES), whole):
+        if rest == 1 or name in WITH_REST:
+            line = {"workload": name, "rest": rest, "seed": seed}
+            train_once(RESULTS, line, _contender(rest), {"lr": RATE}, given.data)
 
 
 if __name__ == "__main__":

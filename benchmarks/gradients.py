@@ -207,7 +207,7 @@ def _rounded(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, draw, and fill the page."""
-    parser = options(__doc__)
+    parser = options(__doc__, draws=True)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The paper's CNN on CIFAR-10 (16,000 images) over whole schedules: target space, Muon and AdamW.
 
-    python benchmarks/images.py --data FOLDER     # measures what is missing, writes benchmarks/results/images.jsonl
-    python benchmarks/images.py --draw            # docs/evidence/images.png and the table of docs/evidence.md
+    python benchmarks/images.py --data FOLDER   # measures what is missing, writes benchmarks/results/images.jsonl
+    python -m benchmarks.evidence               # the figure and the table, in docs/evidence.md
 
 Starts, schedules and optimizers are those of ``benchmarks/peers``. Muon has the best of ``TRIALS`` by the test accuracy
 at the end, with seed 1, which favours it; AdamW has the better of two rates that an earlier run had found; target space
@@ -16,7 +16,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown, options
+from benchmarks.pages import markdown, options
 from benchmarks.peers import contenders
 from benchmarks.peers.contender import Contender, Learner, Setting
-from benchmarks.peers.figures import BLUES, png
+from benchmarks.peers.figures import BLUES, colour, png
 from benchmarks.peers.handed_over import HandedOver
 from benchmarks.peers.peers import muon
 from benchmarks.peers.results import Line, Results
@@ -37,15 +37,14 @@ from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data, Workload
 from benchmarks.peers.workloads import WORKLOADS
 from ts_lightning import TargetAdam, TargetSpaceConfig
-from ts_lightning.callbacks.pictures.style import ORANGE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "images.jsonl")
-FIGURE = ROOT / "docs" / "evidence" / "images"
 WORKLOAD = WORKLOADS["cnn-cifar10"]
 SEEDS = (1, 2, 3)
 TRIALS: list[Setting] = [{"lr": rate, "start": "he", "weight_decay": 0.01} for rate in (0.02, 0.01, 0.04)]
 _AT = (25, 50, 100, 200, 400, 600, 800)  # steps of the measurements
+WHOLE = 800  # steps of the whole schedule
 _SAMPLES = 2000  # of the test split; at the end all are taken
 
 
@@ -97,7 +96,7 @@ def train(run: Run, seed: int, data: Data) -> None:
 
 def tuned() -> Setting:
     """Muon's setting."""
-    ends = {index: found(("muon", setting, 800), SEEDS[0]) for index, setting in enumerate(TRIALS)}
+    ends = {index: found(("muon", setting, WHOLE), SEEDS[0]) for index, setting in enumerate(TRIALS)}
     return TRIALS[max((line["test"][-1], index) for index, line in ends.items() if line is not None)[1]]
 
 
@@ -107,16 +106,16 @@ def runs() -> list[Run]:
     adam = {"lr": 0.002, "untangle": 1}
     return [
         ("target-default", default, 400),
-        ("target-default", default, 800),
+        ("target-default", default, WHOLE),
         ("target-auto", periodic, 400),
-        ("target", adam, 800),
+        ("target", adam, WHOLE),
         ("target-auto", {**adam, "untangle": "auto"}, 400),
-        ("target-auto", {**adam, "untangle": "auto"}, 800),
+        ("target-auto", {**adam, "untangle": "auto"}, WHOLE),
         ("target-fast", {**CONTENDERS["target-fast"].first, "lr": 0.008}, 600),
         ("target-muon", _HANDED_OVER, 660),
         ("target-muon", _HANDED_OVER, 700),
-        ("muon", tuned(), 800),
-        ("adamw", {"lr": 0.003, "start": "he", "weight_decay": 0.01}, 800),
+        ("muon", tuned(), WHOLE),
+        ("adamw", {"lr": 0.003, "start": "he", "weight_decay": 0.01}, WHOLE),
     ]
 
 
@@ -132,52 +131,73 @@ def label(run: Run) -> str:
     return f"target space, {setting.get('optimizer', 'Adam')} {setting['lr']:g}{own}{auto}, {steps} steps"
 
 
+@dataclass(frozen=True)
+class Curve:
+    """The means over the seeds of a run: test accuracy in per cent and seconds, at each step that was measured."""
+
+    run: Run
+    at: list[int]
+    test: list[float]
+    seconds: list[float]
+    ends: list[float]
+
+    @property
+    def steps(self) -> int:
+        """The budget."""
+        return self.run[2]
+
+
+def curve(run: Run) -> Curve | None:
+    """What was measured of a run; None if nothing was."""
+    own = [line for seed in SEEDS if (line := found(run, seed))]
+    if not own:
+        return None
+    test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
+    seconds = [statistics.fmean(values) for values in zip(*(line["seconds"] for line in own), strict=True)]
+    return Curve(run, own[0]["at"], test, seconds, [line["test"][-1] for line in own])
+
+
+def tables() -> dict[str, str]:
+    """The test accuracy half-way and at the end, and seconds."""
+    rows = []
+    for one in filter(None, map(curve, runs())):
+        half = f"{one.test[one.at.index(one.steps // 2)]:.1f}" if one.steps // 2 in one.at else ""
+        rows.append([label(one.run), str(len(one.ends)), half, percent(one.ends), f"{one.seconds[-1]:.0f}"])
+    return {"images": markdown(["contender", "seeds", "half-way", "at the end", "seconds"], rows)}
+
+
 def style(run: Run, place: int) -> dict[str, Any]:
     """Target space in shades of blue; whole schedules with a line, shorter ones dashed; handed over with squares."""
     contender, setting, steps = run
-    colour = BLUES[place] if contender.startswith("target") else {"muon": ORANGE}.get(contender, "#777777")
     return {
-        "color": colour,
+        "color": BLUES[place] if contender.startswith("target") else colour(contender),
         "marker": "s" if "until" in setting else "^" if setting.get("cascade_gradient") is False else "o",
-        "linestyle": "-" if steps == 800 else "--",
+        "linestyle": "-" if steps == WHOLE else "--",
         "markersize": 4,
     }
 
 
-def page() -> None:
-    """The figure over steps and seconds, and the table."""
-    measured = [(run, [line for seed in SEEDS if (line := found(run, seed))]) for run in runs()]
-    measured = [(run, own) for run, own in measured if own]
-    rows = []
-    with png(FIGURE, "The paper's CNN, CIFAR-10 (16,000 images)", 2, 5.4, columns=1) as panels:
-        for place, (run, own) in enumerate(measured):
-            at = own[0]["at"]
-            test = [100 * statistics.fmean(values) for values in zip(*(line["test"] for line in own), strict=True)]
-            seconds = [statistics.fmean(values) for values in zip(*(line["seconds"] for line in own), strict=True)]
-            for panel, x in zip(panels, (at, seconds), strict=True):
-                panel.plot(x, test, label=label(run), **style(run, place))
-            end = percent([line["test"][-1] for line in own])
-            half = f"{test[at.index(run[2] // 2)]:.1f}" if run[2] // 2 in at else ""
-            rows.append([label(run), str(len(own)), half, end, f"{seconds[-1]:.0f}"])
+def draw(stem: Path) -> None:
+    """Test accuracy over steps and seconds."""
+    with png(stem, "The paper's CNN, CIFAR-10", 2, 4.4, columns=2) as panels:
+        for place, one in enumerate(filter(None, map(curve, runs()))):
+            for panel, x in zip(panels, (one.at, one.seconds), strict=True):
+                panel.plot(x, one.test, label=label(one.run), **style(one.run, place))
         panels[0].set_xlabel("steps")
         panels[1].set_xlabel("seconds, one thread")
         panels[0].set_ylabel("test accuracy in %")
-    head = ["contender", "seeds", "half-way", "at the end", "seconds"]
-    fill(ROOT / "docs" / "evidence.md", {"images": markdown(head, rows)})
 
 
 def main() -> None:
-    """Measure what is missing, and draw."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        data = WORKLOAD.data(given.data)
-        for setting in TRIALS:
-            train(("muon", setting, 800), SEEDS[0], data)
-        for seed in SEEDS:
-            for run in runs():
-                train(run, seed, data)
-    page()
+    data = WORKLOAD.data(given.data)
+    for setting in TRIALS:
+        train(("muon", setting, WHOLE), SEEDS[0], data)
+    for seed in SEEDS:
+        for run in runs():
+            train(run, seed, data)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def page() -> None:
 
 def main() -> None:
     """Measure what is missing, and fill the table in."""
-    given = options(__doc__).parse_args()
+    given = options(__doc__, draws=True).parse_args()
     torch.set_num_threads(1)
     if not given.draw:
         measure()

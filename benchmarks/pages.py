@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """The options of a benchmark that reads data sets, keeps its results in a file and draws them."""
+def options(description: str | None, *, draws: bool = False) -> argparse.ArgumentParser:
+    """The options of a benchmark that reads data sets and keeps its results in a file, and maybe draws them itself."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of data sets (default data)")
-    parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
+    if draws:
+        parser.add_argument("--draw", action="store_true", help="only draw what is in the file")
     return parser
 
 

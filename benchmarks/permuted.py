@@ -1,7 +1,7 @@
 """Permuted MNIST, a pixel a step: a vanilla tanh RNN of 128 units over 784 steps, in both spaces.
 
-    python benchmarks/permuted.py --data FOLDER     # measures, writes benchmarks/results/permuted.jsonl and the figure
-    python benchmarks/permuted.py --draw            # docs/evidence/permuted.png from the file
+    python benchmarks/permuted.py --data FOLDER   # measures what is missing, writes benchmarks/results/permuted.jsonl
+    python -m benchmarks.evidence                 # the figure, in docs/evidence.md
 
 Target space has its defaults, Adam 0.002. Weight space has AdamW with decay 0.01, at the rate and from the start of
 ``SETTINGS`` with the best validation accuracy after ``TRIAL`` steps. Over ``LONG`` steps target space has the setting
@@ -23,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pages import options
 from benchmarks.peers.contender import Setting
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.figures import logarithmic, png
 from benchmarks.peers.results import Line, Results
 from benchmarks.peers.training import begin
 from benchmarks.peers.workload import Data
 from benchmarks.peers.workloads import WORKLOADS
+from ts_lightning.report.drawing import SPACES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Results(ROOT / "benchmarks" / "results" / "permuted.jsonl")
-FIGURE = ROOT / "docs" / "evidence" / "permuted"
 WORKLOAD = WORKLOADS["permuted-pixels"]
 DEFAULTS: Setting = CONTENDERS["target"].first
 SETTINGS: list[Setting] = [
@@ -82,10 +83,8 @@ def best() -> Setting:
     return max(SETTINGS, key=lambda setting: float(run("adamw", setting, TRIAL)[-1]["validation"]))
 
 
-def draw() -> None:
+def draw(stem: Path) -> None:
     """Validation accuracy over steps and over seconds."""
-    from ts_lightning.report.drawing import SPACES, figure
-
     title = "Permuted MNIST, a pixel a step: vanilla RNN of 128 units"
     drawn = (
         ("target", DEFAULTS, WORKLOAD.steps, "target", "-", "target space, Adam 0.002"),
@@ -94,35 +93,32 @@ def draw() -> None:
         ("adamw", best(), WORKLOAD.steps, "weight", "-", f"AdamW {best()['lr']:g}"),
         ("adamw", best(), LONG, "weight", "--", f"AdamW {best()['lr']:g}"),
     )
-    with figure(FIGURE, title, [4.7, 4.7], 3.2) as panels:
+    with png(stem, title, 2, 3.6, columns=2) as panels:
         for contender, setting, steps, space, line, label in drawn:
             lines = run(contender, setting, steps)
             for panel, key, name in zip(panels, ("step", "seconds"), ("steps", "seconds, one thread"), strict=True):
                 x, y = [one[key] for one in lines], [100 * one["validation"] for one in lines]
                 panel.plot(x, y, f"o{line}", markersize=2, color=SPACES[space], label=f"{label}, {steps:,} steps")
-                panel.set_xscale("log")
                 panel.set_xlabel(name)
                 panel.set_ylim(_LOWEST, 100)
+        for panel in panels:
+            logarithmic(panel, 1, 3)
         panels[0].set_ylabel("validation accuracy in %")
-        panels[1].legend(loc="lower right", fontsize="small")
-    FIGURE.with_suffix(".svg").unlink()
 
 
 def main() -> None:
-    """Measure what is missing, and draw."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        data = WORKLOAD.data(given.data)
-        wanted = [("target", DEFAULTS, WORKLOAD.steps), ("target-fast", OWN, LONG), ("target-fast", FASTER, LONGEST)]
-        wanted += [("adamw", setting, TRIAL) for setting in SETTINGS]
-        for contender, setting, steps in wanted:
-            if not run(contender, setting, steps):
-                train(contender, setting, data, steps)
-        for steps in (WORKLOAD.steps, LONG):
-            if not run("adamw", best(), steps):
-                train("adamw", best(), data, steps)
-    draw()
+    data = WORKLOAD.data(given.data)
+    wanted = [("target", DEFAULTS, WORKLOAD.steps), ("target-fast", OWN, LONG), ("target-fast", FASTER, LONGEST)]
+    wanted += [("adamw", setting, TRIAL) for setting in SETTINGS]
+    for contender, setting, steps in wanted:
+        if not run(contender, setting, steps):
+            train(contender, setting, data, steps)
+    for steps in (WORKLOAD.steps, LONG):
+        if not run("adamw", best(), steps):
+            train("adamw", best(), data, steps)
 
 
 if __name__ == "__main__":

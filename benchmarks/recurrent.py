@@ -1,7 +1,7 @@
 """At which learning rate, and from which start, TargetAdam trains recurrent networks: memories, sums, states and text.
 
-    python benchmarks/recurrent.py --data FOLDER       # measures what is missing, writes results/recurrent.jsonl
-    python benchmarks/recurrent.py --draw              # the tables of docs/evidence.md
+    python benchmarks/recurrent.py --data FOLDER   # measures what is missing, writes results/recurrent.jsonl
+    python -m benchmarks.evidence                  # the tables, in docs/evidence_settings.md
 
 Workloads, schedule and the untuned target space are those of ``benchmarks/peers``, with three seeds. One setting is
 changed at a time: the learning rate, or ``init_std``.
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown, options
+from benchmarks.pages import markdown, options
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.once import ends, train_once
 from benchmarks.peers.results import Results
@@ -38,28 +38,25 @@ def _table(choices: list[dict[str, float]], head: list[str]) -> str:
     return markdown(["workload", *head], rows)
 
 
-def page() -> None:
-    """Both tables."""
+def tables() -> dict[str, str]:
+    """Of rates and of starts."""
     rates = [{"lr": rate} for rate in RATES]
     starts = [{"init_std": std} for std in STARTS]
-    tables = {
+    return {
         "recurrent rates": _table(rates, [f"{rate:g}" for rate in RATES]),
         "recurrent starts": _table([rates[0], *starts], ["default", *(f"{std:g}" for std in STARTS)]),
     }
-    fill(ROOT / "docs" / "evidence.md", tables)
 
 
 def main() -> None:
-    """Measure what is missing, and fill the tables in."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        contender = CONTENDERS["target-default"]
-        changes = [*(("lr", rate) for rate in RATES), *(("init_std", std) for std in STARTS)]
-        for seed, name, (option, value) in itertools.product(SEEDS, CHOSEN, changes):
-            line = {"workload": name, option: value, "seed": seed}
-            train_once(RESULTS, line, contender, {**contender.first, option: value}, given.data)
-    page()
+    contender = CONTENDERS["target-default"]
+    changes = [*(("lr", rate) for rate in RATES), *(("init_std", std) for std in STARTS)]
+    for seed, name, (option, value) in itertools.product(SEEDS, CHOSEN, changes):
+        line = {"workload": name, option: value, "seed": seed}
+        train_once(RESULTS, line, contender, {**contender.first, option: value}, given.data)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How fast what stays in weight space should learn beside targets: tables of words, norms, tokens and positions.
 
     python benchmarks/rest.py --data FOLDER   # measures what is missing, writes results/rest.jsonl
-    python benchmarks/rest.py --draw          # the table of docs/evidence.md
+    python -m benchmarks.evidence             # the table, in docs/evidence_settings.md
 
 Workloads and schedule are those of ``benchmarks/peers``, with three seeds. TargetAdam trains the targets at 0.002, or
 at 0.004 with own gradients and ``untangle="auto"``, and all else at each of ``RATES``.
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown, options
+from benchmarks.pages import markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.once import ends, train_once
 from benchmarks.peers.results import Results
@@ -48,27 +48,25 @@ def make(form: str, model: nn.Module, workload: Workload, data: Data, setting: S
     return Learner([optimizer], workload.steps, space.pullback, space.solve)
 
 
-def page() -> None:
-    """The table: the test metric at the end, in per cent."""
+def tables() -> dict[str, str]:
+    """The test metric at the end, in per cent."""
     rows = []
     for name, form in itertools.product(CHOSEN, FORMS):
         found = [ends(RESULTS, workload=name, form=form, rest=rate) for rate in RATES]
         if all(len(values) == len(SEEDS) for values in found):
             rows.append([WORKLOADS[name].title, form, *map(percent, found)])
     head = ["workload", "targets", *(f"the rest {rate:g}" for rate in RATES)]
-    fill(ROOT / "docs" / "evidence.md", {"rest": markdown(head, rows)})
+    return {"rest": markdown(head, rows)}
 
 
 def main() -> None:
-    """Measure what is missing, and fill the table in."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        for name, seed, form, rate in itertools.product(CHOSEN, SEEDS, FORMS, RATES):
-            contender = Contender(form, form, partial(make, form), (rate,), rate)
-            line = {"workload": name, "form": form, "rest": rate, "seed": seed}
-            train_once(RESULTS, line, contender, {"lr": rate}, given.data)
-    page()
+    for name, seed, form, rate in itertools.product(CHOSEN, SEEDS, FORMS, RATES):
+        contender = Contender(form, form, partial(make, form), (rate,), rate)
+        line = {"workload": name, "form": form, "rest": rate, "seed": seed}
+        train_once(RESULTS, line, contender, {"lr": rate}, given.data)
 
 
 if __name__ == "__main__":

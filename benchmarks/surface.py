@@ -1,7 +1,7 @@
 """The surface of the loss in both spaces: along the gradient and along random directions, at equal loss.
 
-    python benchmarks/surface.py --data FOLDER      # measures, writes benchmarks/results/surface.json and the figure
-    python benchmarks/surface.py --draw             # docs/evidence/surface.png from the file
+    python benchmarks/surface.py --data FOLDER   # measures, writes benchmarks/results/surface.json
+    python -m benchmarks.evidence                # the figure, in docs/evidence.md
 
 Both spaces train a tanh MLP of 30 layers on MNIST until the loss of a fixed batch falls below a level. From there the
 loss of that batch is computed along the negative gradient and along random directions. Directions are normalised alike
@@ -31,7 +31,6 @@ from ts_lightning import TargetSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "surface.json"
-FIGURE = ROOT / "docs" / "evidence" / "surface"
 LEVELS = (1.0, 0.5)  # of the loss
 _DEPTH, _WIDTH, _BATCH, _STEPS = 30, 64, 1000, 2000
 _DIRECTIONS = 5
@@ -119,20 +118,19 @@ def measure(space: str, data: Split, seed: int) -> list[Line]:
     return found
 
 
-def draw() -> None:
+def draw(stem: Path) -> None:
     """The change of the loss over the distance, for each level and kind of direction."""
     from ts_lightning.report.drawing import SPACES, figure
 
     lines = json.loads(RESULTS.read_text())["lines"]
-    FIGURE.parent.mkdir(exist_ok=True)
     title = "Loss along directions, relative to where they begin (tanh MLP of 30 layers, MNIST)"
-    with figure(FIGURE, title, [4.7] * 2 * len(LEVELS), 3.0) as panels:
+    with figure(stem, title, [4.7] * 2 * len(LEVELS), 3.0) as panels:
         for row, level in enumerate(LEVELS):
             for panel, kind in zip(panels[2 * row : 2 * row + 2], ("gradient", "random"), strict=True):
                 _panel(panel, [line for line in lines if line["level"] == level], kind, SPACES)
                 panel.set_title(f"{'down the gradient' if kind == 'gradient' else 'random directions'}, loss {level:g}")
         panels[0].legend()
-    FIGURE.with_suffix(".svg").unlink()
+    stem.with_suffix(".svg").unlink()
 
 
 def _panel(panel: Any, lines: list[Line], kind: str, colours: dict[str, str]) -> None:
@@ -151,19 +149,17 @@ def _panel(panel: Any, lines: list[Line], kind: str, colours: dict[str, str]) ->
 
 
 def main() -> None:
-    """Measure and draw."""
+    """Measure."""
     parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        data = images(given.data, "mnist", flat=True).train
-        lines = [
-            line for space in ("weight", "target") for seed in range(given.seeds) for line in measure(space, data, seed)
-        ]
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"distances": _DISTANCES, "lines": lines}) + "\n")
-    draw()
+    data = images(given.data, "mnist", flat=True).train
+    lines = [
+        line for space in ("weight", "target") for seed in range(given.seeds) for line in measure(space, data, seed)
+    ]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"distances": _DISTANCES, "lines": lines}) + "\n")
 
 
 if __name__ == "__main__":

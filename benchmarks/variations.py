@@ -1,7 +1,7 @@
 """What might mend target space where it falls behind: ridges that choose themselves or change, new samples, decay, ...
 
     python benchmarks/variations.py --data FOLDER   # measures what is missing, writes results/variations.jsonl
-    python benchmarks/variations.py --draw          # the table of docs/evidence.md
+    python -m benchmarks.evidence                   # the table, in docs/evidence_settings.md
 
 Workloads, schedule and TargetAdam at 0.002 are those of ``benchmarks/peers``, with three seeds. Each variation changes
 one thing of the untuned target space:
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.pages import fill, markdown, options
+from benchmarks.pages import markdown, options
 from benchmarks.peers.contender import Contender, Learner, Setting
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.handed_over import HandedOver
@@ -183,8 +183,8 @@ def make(name: str, model: nn.Module, workload: Workload, data: Data, setting: S
     return Learner([optimizer], workload.steps, space.pullback, solve)
 
 
-def page() -> None:
-    """The table: the default's test metric in per cent, and by how many points each variation ends above it."""
+def tables() -> dict[str, str]:
+    """The default's test metric in per cent, and by how many points each variation ends above it."""
     rows = []
     for name in CHOSEN:
         found = {one: ends(RESULTS, workload=name, variation=one) for one in VARIATIONS}
@@ -192,21 +192,19 @@ def page() -> None:
         others = [mean - means["default"] for one, mean in means.items() if one != "default"]
         gains = [f"{round(gain, 1) + 0.0:+.1f}" for gain in others]  # no -0.0
         rows.append([WORKLOADS[name].title, f"{means['default']:.1f}", *gains])
-    fill(ROOT / "docs" / "evidence.md", {"variations": markdown(["workload", *VARIATIONS], rows)})
+    return {"variations": markdown(["workload", *VARIATIONS], rows)}
 
 
 def main() -> None:
-    """Measure what is missing, and fill the table in."""
+    """Measure what is missing."""
     given = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    if not given.draw:
-        for name in CHOSEN:
-            for variation in VARIATIONS:
-                contender = Contender(variation, variation, partial(make, variation), (SETTING["lr"],), SETTING["lr"])
-                for seed in SEEDS:
-                    line = {"workload": name, "variation": variation, "seed": seed}
-                    train_once(RESULTS, line, contender, SETTING, given.data)
-    page()
+    for name in CHOSEN:
+        for variation in VARIATIONS:
+            contender = Contender(variation, variation, partial(make, variation), (SETTING["lr"],), SETTING["lr"])
+            for seed in SEEDS:
+                line = {"workload": name, "variation": variation, "seed": seed}
+                train_once(RESULTS, line, contender, SETTING, given.data)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.peers run --data FOLDER                # all that is missing in the results' file
     python -m benchmarks.peers run --workloads tanh-30 digits-100-relu --trials 5 --seeds 3 --minutes 15
     python -m benchmarks.peers time --data FOLDER               # the time of a step, side by side
-    python -m benchmarks.peers page                             # docs/evidence.md and its figures
     python -m benchmarks.peers list                             # the names of workloads and contenders
+    python -m benchmarks.evidence                               # docs/evidence.md and its figures
 
 From the repository's root, with the extra ``peers`` installed. A run can be stopped at any time and goes on with the
 same command; lines are added to benchmarks/results/peers.jsonl. docs/evidence.md says what is measured.
@@ -20,7 +20,6 @@ from typing import TypeVar
 import torch
 
 from benchmarks.peers.contenders import CONTENDERS
-from benchmarks.peers.page import write
 from benchmarks.peers.protocol import SEEDS, TRIALS, measure
 from benchmarks.peers.results import FILE, Results
 from benchmarks.peers.timing import time_steps
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "time", "page", "list"])
+    parser.add_argument("what", choices=["run", "time", "list"])
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"of each contender (default {TRIALS})")
@@ -67,10 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = 60 * given.minutes
         if not measure(workloads, contenders, results, given.data, given.trials, given.seeds, seconds, _say):
             print("The time is over; the same command goes on.")
-    elif given.what == "time":
-        time_steps(workloads, contenders, results, given.data, given.trials, _say)
     else:
-        write(results, workloads, given.trials)
+        time_steps(workloads, contenders, results, given.data, given.trials, _say)
 
 
 def _say(text: str) -> None:

@@ -27,6 +27,7 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 _COMPARED = [*_OWN, *PEER_NAMES]
 _LARGEST = 32.0  # factor of the profile
+_MARGIN = 1.1  # factor beside what is seen of curves
 
 
 def _style(name: str) -> dict[str, Any]:
@@ -34,20 +35,25 @@ def _style(name: str) -> dict[str, Any]:
     if name in _OWN:
         apart = (0.03 * list(_OWN).index(name), 0.15)  # of the picture, so that markers do not cover each other
         return {**_OWN[name], "linewidth": 2.0, "markersize": 5, "markevery": apart, "zorder": 3}
-    place = [*PEER_NAMES, *(one.name for one in ABLATIONS)].index(name)
-    return {"color": COLOURS[1 + place], "linewidth": 1.4}
+    return {"color": colour(name), "linewidth": 1.4}
+
+
+def colour(name: str) -> str:
+    """That of a peer or an ablation."""
+    return COLOURS[1 + [*PEER_NAMES, *(one.name for one in ABLATIONS)].index(name)]
 
 
 @contextmanager
 def png(
     stem: Path, title: str, panels: int, height: float, columns: int = 4, widths: Sequence[float] = ()
 ) -> Iterator[list[Any]]:
-    """Panels two in a row, and the contenders' names in so many columns above them."""
+    """Panels two in a row, and the names of all that they show in so many columns above them."""
     with figure(stem, "", widths or [4.7] * panels, height) as drawn:
         yield drawn
-        handles, labels = drawn[0].get_legend_handles_labels()
+        named = {label: line for panel in drawn for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
         legend = {"title": title, "title_fontsize": 12, "alignment": "left", "ncols": columns, "fontsize": 9}
-        drawn[0].figure.legend(handles, labels, loc="outside upper left", **legend)
+        legend["columnspacing"] = 1.2
+        drawn[0].figure.legend(named.values(), named.keys(), loc="outside upper left", **legend)
     stem.with_name(f"{stem.name}.svg").unlink()
 
 
@@ -61,28 +67,40 @@ def curves(whole: Summary, names: Sequence[str], stem: Path, group: str) -> None
 
 
 def _curves(panel: Any, found: dict[str, Reported], x: str) -> None:
-    tops = []
+    drawn: list[tuple[list[float], list[float]]] = []
     for name in _COMPARED:
         one = found[name]
         at, values = one.curve()
         scale = 1.0 if x == "steps" else math.nan if one.ms is None else one.ms / 1e3
         if at and math.isfinite(scale):
-            panel.plot(
-                [scale * step for step in at], [100 * v for v in values], label=one.contender.label, **_style(name)
-            )
-            tops.append(100 * max(values))
+            drawn.append(([scale * step for step in at], [100 * v for v in values]))
+            panel.plot(*drawn[-1], label=one.contender.label, **_style(name))
     workload = found[DEFAULTS.name].workload
-    low = 100 * workload.levels[0]
-    top = max(tops, default=100.0)
-    panel.set_ylim(low - (top - low), top + 0.08 * (top - low))
-    _logarithmic(panel, 1, 2, 5)
+    top = max((max(ys) for _, ys in drawn), default=100.0)
+    low = 2 * 100 * workload.levels[0] - top
+    panel.set_ylim(low, top + 0.04 * (top - low))
+    logarithmic(panel, 1, 2, 5)
+    if seen := [edge for xs, ys in drawn for edge in _seen(xs, ys, low)]:
+        panel.set_xlim(min(seen) / _MARGIN, max(seen) * _MARGIN)
     panel.set_xlabel(x)
     if x == "steps":
         panel.set_ylabel("test, R² in %" if workload.regression else "test accuracy, %")
         panel.set_title(workload.title, fontsize=10)
 
 
-def _logarithmic(panel: Any, *ticks: int) -> None:
+def _seen(xs: Sequence[float], ys: Sequence[float], low: float) -> list[float]:
+    """Where a line above the lower edge of a panel begins and ends; nothing if it stays below."""
+    above = [place for place, y in enumerate(ys) if y >= low]
+    if not above:
+        return []
+    first, last = above[0], min(above[-1] + 1, len(xs) - 1)
+    if first == 0:
+        return [xs[0], xs[last]]
+    share = (low - ys[first - 1]) / (ys[first] - ys[first - 1])
+    return [xs[first - 1] * (xs[first] / xs[first - 1]) ** share, xs[last]]
+
+
+def logarithmic(panel: Any, *ticks: int) -> None:
     """A logarithmic horizontal axis with plain numbers, at these multiples of each power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -130,15 +148,15 @@ def ablation(whole: Summary, stem: Path) -> None:
     titles = [next(iter(found.values())).workload.title for found in whole.values()]
     with png(stem, "What each part of target space gives", 2, 0.56 * len(titles) + 1.6, 3, [5.8, 3.6]) as panels:
         for line, name in enumerate(names):
-            colour = BLUE if name == ADAM.name else _style(name)["color"]
+            shade = BLUE if name == ADAM.name else colour(name)
             for row, found in enumerate(whole.values()):
                 place, steps = row + 0.17 * (line - (len(names) - 1) / 2), middle(found[name], seconds=False)
-                style = {"color": colour, "s": 26, "label": "_" if row else CONTENDERS[name].label}
+                style = {"color": shade, "s": 26, "label": "_" if row else CONTENDERS[name].label}
                 panels[0].scatter([100 * found[name].mean], [place], **style)
                 if math.isfinite(steps):
                     panels[1].scatter([steps], [place], **style)
                 else:
-                    _never(panels[1], place, colour)
+                    _never(panels[1], place, shade)
         panels[0].set_yticks(range(len(titles)), titles, fontsize=8)
         panels[1].set_yticks(range(len(titles)), [""] * len(titles))
         for panel in panels:
@@ -147,12 +165,12 @@ def ablation(whole: Summary, stem: Path) -> None:
             for row in range(0, len(titles), 2):
                 panel.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)
         panels[0].set_xlabel("test metric at the end, %")
-        _logarithmic(panels[1], 1)
+        logarithmic(panels[1], 1)
         panels[1].set_xlim(right=6 * panels[1].get_xlim()[1])
         panels[1].set_xlabel("steps to the middle level")
 
 
-def _never(panel: Any, place: float, colour: str) -> None:
+def _never(panel: Any, place: float, shade: str) -> None:
     """At the right edge, for a level that was not reached."""
-    style = {"color": colour, "ha": "right", "va": "center_baseline", "fontsize": 7}
+    style = {"color": shade, "ha": "right", "va": "center_baseline", "fontsize": 7}
     panel.annotate("never", (0.99, place), xycoords=("axes fraction", "data"), **style)

@@ -1,57 +1,58 @@
-"""docs/evidence.md and its figures, from the results' file. Tables are written between markers; other text stays."""
+"""What the peers' results make of docs/evidence.md: the texts between its markers, and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.pages import fill
 from benchmarks.peers import figures, tables
-from benchmarks.peers.contenders import CONTENDERS
-from benchmarks.peers.results import Results
-from benchmarks.peers.summary import Summary, summary
+from benchmarks.peers.summary import Summary
 from benchmarks.peers.target import DEFAULTS
-from benchmarks.peers.workload import Workload
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
 
 
-def write(results: Results, workloads: Sequence[Workload], trials: int, page: Path = PAGE) -> None:
-    """Fill the page with what was measured whole.
+def texts(whole: Summary, partial: Sequence[str], trials: int) -> dict[str, str]:
+    """The text of each marker.
 
     Args:
-        results: the lines.
-        workloads: that the page is about.
+        whole: what was measured whole.
+        partial: the names of the workloads that were measured in part.
         trials: the budget that settings were chosen with.
-        page: has the markers ``made``, ``overview``, ``goals``, ``ablation`` and ``groups``.
     """
-    whole, partial = summary(results, workloads, list(CONTENDERS.values()), trials)
-    if not whole:
-        raise SystemExit(f"{results.file}: no workload was measured whole with {trials} trials. Use run, then time.")
-    folder = page.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    figures.profile(whole, folder / "profile")
-    figures.ablation(whole, folder / "ablation")
-    texts = {
+    return {
         "made": _made(whole, partial, trials),
         "overview": tables.overview(whole),
+        "speed": tables.speed(whole),
         "goals": tables.goals(whole),
         "ablation": tables.ablation(whole),
-        "groups": _groups(whole, folder),
+        "groups": _groups(whole),
     }
-    fill(page, texts)
 
 
-def _groups(whole: Summary, folder: Path) -> str:
-    """A section for each group: its curves and its table."""
+def draw(whole: Summary, folder: Path) -> None:
+    """The figures."""
+    figures.profile(whole, folder / "profile")
+    figures.ablation(whole, folder / "ablation")
+    for group, names in _by_group(whole).items():
+        figures.curves(whole, names, folder / _file(group), group)
+
+
+def _by_group(whole: Summary) -> dict[str, list[str]]:
+    """The names of each group's workloads."""
     groups: dict[str, list[str]] = {}
     for name, found in whole.items():
         groups.setdefault(found[DEFAULTS.name].workload.group, []).append(name)
+    return groups
+
+
+def _file(group: str) -> str:
+    return "-".join(group.lower().replace(",", "").split())
+
+
+def _groups(whole: Summary) -> str:
+    """A section for each group: its curves and its table."""
     parts = []
-    for group, names in groups.items():
-        file = "-".join(group.lower().replace(",", "").split())
-        figures.curves(whole, names, folder / file, group)
-        picture = f"![Test metric of all contenders against steps and seconds: {group}]({folder.name}/{file}.png)"
+    for group, names in _by_group(whole).items():
+        picture = f"![Test metric of all contenders against steps and seconds: {group}](evidence/{_file(group)}.png)"
         parts += [f"### {group}", picture, tables.group_table(whole, names)]
     return "\n" + "\n\n".join(parts) + "\n"
 

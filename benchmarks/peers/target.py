@@ -99,7 +99,7 @@ TUNED = Contender(
 ABLATIONS = (
     Contender(
         "no-cascade",
-        "without the gradient through A",
+        "own gradients, untangling",
         partial(make, cascade_gradient=False),
         _RATES,
         _LR,
@@ -107,7 +107,7 @@ ABLATIONS = (
     ),
     Contender(
         "kept-map",
-        "the first map kept",
+        "never untangled",
         partial(make, cascade_gradient=False, untangle=_NEVER),
         _RATES,
         _LR,
