@@ -1,9 +1,9 @@
-"""The tables and the figure of docs/defaults.md, and the figure of README.md, from benchmarks/results/defaults.jsonl.
+"""The tables and the figure of docs/defaults.md, from benchmarks/results/defaults.jsonl.
 
     python benchmarks/defaults_report.py
 
 Writes each table between its markers (<!-- table: name --> ... <!-- end -->) in docs/defaults.md, and
-the figures docs/defaults.png and docs/first.png.
+the figure docs/defaults.png.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ts_lightning.report.drawing import SPACES, figure
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "defaults.md"
 COMPARED = [*MLPS, *CNNS, *VITS]
+DRAWN = ["tanh MLP, 5 layers", "tanh MLP, 30 layers", "CNN, CIFAR-10", "ViT, CIFAR-10"]
 Row = dict[str, Any]
 
 
@@ -183,16 +184,10 @@ def probe_table(settings: list[tuple[str, float, dict[str, Any]]]) -> str:
     return markdown(["setting", *PROBES], rows())
 
 
-def figures() -> None:
-    """Accuracy against steps and against seconds, of four networks for the page and of two of them for README.md."""
-    draw(["tanh MLP, 5 layers", "tanh MLP, 30 layers", "CNN, CIFAR-10", "ViT, CIFAR-10"], PAGE.with_suffix(""))
-    draw(["tanh MLP, 30 layers", "CNN, CIFAR-10"], PAGE.with_name("first"))
-
-
-def draw(tasks: list[str], stem: Path) -> None:
-    """A row for each task, against steps and against seconds: each seed, and their mean."""
-    with figure(stem, "", [4.7, 4.7] * len(tasks), 2.8) as panels:
-        for task, row in zip(tasks, zip(panels[::2], panels[1::2], strict=True), strict=True):
+def draw(stem: Path) -> None:
+    """A row for each of four networks, against steps and against seconds: each seed, and their mean."""
+    with figure(stem, "", [4.7, 4.7] * len(DRAWN), 2.8) as panels:
+        for task, row in zip(DRAWN, zip(panels[::2], panels[1::2], strict=True), strict=True):
             at = TASKS[task].at
             sides = {"target": (target(task), "auto"), "weight": (best_weight(task)[2], "weight")}
             for panel, x in zip(row, ("steps", "seconds"), strict=True):
@@ -242,7 +237,7 @@ def main() -> None:
     tables["sgd"] = sgd_table()
     tables |= {name: probe_table(settings) for name, settings in probes.items()}
     fill(PAGE, tables)
-    figures()
+    draw(PAGE.with_suffix(""))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All tables and figures of docs/evidence.md and docs/evidence_settings.md, from the results.
+"""All tables and figures of docs/evidence.md and docs/evidence_settings.md, and README.md's picture, from the results.
 
     python -m benchmarks.evidence   # from the repository's root
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import adaptive, images, permuted, recurrent, rest, surface, variations
+from benchmarks import adaptive, first, images, permuted, recurrent, rest, surface, variations
 from benchmarks.pages import fill
 from benchmarks.peers import page
 from benchmarks.peers.contenders import CONTENDERS
@@ -55,6 +55,7 @@ def draw(docs: Path, whole: Summary) -> None:
     images.draw(folder / "images")
     permuted.draw(folder / "permuted")
     surface.draw(folder / "surface")
+    first.draw(whole, docs / "first")
 
 
 def main() -> None:

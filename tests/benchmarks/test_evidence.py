@@ -59,7 +59,7 @@ def test_one_command_makes_both_pages_and_their_figures(whole, tmp_path):
     assert "not on this page: other." in made["made"]
     assert f"**{70.3 + list(CONTENDERS).index('foof'):.1f} ± 0.1** (FOOF)" in made["overview"]  # the last, and the best
     evidence.draw(tmp_path, whole)
-    for picture in (f"evidence/{name}" for name in ("profile", "ablation", "tests", "images", "surface")):
+    for picture in ("first", *(f"evidence/{name}" for name in ("profile", "ablation", "tests", "images", "surface"))):
         assert (tmp_path / f"{picture}.png").stat().st_size > 5000
     assert not list(tmp_path.rglob("*.svg"))
 
