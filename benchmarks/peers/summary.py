@@ -65,6 +65,21 @@ class Reported:
         """The same in seconds; not a number where the time of a step was not measured."""
         return math.nan if self.ms is None else self.steps_to(level) * self.ms / 1e3
 
+    def after(self, seconds: float) -> float:
+        """The mean test metric after so many seconds, between two measurements on the line that joins them.
+
+        At most that at the end; not a number where the time of a step was not measured.
+        """
+        at, values = self.curve()
+        if self.ms is None:
+            return math.nan
+        step = min(seconds * 1e3 / self.ms, at[-1])
+        later = next(i for i, one in enumerate(at) if one >= step)
+        if later == 0:
+            return values[0]
+        share = (step - at[later - 1]) / (at[later] - at[later - 1])
+        return values[later - 1] + share * (values[later] - values[later - 1])
+
 
 def _first(at: Sequence[int], values: Sequence[float], level: float) -> float:
     """The step of a level, between two measurements on the line that joins them."""

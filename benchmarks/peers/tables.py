@@ -101,19 +101,23 @@ def overview(whole: Summary) -> str:
 
 
 def speed(whole: Summary) -> str:
-    """Steps and seconds to the middle level of each workload."""
+    """Steps and seconds to the middle level of each workload, and what target space has when the best peer ends."""
 
     def rows() -> Iterator[list[str]]:
         for found in whole.values():
-            workload = found[DEFAULTS.name].workload
+            workload, peer = found[DEFAULTS.name].workload, best_peer(found)
             cells = [workload.title, f"{100 * workload.levels[1]:.0f}"]
             for seconds in (False, True):
                 own = (middle(found[one.name], seconds=seconds) for one in (DEFAULTS, TUNED))
                 cells += [*(duration(value, seconds=seconds) for value in own), fastest_peer(found, seconds=seconds)]
-            yield cells
+            ends = math.nan if peer.ms is None else workload.steps * peer.ms / 1e3
+            reached = found[DEFAULTS.name].after(ends)
+            there = "" if math.isnan(reached) else f"{100 * reached:.1f}; {100 * peer.mean:.1f} ({peer.contender.label})"
+            yield [*cells, there]
 
     who = (DEFAULTS.label, TUNED.label, "fastest peer")
-    return markdown(["workload", "level", *(f"{unit}: {one}" for unit in ("steps", "seconds") for one in who)], rows())
+    head = ["workload", "level", *(f"{unit}: {one}" for unit in ("steps", "seconds") for one in who)]
+    return markdown([*head, f"test when the best peer ends: {DEFAULTS.label}; this peer"], rows())
 
 
 def goals(whole: Summary) -> str:

@@ -139,6 +139,19 @@ def test_seconds_are_steps_times_the_time_of_a_step(whole):
     assert one.seconds_to(0.6) == pytest.approx(2e-3 * one.steps_to(0.6))
 
 
+def test_the_metric_after_a_time_is_on_the_line_between_two_measurements():
+    line = {**_line(FIXED, 1, {}, [0.5], [0.2, 0.4, 0.8]), "at": [10, 20, 40]}
+    one = Reported(SMALL, FIXED, {}, [line], 100.0)
+    found = [one.after(seconds) for seconds in (0.5, 1.0, 1.5, 3.0, 9.0)]
+    assert found == pytest.approx([0.2, 0.2, 0.3, 0.6, 0.8])
+
+
+def test_target_space_is_shown_when_the_best_peer_ends(whole):
+    """A step takes as long everywhere here, so that this is its own end."""
+    end = f"{100 * whole[DEEP.name]['target-default'].mean:.1f}"
+    assert tables.speed(whole).splitlines()[-1].strip("| ").split(" | ")[-1].startswith(f"{end}; ")
+
+
 def test_short_times_have_two_decimals():
     found = [tables.duration(value, seconds=True) for value in (0.031, 2.345, float("inf"), float("nan"))]
     assert found == ["0.03", "2.3", "never", ""]
