@@ -27,6 +27,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps.steps import OptimizerSteps
 from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.batch_changes import BatchChanges
+from ts_lightning.lightning.covers import Covers
 
 #: hooks in which gradients are complete; the first two are those of callbacks, too
 _LOOKING = ("on_after_backward", "on_before_optimizer_step", "configure_gradient_clipping", "optimizer_step")
@@ -45,7 +46,7 @@ class SolveHook:
     def __init__(self, strategy: Strategy, space: TargetSpace) -> None:
         self.strategy = strategy
         self._space = space
-        self._covered: list[tuple[Any, str]] = []
+        self._covers = Covers()
         self._steps = {
             id(optimizer): OptimizerSteps(space.stepping, optimizer, self._agree, self._stepped)
             for optimizer in strategy.optimizers
@@ -56,25 +57,25 @@ class SolveHook:
 
     def attach(self) -> None:
         """Cover the methods, and take part in the optimizers' steps."""
-        precision = self.strategy.precision_plugin
-        self._step = self._cover(self.strategy, "optimizer_step", self.optimizer_step)
-        self._training_step = self._cover(self.strategy, "training_step", self.training_step)
-        self._batch_to_device = self._cover(self.strategy, "batch_to_device", self.batch_to_device)
-        self._validation_step = self._cover(self.strategy, "validation_step", self.validation_step)
-        self._backward = self._cover(self.strategy, "backward", self.backward)
-        self._clip_gradients = self._cover(precision, "clip_gradients", self.clip_gradients)
-        self._post_backward = self._cover(precision, "post_backward", self.post_backward)
+        precision, cover = self.strategy.precision_plugin, self._covers.cover
+        self._step = cover(self.strategy, "optimizer_step", self.optimizer_step)
+        self._training_step = cover(self.strategy, "training_step", self.training_step)
+        self._batch_to_device = cover(self.strategy, "batch_to_device", self.batch_to_device)
+        self._validation_step = cover(self.strategy, "validation_step", self.validation_step)
+        self._backward = cover(self.strategy, "backward", self.backward)
+        self._clip_gradients = cover(precision, "clip_gradients", self.clip_gradients)
+        self._post_backward = cover(precision, "post_backward", self.post_backward)
         if self._space.shards is not None:
-            self._cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
+            cover(precision, "clip_grad_by_norm", self.clip_grad_by_norm)
         if isinstance(precision, MixedPrecision) and precision.scaler is not None:
-            self._unscale = self._cover(precision.scaler, "unscale_", self.unscale_)
+            self._unscale = cover(precision.scaler, "unscale_", self.unscale_)
         for callback in self._callbacks():
             own = getattr(callback, "_apply_mapping_to_param_groups", None)
             if own is not None:  # a finetuning callback, under either of Lightning's names
-                self._cover(callback, "_apply_mapping_to_param_groups", partial(self._named_groups, own))
+                cover(callback, "_apply_mapping_to_param_groups", partial(self._named_groups, own))
         for wrapper in self.strategy._lightning_optimizers:  # which have copies of the methods of before
             for name in ("zero_grad", "add_param_group"):
-                self._cover(wrapper, name, getattr(wrapper.optimizer, name))
+                cover(wrapper, name, getattr(wrapper.optimizer, name))
         for steps in self._steps.values():
             steps.attach()
         self._space.cascade.pulled.given.hears = False  # until a backward pass comes by way of the strategy
@@ -208,9 +209,7 @@ class SolveHook:
 
     def detach(self) -> None:
         """Uncover the methods, leave the optimizers, and free the graph of the last solve."""
-        for owner, name in self._covered:
-            owner.__dict__.pop(name, None)
-        self._covered = []
+        self._covers.uncover()
         if self._failure is None:
             with suppress(TargetSpaceError):  # where an error has ended the fit, that one counts
                 self._space.stepping.solve_if_moved()  # of targets that were put back behind the last validation
@@ -256,13 +255,6 @@ class SolveHook:
     def _epoch(self) -> int:
         module = self.strategy.lightning_module
         return 0 if module is None else module.current_epoch
-
-    def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Let ``method`` stand for the owner's, which is returned."""
-        own: Callable[..., Any] = getattr(owner, name)
-        owner.__dict__[name] = method
-        self._covered.append((owner, name))
-        return own
 
     def _agree(self) -> None:
         """Let all processes skip a step under a gradient scaler if one of them has to."""

@@ -8,7 +8,6 @@ overrides them. What is loaded waits until training starts or goes on, and then 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from operator import is_
@@ -23,6 +22,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
+from ts_lightning.lightning.covers import Covers, own_method
 from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
@@ -57,7 +57,7 @@ class Session:
         self._restored: Restored | None = None
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
-        self._covered: list[tuple[Any, str]] = []
+        self._covers = Covers()
         self._begun = False  # for as long as a fit goes on
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
 
@@ -69,15 +69,15 @@ class Session:
     def attach(self, trainer: Trainer) -> None:
         """Stand at the places of a fit that is about to start."""
         TargetSpaceConfig.checked(self.module.target_space, f"{type(self.module).__name__}.target_space")
-        self._uncover()
+        self._covers.uncover()
         self._begun = False
         self._handing_over.attach(trainer)
         if self._restored is not None and self._restored.resuming:
             self._restored = None  # of a fit that could not load its checkpoint
-        self._cover(trainer.fit_loop, "on_run_start", self._on_run_start)
-        self._cover(trainer.strategy, "setup_optimizers", self._setup_optimizers)
-        self._cover(trainer.strategy, "on_train_batch_start", self._on_train_batch_start)
-        self._cover(trainer.strategy, "teardown", self._end)
+        self._covers.cover(trainer.fit_loop, "on_run_start", self._on_run_start)
+        self._covers.cover(trainer.strategy, "setup_optimizers", self._setup_optimizers)
+        self._covers.cover(trainer.strategy, "on_train_batch_start", self._on_train_batch_start)
+        self._covers.cover(trainer.strategy, "teardown", self._end)
 
     def saved(self, checkpoint: dict[str, Any]) -> None:
         """Add what target space needs to go on to a checkpoint, under its own keys."""
@@ -133,13 +133,13 @@ class Session:
 
     def _setup_optimizers(self, trainer: Trainer) -> None:
         """Set optimizers up; where the fit goes on behind the end of target space, those of weight space."""
-        self._handing_over.set_up(partial(self._own(trainer.strategy, "setup_optimizers"), trainer), self._restored)
+        self._handing_over.set_up(partial(own_method(trainer.strategy, "setup_optimizers"), trainer), self._restored)
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
         if not refused(self.trainer):
             self._begin()
-        self._own(self.trainer.fit_loop, "on_run_start")()
+        own_method(self.trainer.fit_loop, "on_run_start")()
 
     def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Go on from what was loaded within the fit, with a changed model, or on another reference batch if so set."""
@@ -147,7 +147,7 @@ class Session:
         self._hand_over()
         self._follow_model()
         self._refresh()
-        self._own(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
+        own_method(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
 
     def _begin(self) -> None:
         """Build the target space, once in a fit: from what was loaded, from the last fit, or anew."""
@@ -233,7 +233,7 @@ class Session:
         self._leave()
         self._begun = self._handing_over.trained = True
         self.construction.forget()
-        self._handing_over.give(partial(self._own(self.trainer.strategy, "setup_optimizers"), self.trainer))
+        self._handing_over.give(partial(own_method(self.trainer.strategy, "setup_optimizers"), self.trainer))
         self._handing_over.say_it_is_over()
 
     def _refresh(self) -> None:
@@ -272,29 +272,14 @@ class Session:
 
     def _end(self) -> None:
         """Leave the fit, also one that failed; the weights hold the solved values."""
-        teardown = self._own(self.trainer.strategy, "teardown")
+        teardown = own_method(self.trainer.strategy, "teardown")
         if self._hook is not None and self.module.target_space_engine is not None:
             self._left = fingerprints(self.module.target_space_engine)
             self.construction.forget()
             self._hook.detach()
         failure = None if self._hook is None else self._hook.unseen_failure()
         self._hook, self._begun = None, False
-        self._uncover()
+        self._covers.uncover()
         teardown()
         if failure is not None:
             raise failure
-
-    def _cover(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
-        """Let ``method`` stand for an object's own."""
-        owner.__dict__[name] = method
-        self._covered.append((owner, name))
-
-    def _own(self, owner: Any, name: str) -> Callable[..., Any]:
-        """The method of an object that is covered."""
-        method: Callable[..., Any] = getattr(type(owner), name).__get__(owner)
-        return method
-
-    def _uncover(self) -> None:
-        for owner, name in self._covered:
-            owner.__dict__.pop(name, None)
-        self._covered = []
