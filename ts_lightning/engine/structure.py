@@ -8,6 +8,7 @@ their gradient that is pulled back.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
@@ -63,10 +64,11 @@ class Structure:
         found = _found(self._model)
         if _same(found, self._found):
             return False, None
-        if _same(_parameters(found), _parameters(self._found)):
+        held = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad or id(p) in self._names]
+        names = {id(parameter): name for name, parameter in held}  # a frozen module is no more than an activation
+        if names == self._names and self._holders(found) == self._holders(self._found):
             self._found = found
             return True, None
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         kinds = {
             "new": [name for number, name in names.items() if number not in self._names],
             "gone": [name for number, name in self._names.items() if number not in names],
@@ -78,6 +80,10 @@ class Structure:
         }
         told = [f"{kind}: {listed(found)}" for kind, found in kinds.items() if found]
         return True, "; ".join(told) or "the same parameters, held by other modules"
+
+    def _holders(self, found: Sequence[Any]) -> Counter[int]:
+        """How many modules hold each parameter: a tie adds one, a second name of a module none."""
+        return Counter(id(item) for item in found if id(item) in self._names)
 
 
 def _found(model: nn.Module) -> list[Any]:
@@ -106,10 +112,6 @@ def _found(model: nn.Module) -> list[Any]:
         if inside["_modules"]:
             rest.extend(inside["_modules"].values())
     return found
-
-
-def _parameters(found: Sequence[Any]) -> list[Any]:
-    return [item for item in found if not isinstance(item, nn.Module)]
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

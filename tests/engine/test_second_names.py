@@ -1,0 +1,68 @@
+"""Modules that forward or a training loop keep under a second name, or add frozen: the trained ones stay the same."""
+
+import copy
+
+import torch
+from torch import nn
+
+from tests.support.middles import EXACT, batch, net
+from ts_lightning import TargetSpace
+
+
+def trained(model, before=lambda step: None, count=3):
+    """A space behind some steps, which ``before`` is called ahead of."""
+    space = TargetSpace(model, batch(), EXACT)
+    optimizer = torch.optim.SGD(space.parameters(), lr=0.01)
+    for n in range(count):
+        before(n)
+        optimizer.zero_grad()
+        model(batch(8, seed=n)).square().sum().backward()
+        space.pullback()
+        optimizer.step()
+        space.solve()
+    return space
+
+
+def test_a_layer_that_forward_keeps_as_its_present_one():
+    """It was refused behind the first step."""
+
+    def run(m, h):
+        for layer in m.layers:
+            m.present = layer
+            h = torch.tanh(m.present(h))
+        return h
+
+    found = net(run, layers=nn.ModuleList(nn.Linear(6, 6) for _ in range(2)))
+    expected = net(lambda m, h: torch.tanh(m.b(torch.tanh(m.a(h)))), a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    for model in (found, expected):
+        trained(model)
+    assert found[2].present is found[2].layers[1]
+    torch.testing.assert_close(list(found.parameters()), list(expected.parameters()), rtol=0, atol=0)
+
+
+def test_heads_that_take_turns():
+    heads = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+    model = net(lambda m, h: m.head(h), heads=heads, head=heads[0])
+    start = copy.deepcopy(heads.state_dict())
+
+    def turn(step):
+        model[2].head = model[2].heads[step % 2]
+
+    space = trained(model, turn, count=4)
+    assert "2.heads.0" in space.targets
+    assert all(not torch.equal(value, start[name]) for name, value in heads.state_dict().items())
+
+
+def test_a_teacher_that_the_first_forward_makes():
+    def run(m, h):
+        y = m.student(h)
+        if m.teacher is None:
+            m.teacher = copy.deepcopy(m.student).requires_grad_(False)
+        return y - 0.1 * m.teacher(h).detach()
+
+    model = net(run, student=nn.Linear(6, 6), teacher=None)
+    start = copy.deepcopy(model[2].student.weight)
+    space = trained(model)
+    assert space.left == []
+    assert not torch.equal(model[2].student.weight, start)
+    assert not torch.equal(model[2].student.weight, model[2].teacher.weight)
