@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -76,13 +78,31 @@ class ReferenceMode:
         return {norm: partial(_BatchNorm.forward, norm) for norm in batch if isinstance(norm, nn.SyncBatchNorm)}
 
 
+class _StandIn:
+    """Stands for the forward of a module, and not for that of a copy, which ``forward`` may make and call."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._module, self._own, self._forward = module, vars(module).get("forward"), forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """What the copy has in the place of this: its own forward."""
+        if self._own is not None:
+            return deepcopy(self._own, memo)
+        made = memo.get(id(self._module))
+        return self if made is None else MethodType(type(made).forward, made)
+
+
 @contextmanager
 def forwards(given: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Give modules another forward for a while."""
     kept = {module: module.__dict__.get("forward") for module in given}
+    stand_ins = {module: _StandIn(module, forward) for module, forward in given.items()}
     try:
-        for module, forward in given.items():
-            module.__dict__["forward"] = forward
+        for module, stand_in in stand_ins.items():
+            module.__dict__["forward"] = stand_in
         yield
     finally:
         for module, own_forward in kept.items():
