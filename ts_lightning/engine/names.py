@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ts_lightning.checks import check_patterns
+from ts_lightning.engine.memory import sharing
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.registry import inner_modules, registered
 
@@ -94,10 +95,13 @@ def chosen(patterns: Collection[str] | None, names: Iterable[str], option: str) 
 
 
 def owners_of(model: nn.Module) -> dict[int, list[str]]:
-    """For each parameter, the names under which modules hold it; a module registered twice counts once."""
+    """For each parameter, the names under which modules hold it or its memory; one registered twice counts once."""
     owners: dict[int, dict[str, None]] = {}
     for prefix, module in model.named_modules():
         whole = bool(inner_modules(module))  # whose parameters are the module's own
         for name, parameter in module.named_parameters(recurse=whole, remove_duplicate=False):
             owners.setdefault(id(parameter), {})[plain_name(f"{prefix}.{name}" if prefix else name)] = None
+    for group in sharing(p for p in model.parameters() if not is_lazy(p)):
+        names = {name: None for parameter in group for name in owners[id(parameter)]}
+        owners.update({id(parameter): names for parameter in group})
     return {parameter: list(names) for parameter, names in owners.items()}

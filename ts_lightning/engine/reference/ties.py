@@ -38,9 +38,9 @@ def check_order(layers: Sequence[TargetLayer], inputs: Sequence[tuple[TargetLaye
             if owner is not None:
                 raise TargetSpaceError(
                     f"layer '{layer.name}' depends on the weight of layer '{owner.name}', which forward takes by "
-                    f"itself before that layer is called, or hands to a transform of torch.func (vmap, vjp); it is not "
-                    f"the solved one there. Call the layer first, close over the weight in place of handing it over, "
-                    f"or add '{owner.module_name}' to exclude."
+                    f"itself before that layer is called, or hands to an autograd.Function or a transform of "
+                    f"torch.func (vmap, vjp); it is not the solved one there. Call the layer first, close over the "
+                    f"weight in place of handing it over, or add '{owner.module_name}' to exclude."
                 )
 
 

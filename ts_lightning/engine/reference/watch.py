@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.call_sites import handed_to_a_transform, passes_by, unfit_site
 from ts_lightning.engine.running.batches import tensors_in
 from ts_lightning.layers.applied import Applied, Form
@@ -157,11 +158,3 @@ def _alike(one: float | Tensor | None, other: float | Tensor | None) -> bool:
     if one is other or one is None or other is None:  # of two forms, if only one is none
         return True
     return bool((torch.as_tensor(one).cpu() == torch.as_tensor(other).cpu()).all())
-
-
-def memory(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; its id where it has none of its own."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # of sparse and wrapped tensors
-        return id(tensor)

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.dependence import tensors_of
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference.reference_pass import ReferencePass
-from ts_lightning.engine.reference.watch import Watch, memory
+from ts_lightning.engine.reference.watch import Watch
 from ts_lightning.engine.survey.functions import stands_for
 from ts_lightning.engine.survey.loop_check import same
 from ts_lightning.engine.survey.random_weights import random_like

@@ -62,7 +62,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
             module, reason = modules[name], "parametrized weight"
         else:
             reason = _why(module, matrices, watch)
-            others = [owner for p in matrices for owner in owners[id(p)] if owner not in own]
+            others = [owner for p in matrices for owner in owners[id(p)] if own.get(owner) is not p]
             if reason == IN_SEVERAL_WAYS and others:
                 reason = f"tied to {', '.join(others)}"
         if name in found.left or found.dropped(name):
@@ -104,8 +104,10 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
     own = not isinstance(module, (nn.ParameterList, nn.ParameterDict))  # whose parameters others use
     if own and registered(module) is None and kind_of(module).startswith("nn."):
         return "not supported"
-    if registered(module) is not None and module._parameters.get("weight") is None:
-        return "a weight or option not supported"
+    known = registered(module)
+    if known is not None and module._parameters.get("weight") is None:
+        own_forward = type(module).forward is not known[0].forward
+        return "a subclass with a forward of its own" if own_forward else "a weight or option not supported"
     return use_of(weights, watch)
 
 

@@ -185,8 +185,8 @@ def _tied(name: str, owners: Sequence[str]) -> tuple[str, TargetSpaceError]:
     """Why a module with a parameter of several names cannot be solved: in a few words, and as an error."""
     others = [owner for owner in owners if not owner.startswith(f"{name}.")]
     return f"tied to {', '.join(others or owners)}", TargetSpaceError(
-        f"layer '{name}' shares a weight: {', '.join(owners)} are one parameter. A weight solved from one "
-        f"layer's targets cannot serve another: untie them, or add '{name}' to exclude."
+        f"layer '{name}' shares a weight: {', '.join(owners)} are one parameter, or lie in one memory. A weight solved "
+        f"from one layer's targets cannot serve another: untie them, or add '{name}' to exclude."
     )
 
 
