@@ -53,7 +53,7 @@ def _overlapping(met: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _begin(tensor: Tensor) -> int:
-    return tensor.storage_offset() * tensor.element_size()
+    return int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _span(tensor: Tensor) -> int:

@@ -153,8 +153,11 @@ class ReferencePass:
         ):
             undo.copy()
             calls.read, calls.noise.frozen = undo.read, self._mode.frozen
-            with calls, suppress(LoopEnded):
-                self.batch.run()
+            try:
+                with calls, suppress(LoopEnded):
+                    self.batch.run()
+            finally:
+                calls.put_back()
 
 
 def _bad_in_channels_last(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ts_lightning.engine.reference.dependence import tensors_of
+from ts_lightning.engine.reference.graph import leaves
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 
@@ -48,11 +49,4 @@ def _leaves(x: Any, seen: set[Any]) -> Iterator[int]:
     """The ids of the tensors of an input, and of those that their graphs begin with, but for graphs seen already."""
     tensors = tensors_of(x)
     yield from map(id, tensors)
-    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    while nodes:
-        node: Any = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield id(getattr(node, "variable", None))
-        nodes += [before for before, _ in node.next_functions if before is not None]
+    yield from map(id, leaves(tensors, seen))

@@ -1,0 +1,98 @@
+"""Forwards that call ``backward()``: adversarial samples, fast weights, maps of what matters."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.middles import EXACT, batch, net
+from ts_lightning import TargetSpace, TargetSpaceConfig
+
+BEHIND = "behind derivatives that forward computes"
+
+
+@torch.enable_grad()
+def adversarial(m, h):
+    x = h.detach().clone().requires_grad_()
+    m.layer(x).square().sum().backward()
+    m.zero_grad()
+    return m.layer(h) + m.layer((x + 0.1 * x.grad.sign()).detach())
+
+
+@torch.enable_grad()
+def descended(m, h):
+    x = h.detach().clone().requires_grad_()
+    m.layer(x).square().sum().backward(inputs=[x])
+    return m.last((x - 0.1 * x.grad).detach()) + m.layer(h)
+
+
+@torch.enable_grad()
+def fast_weights(m, h):
+    y = m.layer(h)
+    fast = copy.deepcopy(m.layer)
+    optimizer = torch.optim.SGD(fast.parameters(), lr=0.1)
+    torch.autograd.backward(fast(h.detach()).square().sum())
+    optimizer.step()
+    return m.last(fast(h).detach()) + y
+
+
+@torch.enable_grad()
+def kept(m, h):
+    """A gradient on what is no leaf, as Grad-CAM has it."""
+    y = m.layer(h)
+    mapped = torch.tanh(y) if y.requires_grad else torch.tanh(y).requires_grad_()
+    mapped.retain_grad()
+    mapped.square().sum().backward(retain_graph=True)
+    return m.last(mapped.grad.detach()) + y
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+@pytest.mark.parametrize("run", [adversarial, descended, fast_weights, kept])
+def test_only_layers_behind_derivatives_stay_in_weight_space(run, cascade):
+    """The start failed, since there was no gradient; or a layer was solved from weights that took no step."""
+    parts = {"layer": nn.Linear(6, 6)} if run is adversarial else {"layer": nn.Linear(6, 6), "last": nn.Linear(6, 6)}
+    model = net(run, **parts)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    space = TargetSpace(model, batch(), TargetSpaceConfig(ridge=0.1, step_scale=1.0, cascade_gradient=cascade))
+    assert list(space.targets) == ["0", "2.layer"]
+    assert {reason for _, _, reason in space.left} == {BEHIND}
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    start = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(space.parameters(), lr=0.1)
+    for p in model.parameters():
+        p.grad = None
+    for n in range(2):
+        optimizer.zero_grad()
+        loss = model(batch(8, seed=n)).square().sum()
+        model.zero_grad()  # of what forward left
+        loss.backward()
+        space.pullback()
+        optimizer.step()
+        space.solve()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(not torch.equal(p, value) for p, value in zip(model[0].parameters(), start, strict=False))
+
+
+def moved(m, h):
+    m.layer.to(h.device)
+    y = m.layer(h)
+    return m.layer.to(h.dtype)(y)
+
+
+def test_a_module_that_forward_moves_to_where_it_is():
+    """It counted as written."""
+    model = net(moved, layer=nn.Linear(6, 6))
+    space = TargetSpace(model, batch(), EXACT)
+    assert space.left == []
+    weights = [p.detach().clone() for p in model.parameters()]
+    space.solve()
+    assert all(map(torch.equal, weights, model.parameters()))
+    model(batch(8)).square().sum().backward()
+    assert space.pullback()
+
+
+def test_a_module_that_forward_casts_is_written():
+    model = net(lambda m, h: m.layer.float()(h.float()).double(), layer=nn.Linear(6, 6))
+    assert TargetSpace(model, batch()).left == [("2.layer", "nn.Linear", "written by forward")]
