@@ -34,7 +34,7 @@ from benchmarks.peers.protocol import measure
 from benchmarks.peers.results import Results
 from benchmarks.peers.starts import start
 from benchmarks.peers.summary import Reported, Summary, summary
-from benchmarks.peers.tables import middle, number, percent
+from benchmarks.peers.tables import duration, middle, percent
 from benchmarks.peers.target import target_space
 from benchmarks.peers.workload import Data, Split, Workload
 from ts_lightning import TargetSpaceConfig
@@ -145,7 +145,7 @@ def rows(whole: Summary) -> str:
     def cell(one: Reported | None) -> str:
         if one is None:
             return "not measured yet"
-        return f"{percent(one.final)}; {number(middle(one, seconds=False), '.0f')}; {one.setting['lr']:g}"
+        return f"{percent(one.final)}; {duration(middle(one, seconds=False), seconds=False)}; {one.setting['lr']:g}"
 
     head = ["optimizer", "space", *(next(iter(some.values())).workload.title for some in whole.values())]
     lines = []
