@@ -1,4 +1,4 @@
-"""The paper's CNN on CIFAR-10 (16,000 images) over whole schedules: target space, Muon and AdamW.
+"""The paper's CNN on CIFAR-10 (14,000 images) over whole schedules: target space, Muon and AdamW.
 
     python benchmarks/images.py --data FOLDER   # measures what is missing, writes benchmarks/results/images.jsonl
     python -m benchmarks.evidence               # the figure and the table, in docs/evidence.md

@@ -112,7 +112,9 @@ def speed(whole: Summary) -> str:
                 cells += [*(duration(value, seconds=seconds) for value in own), fastest_peer(found, seconds=seconds)]
             ends = math.nan if peer.ms is None else workload.steps * peer.ms / 1e3
             reached = found[DEFAULTS.name].after(ends)
-            there = "" if math.isnan(reached) else f"{100 * reached:.1f}; {100 * peer.mean:.1f} ({peer.contender.label})"
+            there = (
+                "" if math.isnan(reached) else f"{100 * reached:.1f}; {100 * peer.mean:.1f} ({peer.contender.label})"
+            )
             yield [*cells, there]
 
     who = (DEFAULTS.label, TUNED.label, "fastest peer")

@@ -40,8 +40,12 @@ def sharing(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _overlapping(met: list[Tensor]) -> list[list[Tensor]]:
+    if len(met) < 2:
+        return []
+    if all(_span(tensor) == tensor.numel() * tensor.element_size() for tensor in met):
+        return [met]  # without gaps
     groups: list[tuple[list[Tensor], Tensor]] = []
-    for tensor in met if len(met) > 1 else ():
+    for tensor in met:
         inside, places, apart = [tensor], _places(tensor), []
         for group, taken in groups:
             if bool(torch.isin(places, taken).any()):
