@@ -63,7 +63,7 @@ def _made(whole: Summary, partial: Sequence[str], trials: int) -> str:
     lines = [line for found in whole.values() for one in found.values() for line in one.lines]
     versions, threads = ({str(line[key]) for line in lines} for key in ("torch", "threads"))
     text = (
-        f"Measured so far: {len(whole)} workloads, at most {trials} trials and {' to '.join(map(str, seeds))} seeds for each "
-        f"contender, torch {', '.join(sorted(versions))}, {', '.join(sorted(threads))} processor thread."
+        f"Measured so far: {len(whole)} workloads, at most {trials} trials and {' to '.join(map(str, seeds))} seeds "
+        f"for each contender, torch {', '.join(sorted(versions))}, {', '.join(sorted(threads))} processor thread."
     )
     return text + (f" Begun, and not on this page: {', '.join(partial)}." if partial else "")
