@@ -75,6 +75,49 @@ def test_only_layers_behind_derivatives_stay_in_weight_space(run, cascade):
     assert all(not torch.equal(p, value) for p, value in zip(model[0].parameters(), start, strict=False))
 
 
+HIDDEN = {
+    "a comparison": lambda g, h: h * (g > 0),
+    "an index": lambda g, h: h[g.square().sum(1).argsort()],
+    "a number": lambda g, h: h if g.norm().item() > 1 else -h,
+    "a branch": lambda g, h: h if (g > 0).any() else -h,
+    "numbers without NaN": lambda g, h: h + g.nan_to_num(),
+    "the largest": lambda g, h: h.index_select(1, g.abs().mean(0).topk(6).indices),
+}
+
+
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("way", ["grad", "backward"])
+def test_derivatives_that_a_comparison_hides(hide, way):
+    """The layer behind it was solved from inputs that were not those of training, without a word."""
+
+    @torch.enable_grad()
+    def run(m, h):
+        x = h.detach().clone().requires_grad_()
+        y = m.layer(x).square().sum()
+        if way == "backward":
+            y.backward(inputs=[x])
+        g = torch.autograd.grad(y, x)[0] if way == "grad" else x.grad
+        return m.last(hide(g, h)) + m.layer(h)
+
+    space = TargetSpace(net(run, layer=nn.Linear(6, 6), last=nn.Linear(6, 6)), batch())
+    assert list(space.targets) == ["0", "2.layer"]
+    assert {reason for _, _, reason in space.left} == {BEHIND}
+
+
+@torch.enable_grad()
+def cleared(m, h):
+    """Nothing of the derivatives is left."""
+    x = h.detach().clone().requires_grad_()
+    m.layer(x).square().sum().backward(inputs=[x])
+    x.grad.zero_()
+    return m.last(h + torch.zeros_like(x.grad) + x.grad.shape[0] + x.grad.new_ones(1)) + m.layer(h)
+
+
+def test_the_form_of_a_derivative_hides_nothing():
+    space = TargetSpace(net(cleared, layer=nn.Linear(6, 6), last=nn.Linear(6, 6)), batch())
+    assert list(space.targets) == ["0", "2.layer", "2.last", "4"]
+
+
 def moved(m, h):
     m.layer.to(h.device)
     y = m.layer(h)

@@ -1,9 +1,8 @@
 """Calls that a forward makes in the reference pass, seen by a TorchFunctionMode, and what stands for some of them.
 
 - A function that applies a solved layer's weight is the layer's forward, see ``layers/functional.py``.
-- Derivatives (forces by ``autograd.grad``, or a ``backward()``, in ``forward``) are not computed. With weights that are
-  solved from the very inputs they would be others than the trained model's; NaNs stand for them, and no solved layer
-  may depend on these.
+- Derivatives (forces by ``autograd.grad``, or a ``backward()``, in ``forward``) are not computed, and no solved layer
+  may depend on these (``derivatives.py``).
 - Hooks on tensors are not registered: they would run at the pull-back.
 - Dropout that is off in the pass is noise in training, which is followed to the layers (``noise.py``).
 - ``requires_grad`` is a parameter's own, whatever stands for its values.
@@ -21,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ts_lightning.engine.reference.call_sites import unfit_site
-from ts_lightning.engine.reference.graph import leaves
+from ts_lightning.engine.reference.derivatives import Derivatives
 from ts_lightning.engine.reference.noise import DROPOUTS, Noise
 from ts_lightning.engine.reference.watch import SET_DATA, Watch, flat
 from ts_lightning.layers.affine import AffineLayer
@@ -36,7 +35,6 @@ _DATA: Any = Tensor.data
 _GRADIENT: Any = Tensor.grad
 _GRAD_FN: Any = Tensor.grad_fn
 _REQUIRES_GRAD: Any = Tensor.requires_grad
-_SIGNS = frozenset((torch.sign, torch.sgn, Tensor.sign, Tensor.sgn))
 _NESTS = frozenset((list, tuple, dict))  # exactly, which shapes are not
 
 
@@ -53,7 +51,7 @@ class Calls(TorchFunctionMode):
     collection.
 
     Attributes:
-        differentiated: whether the forward asked for derivatives.
+        derivatives: that the forward asks for.
         noise: that training has on the tensors of the pass.
         values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
         read: takes note of the ``data`` of a tensor, whose writes the tensor's version does not count.
@@ -67,7 +65,7 @@ class Calls(TorchFunctionMode):
         values: dict[int, Tensor] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.differentiated = False
+        self.derivatives = Derivatives()
         self.noise = Noise()
         self.values: dict[int, Tensor] = {} if values is None else values
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
@@ -78,8 +76,6 @@ class Calls(TorchFunctionMode):
         watched = () if watch is None else watch.parameters.values()
         held = (p.whole for x in functional for p in x.parameters if type(p) is Part)
         parameters = (*watched, *(x.parameters[0] for x in functional), *held)
-        self._gradients: list[tuple[Tensor, Tensor | None]] = []  # that were set
-        self._retaining: list[Tensor] = []  # besides leaves
         self._constants: set[int] = set()  # ids of views of weights that were made where gradients are off
         # with what keeps the tensors alive whose ids are looked up
         self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen.itself(p), p) for p in parameters}
@@ -117,8 +113,8 @@ class Calls(TorchFunctionMode):
             found = func(*self._solved(args), **self._solved(kwargs))
         else:
             found = func(*args, **kwargs)
-        if self.differentiated and func in _SIGNS:
-            found = found.masked_fill(args[0].isnan(), torch.nan)  # which is 0 otherwise, and looks like a derivative
+        if self.derivatives.asked:
+            found = self.derivatives.marked(func, args, kwargs, found)
         if call is None:
             self._follow(func, args, kwargs, found)
         else:
@@ -221,37 +217,12 @@ class Calls(TorchFunctionMode):
     def _require_grad(self, tensor: Tensor, requires_grad: bool = True) -> Tensor:
         if tensor.is_leaf or not isinstance(tensor, nn.Parameter):  # and no copy of one
             tensor.requires_grad_(requires_grad)
-            self._retaining.append(tensor)  # which the graph may not reach, where layers take constants
+            self.derivatives.retain(tensor)
         return tensor
 
     def _gradient(self, tensor: Tensor, *kind: Any) -> Tensor | None:
         copied = isinstance(tensor, nn.Parameter) and not tensor.is_leaf
         return None if copied or self._solved(tensor) is not tensor else tensor.grad
-
-    def _grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        self.differentiated = True
-        inputs = [inputs] if isinstance(inputs, Tensor) else inputs
-        return tuple(torch.full_like(x, torch.nan, requires_grad=False) for x in inputs)
-
-    def _backward(self, outputs: Any, *args: Any, inputs: Any = None, **kwargs: Any) -> None:
-        self.differentiated = True
-        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-        inputs = [inputs] if isinstance(inputs, Tensor) else inputs
-        inputs = (*leaves(outputs, set()), *self._retaining) if inputs is None else inputs
-        for x in (tensor for tensor in inputs if tensor.requires_grad):
-            self._set_gradient(x, torch.full_like(x, torch.nan, requires_grad=False))
-
-    def _set_gradient(self, tensor: Tensor, gradient: Tensor | None) -> None:
-        self._gradients.append((tensor, tensor.grad if tensor.is_leaf else None))
-        tensor.grad = gradient
-
-    def _retain(self, tensor: Tensor) -> None:
-        self._retaining.append(tensor)
-
-    def put_back(self) -> None:
-        """Give tensors the gradients back that they had before the pass."""
-        for tensor, gradient in reversed(self._gradients):
-            tensor.grad = gradient
 
     def _lies_there(self, tensor: Tensor, value: Any) -> bool:
         """Whether a tensor is given its own numbers, as by ``module.to(x.device)``, which writes nothing."""
@@ -259,6 +230,11 @@ class Calls(TorchFunctionMode):
 
     def _handle(self, tensor: Tensor, hook: Any) -> RemovableHandle:
         return RemovableHandle(OrderedDict())
+
+
+def _derivatives(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for a function by a method of :class:`Derivatives`."""
+    return lambda calls, *args, **kwargs: method(calls.derivatives, *args, **kwargs)
 
 
 def _any(factor: Any) -> bool:
@@ -283,15 +259,15 @@ def _holds(values: Mapping[int, Any], given: Iterable[Any]) -> bool:
 _STAND_INS: dict[Any, Callable[..., Any]] = {
     _DATA.__get__: Calls._data,
     _GRADIENT.__get__: Calls._gradient,
-    _GRADIENT.__set__: Calls._set_gradient,
+    _GRADIENT.__set__: _derivatives(Derivatives.give),
     _GRAD_FN.__get__: Calls._grad_fn,
     _REQUIRES_GRAD.__get__: Calls._requires_grad,
     _REQUIRES_GRAD.__set__: Calls._require_grad,
     Tensor.requires_grad_: Calls._require_grad,
-    torch.autograd.grad: Calls._grad,
-    torch.autograd.backward: Calls._backward,
-    Tensor.backward: Calls._backward,
-    Tensor.retain_grad: Calls._retain,
+    torch.autograd.grad: _derivatives(Derivatives.of),
+    torch.autograd.backward: _derivatives(Derivatives.backward),
+    Tensor.backward: _derivatives(Derivatives.backward),
+    Tensor.retain_grad: _derivatives(Derivatives.retain),
     Tensor.register_hook: Calls._handle,
     Tensor.register_post_accumulate_grad_hook: Calls._handle,
 }

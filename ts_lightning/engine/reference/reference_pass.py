@@ -157,7 +157,7 @@ class ReferencePass:
                 with calls, suppress(LoopEnded):
                     self.batch.run()
             finally:
-                calls.put_back()
+                calls.derivatives.put_back()
 
 
 def _bad_in_channels_last(module: nn.Module) -> bool:

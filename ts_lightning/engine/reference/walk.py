@@ -104,7 +104,7 @@ class Walk:
             layer.expect_noise(x, calls.noise)
             return self._run.use(layer, x) if layer.name in self._run else self._solve(layer, x)
         except TargetSpaceError as error:
-            if not calls.differentiated:
+            if not calls.derivatives.asked:
                 raise
             raise derived(layer) from error
 

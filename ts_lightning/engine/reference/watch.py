@@ -18,7 +18,7 @@ from ts_lightning.layers.seen import Key, Seen, nowhere_zero
 
 SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 #: make numbers of a tensor, and no other tensor
-_NUMBERS: set[Any] = {
+NUMBERS: set[Any] = {
     *(Tensor.item, Tensor.tolist, Tensor.equal, torch.equal, Tensor.allclose, torch.allclose, Tensor.is_nonzero),
     *(torch.is_nonzero, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__bool__, Tensor.__complex__),
     *(Tensor.__contains__, Tensor.data_ptr, Tensor.untyped_storage),
@@ -136,7 +136,7 @@ class Watch:
         owner = None if isinstance(owner, ModuleType) else owner
         name = str(getattr(owner, "__name__", "") or getattr(function, "__name__", function)).strip("_")
         for weight in weights:
-            if function in _NUMBERS or any(t is not weight for t in tensors_in(found)):
+            if function in NUMBERS or any(t is not weight for t in tensors_in(found)):
                 self.others.setdefault(id(weight), []).append(name)
 
     def _parameter(self, tensor: Any) -> Tensor | None:

@@ -119,7 +119,7 @@ class Survey:
         if self._dependence is not None:
             self._dependence.use(layer.name, x, passed)
         later = not first and layer.name not in self.joinable
-        if later or not calls.differentiated or not any(bool(t.isnan().any()) for t in tensors_in(passed)):
+        if later or not calls.derivatives.reach(list(tensors_in(passed))):
             return
         if first:
             self.refusals[layer.name] = "behind derivatives that forward computes", derived(layer)
