@@ -63,11 +63,16 @@ def functional_layers(
                 (first, *_), bias = calls[None], biases.of(calls[None])
                 layers.append(layer_of(name, module, config, first.seen, bias, first.form))
                 continue
-            parts = Part.of(weight, [region for region in calls if region is not None])
-            added = biases.of_parts([*calls.values()])
-            for number, (part, (first, *_)) in enumerate(zip(parts, calls.values(), strict=True)):
-                seen = replace(first.seen, weight=part, region=None)
-                layer = layer_of(join(prefix, local, str(number)), module, config, seen, added[number], first.form)
+            inside = [*map(bias_inside, calls.values())]
+            regions = [region for region in (*calls, *inside) if region is not None]
+            parts = dict(zip(regions, Part.of(weight, regions), strict=True))
+            others = biases.of_parts([*calls.values()])
+            for number, (region, (first, *_)) in enumerate(calls.items()):
+                assert region is not None
+                bias_region = inside[number]
+                own_bias = others[number] if bias_region is None else parts[bias_region]
+                seen = replace(first.seen, weight=parts[region], region=None)
+                layer = layer_of(join(prefix, local, str(number)), module, config, seen, own_bias, first.form)
                 layer.module_name = name
                 layers.append(layer)
     return layers
@@ -124,6 +129,12 @@ def parts_of(weight: Tensor, watch: Watch) -> dict[Region | None, list[Noted]]:
     return dict(sorted(found.items(), key=lambda pair: (0, ()) if pair[0] is None else (pair[0].offset, pair[0].size)))
 
 
+def bias_inside(calls: Sequence[Noted]) -> Region | None:
+    """The part of a weight's own parameter that all calls of a part of it add, as those of one flat vector do."""
+    bias = _added(calls)
+    return bias.region if bias is not None and bias.weight is calls[0].seen.weight else None
+
+
 def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
     """Why a parameter that is applied in parts alone has no layers, in a few words; None where it has, or is whole."""
     parts = parts_of(weight, watch)
@@ -131,7 +142,8 @@ def unfit_parts(weight: Tensor, watch: Watch) -> str | None:
         return None
     if not weight.is_contiguous():
         return NOT_CONTIGUOUS
-    whole = is_partition(weight, [region for region in parts if region is not None])
+    regions = [region for region in (*parts, *map(bias_inside, parts.values())) if region is not None]
+    whole = is_partition(weight, regions)
     return OVERLAPPING if whole is None else None if whole else IN_PART
 
 
@@ -143,6 +155,14 @@ def _applied(parameter: Tensor, watch: Watch) -> bool:
     if not parts or not one_way:
         return False
     return len(parts) == 1 if None in parts else unfit_parts(parameter, watch) is None
+
+
+def _added(calls: Sequence[Noted]) -> Seen | None:
+    """What all calls add, where it is a parameter or a part of one, as it is."""
+    first = calls[0].added
+    if first is None or any(n.added is None or not n.added.is_part(first.key) for n in calls):
+        return None
+    return first
 
 
 class _Biases:
@@ -161,14 +181,14 @@ class _Biases:
 
     def of(self, calls: Sequence[Noted]) -> nn.Parameter | None:
         """The parameter that all calls of a layer add, and that nothing else is made of."""
-        bias = self._added(calls)
+        bias = _added(calls)
         if bias is None or bias.region is not None or bias.weight.dim() != 1:
             return None
         return self._watch.parameters[id(bias.weight)] if self._alone(bias.weight, len(calls)) else None
 
     def of_parts(self, parts: Sequence[Sequence[Noted]]) -> Sequence[nn.Parameter | None]:
         """The same for the layers of one weight: also the parts of one parameter, each added by one of them."""
-        added = [bias for bias in map(self._added, parts) if bias is not None]
+        added = [bias for bias in map(_added, parts) if bias is not None]
         regions = [bias.region for bias in added if bias.region is not None]
         if len(regions) == len(parts) and len({id(bias.weight) for bias in added}) == 1:
             whole = self._watch.parameters.get(id(added[0].weight))
@@ -176,13 +196,6 @@ class _Biases:
             if whole is not None and free and is_partition(whole, regions):
                 return Part.of(whole, regions)
         return [self.of(calls) for calls in parts]
-
-    def _added(self, calls: Sequence[Noted]) -> Seen | None:
-        """What all calls add, where it is a parameter or a part of one, as it is."""
-        first = calls[0].added
-        if first is None or any(n.added is None or not n.added.is_part(first.key) for n in calls):
-            return None
-        return first
 
     def _alone(self, bias: Tensor, times: int) -> bool:
         """Whether nothing else is made of a parameter, which is added so many times."""

@@ -51,7 +51,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
     owners = owners_of(model)
     for name, module in modules.items():
         trained = {join(name, n): p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
-        own = {n: p for n, p in trained.items() if is_matrix(p) or unfit_parts(p, watch) is not None}
+        own = {n: p for n, p in trained.items() if is_matrix(p) or id(p) in watch.calls}
         named = found.left.keys() | found.excluded.keys()
         matrices = [p for n, p in own.items() if id(p) not in solved and n not in named]
         whole = inner.get(id(module), name)
