@@ -2,11 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from tests.support.middles import EXACT, batch, net
-from ts_lightning import TargetSpace
+from ts_lightning import TargetSpace, TargetSpaceError
 
 
 def trained(model, before=lambda step: None, count=3):
@@ -51,6 +52,24 @@ def test_heads_that_take_turns():
     space = trained(model, turn, count=4)
     assert "2.heads.0" in space.targets
     assert all(not torch.equal(value, start[name]) for name, value in heads.state_dict().items())
+
+
+def test_a_module_that_is_added_frozen_and_thawed_later_is_new():
+    """Its gradients had no share from the reference batch, without a word."""
+
+    def run(m, h):
+        return m.layer(h) if m.more is None else m.more(torch.tanh(m.layer(h)))
+
+    model = net(run, layer=nn.Linear(6, 6), more=None)
+
+    def before(step):
+        if step == 1:
+            model[2].more = nn.Linear(6, 6).double().requires_grad_(False)
+        if step == 2:
+            model[2].more.requires_grad_(True)
+
+    with pytest.raises(TargetSpaceError, match=r"new: 2\.more\.weight"):
+        trained(model, before)
 
 
 def test_a_teacher_that_the_first_forward_makes():

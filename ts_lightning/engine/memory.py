@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+_COMPARED = 1_000_000  # entries, up to which they are compared one by one; more of them count as shared
+
 
 def memory(tensor: Tensor) -> int:
     """Where the memory of a tensor begins; its id where it has none of its own."""
@@ -26,7 +28,7 @@ def sharing(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     for tensor in tensors:
         held.setdefault(memory(tensor), []).append(tensor)
     groups: list[list[Tensor]] = []
-    for together in held.values():
+    for together in (tensors for tensors in held.values() if len(tensors) > 1):
         met: list[Tensor] = []
         end = 0
         for tensor in sorted(together, key=_begin):
@@ -42,8 +44,9 @@ def sharing(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 def _overlapping(met: list[Tensor]) -> list[list[Tensor]]:
     if len(met) < 2:
         return []
-    if all(_span(tensor) == tensor.numel() * tensor.element_size() for tensor in met):
-        return [met]  # without gaps
+    without_gaps = all(_span(tensor) == tensor.numel() * tensor.element_size() for tensor in met)
+    if without_gaps or sum(tensor.numel() for tensor in met) > _COMPARED:
+        return [met]
     groups: list[tuple[list[Tensor], Tensor]] = []
     for tensor in met:
         inside, places, apart = [tensor], _places(tensor), []
@@ -67,7 +70,7 @@ def _span(tensor: Tensor) -> int:
 
 def _places(tensor: Tensor) -> Tensor:
     """Where the entries of a tensor begin, in bytes."""
-    found = torch.tensor([tensor.storage_offset()])
+    found = torch.tensor([tensor.storage_offset()], device="cpu")
     for n, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        found = (found[:, None] + stride * torch.arange(n)).flatten()
+        found = (found[:, None] + stride * torch.arange(n, device="cpu")).flatten()
     return found * tensor.element_size()

@@ -34,6 +34,7 @@ class Structure:
         self._scaled = [layer for layer in layers if isinstance(layer, FunctionalLayer)]
         self._found = _found(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._added: list[nn.Parameter] = []  # frozen since then
 
     def follow(self, release: Callable[[], None]) -> str | None:
         """In words, which parameters are others than those of the targets; where modules are, the next solve is new."""
@@ -62,12 +63,13 @@ class Structure:
         if masked:
             return True, f"multiplied by zeros: {listed(masked)}"
         found = _found(self._model)
-        if _same(found, self._found):
+        if _same(found, self._found) and not any(parameter.requires_grad for parameter in self._added):
             return False, None
         held = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad or id(p) in self._names]
         names = {id(parameter): name for name, parameter in held}  # a frozen module is no more than an activation
         if names == self._names and self._holders(found) == self._holders(self._found):
             self._found = found
+            self._added = [parameter for parameter in self._model.parameters() if id(parameter) not in self._names]
             return True, None
         kinds = {
             "new": [name for number, name in names.items() if number not in self._names],

@@ -68,6 +68,7 @@ class Calls(TorchFunctionMode):
         self.derivatives = Derivatives()
         self.noise = Noise()
         self.values: dict[int, Tensor] = {} if values is None else values
+        self._surveys = values is None
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
         functional = [x for x in layers if x.by_function or type(x) is LinearTargets]
         self._layers = {key_of(x.parameters[0]): x for x in functional}
@@ -109,12 +110,13 @@ class Calls(TorchFunctionMode):
                 return call.result(layer.visited(self.use, call.take(call.x)), len(layer.parameters) > 1)
         values, watch = self.values, self._watch
         before = [] if watch is None else watch.before(args, kwargs)
+        watched = self._surveys and self.derivatives.watched(func, args, kwargs)
         if values and (_holds(values, args) or (kwargs and _holds(values, kwargs.values()))):
             found = func(*self._solved(args), **self._solved(kwargs))
         else:
             found = func(*args, **kwargs)
-        if self.derivatives.asked:
-            found = self.derivatives.marked(func, args, kwargs, found)
+        if watched:
+            self.derivatives.look(func, args, found)
         if call is None:
             self._follow(func, args, kwargs, found)
         else:
@@ -222,7 +224,7 @@ class Calls(TorchFunctionMode):
 
     def _gradient(self, tensor: Tensor, *kind: Any) -> Tensor | None:
         copied = isinstance(tensor, nn.Parameter) and not tensor.is_leaf
-        return None if copied or self._solved(tensor) is not tensor else tensor.grad
+        return self.derivatives.gradient(tensor, solved=copied or self._solved(tensor) is not tensor)
 
     def _lies_there(self, tensor: Tensor, value: Any) -> bool:
         """Whether a tensor is given its own numbers, as by ``module.to(x.device)``, which writes nothing."""

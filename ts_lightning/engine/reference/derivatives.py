@@ -6,16 +6,19 @@ holds NaNs, too, so that it shows which layers depend on them; functions that wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.graph import leaves
 from ts_lightning.engine.reference.watch import NUMBERS, flat
 
-_SIGNS = frozenset((torch.sign, torch.sgn, Tensor.sign, Tensor.sgn))
+_RAW: Any = Tensor.grad  # which targets have otherwise
+_NUMBERS: set[Any] = {*NUMBERS, Tensor.numpy, Tensor.__array__}
 #: take the form of a tensor, and none of its numbers
 _FORMS = frozenset(
     (
@@ -25,6 +28,8 @@ _FORMS = frozenset(
         *(Tensor.zero_, Tensor.fill_, Tensor.copy_),
     )
 )
+#: take the numbers of the first tensor alone
+_LIKE_ANOTHER = frozenset((Tensor.view_as, Tensor.reshape_as, Tensor.expand_as, Tensor.type_as, Tensor.to))
 
 
 class Derivatives:
@@ -38,41 +43,64 @@ class Derivatives:
 
     def __init__(self) -> None:
         self.asked = self.lost = False
-        self._given: list[tuple[Tensor, Tensor | None]] = []  # tensors whose gradient was set, with that of before
+        self._everywhere = False  # whether a backward() gave gradients to all that it reached
+        self._given: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors by id, with their gradients of before
         self._retaining: list[Tensor] = []  # besides the leaves of graphs
 
     def of(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """Stand for ``autograd.grad``."""
         self.asked = True
         inputs = [inputs] if isinstance(inputs, Tensor) else inputs
-        return tuple(torch.full_like(x, torch.nan, requires_grad=False) for x in inputs)
+        return tuple(map(_unknown, inputs))
 
     def backward(self, outputs: Any, *args: Any, inputs: Any = None, **kwargs: Any) -> None:
         """Stand for ``backward``: give tensors NaNs as gradients."""
         self.asked = True
+        self._everywhere |= inputs is None
         outputs = [outputs] if isinstance(outputs, Tensor) else outputs
         inputs = [inputs] if isinstance(inputs, Tensor) else inputs
         inputs = (*leaves(outputs, set()), *self._retaining) if inputs is None else inputs
         for x in (tensor for tensor in inputs if tensor.requires_grad):
-            self.give(x, torch.full_like(x, torch.nan, requires_grad=False))
+            self.give(x, _unknown(x))
 
     def give(self, tensor: Tensor, gradient: Tensor | None) -> None:
         """Set a gradient, until the pass ends."""
-        self._given.append((tensor, tensor.grad if tensor.is_leaf else None))
-        tensor.grad = gradient
+        self._given.setdefault(id(tensor), (tensor, _RAW.__get__(tensor) if tensor.is_leaf else None))
+        _RAW.__set__(tensor, gradient)
+
+    def gradient(self, tensor: Tensor, *, solved: bool) -> Tensor | None:
+        """The gradient that a forward finds: NaNs behind a ``backward()``, else a copy, which it may change in place.
+
+        Args:
+            tensor: whose.
+            solved: whether a solved value stands for it, which the graph has in its place.
+        """
+        if id(tensor) in self._given:
+            found: Tensor | None = _RAW.__get__(tensor)
+            return found
+        # the graph may not reach it, where layers take constants
+        if self._everywhere and tensor.requires_grad and (solved or tensor.is_leaf):
+            self.give(tensor, _unknown(tensor))
+            return self.gradient(tensor, solved=solved)
+        found = None if solved or not (tensor.is_leaf or tensor.retains_grad) else _RAW.__get__(tensor)
+        return None if found is None else found.clone()
 
     def retain(self, tensor: Tensor) -> None:
         """Take note of a tensor that is to have a gradient, which graphs may not reach where layers take constants."""
         self._retaining.append(tensor)
 
-    def marked(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any) -> Any:
-        """The result of a function, with the NaN of a derivative that its sign would lose; notes other losses."""
-        if function in _SIGNS:
-            return found.masked_fill(args[0].isnan(), torch.nan)
-        if not self.lost and function not in _FORMS and _nan((*args, *kwargs.values())):
-            results = (one for one in flat([found]) if isinstance(one, Tensor))
-            self.lost = function in NUMBERS or not all(_nan([one]) for one in results)
-        return found
+    def watched(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a function, which is about to be called, takes derivatives, and may lose their NaNs."""
+        if not self.asked or self.lost or function in _FORMS:
+            return False
+        return _nan(args[:1] if function in _LIKE_ANOTHER else (*args, *kwargs.values()))
+
+    def look(self, function: Any, args: Sequence[Any], found: Any) -> None:
+        """Note whether a function that took derivatives has lost their NaNs; views show by theirs what depends."""
+        results = [one for one in flat([found]) if isinstance(one, Tensor)]
+        given = {memory(one) for one in flat(args) if isinstance(one, Tensor)}
+        made = [one for one in results if memory(one) not in given or any(one is other for other in flat(args))]
+        self.lost = function in _NUMBERS or not all(_nan([one]) for one in made)
 
     def reach(self, passed: Sequence[Tensor]) -> bool:
         """Whether what a layer passed on depends on derivatives, or may do so."""
@@ -80,11 +108,31 @@ class Derivatives:
 
     def put_back(self) -> None:
         """Give tensors the gradients back that they had before the pass."""
-        for tensor, gradient in reversed(self._given):
-            tensor.grad = gradient
+        for tensor, gradient in self._given.values():
+            _RAW.__set__(tensor, gradient)
 
 
-def _nan(given: Sequence[Any]) -> bool:
-    """Whether a tensor among these holds a NaN."""
+@contextmanager
+def without_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let tensors have no gradients for a while in which a forward may compute some, and then those of before."""
+    kept = [(tensor, _RAW.__get__(tensor)) for tensor in tensors]
+    for tensor, _ in kept:
+        _RAW.__set__(tensor, None)
+    try:
+        yield
+    finally:
+        for tensor, gradient in kept:
+            _RAW.__set__(tensor, gradient)
+
+
+def _unknown(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, torch.nan, requires_grad=False)
+
+
+def _nan(given: Iterable[Any]) -> bool:
+    """Whether a tensor among these holds a NaN, or may do so."""
     tensors = (one for one in flat(given) if isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex()))
-    return any(bool(tensor.isnan().any()) for tensor in tensors)
+    try:
+        return any(bool(tensor.isnan().any()) for tensor in tensors)
+    except (RuntimeError, NotImplementedError):  # of transforms and nested tensors, which cannot be asked
+        return True

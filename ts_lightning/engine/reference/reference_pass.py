@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.reference.calls import Calls
+from ts_lightning.engine.reference.derivatives import without_gradients
 from ts_lightning.engine.reference.loops import Force, LoopEnded, as_they_are
 from ts_lightning.engine.reference.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
@@ -77,6 +78,7 @@ class ReferencePass:
             full_precision(self._device),
             self._untraced() as undo,
             self._mode(undo.modules),
+            without_gradients(self.batch.model.parameters()),
         ):
             return [t.detach().clone() for t in tensors_in(self.batch.run()) if t.is_floating_point()]
 
