@@ -55,8 +55,16 @@ def test_a_copy_ahead_of_its_module_leaves_it_in_weight_space():
 def test_a_copy_of_a_module_whose_forward_was_set_on_the_instance():
     layer = nn.Linear(6, 6)
     layer.forward = lambda x: 2 * nn.Linear.forward(layer, x)
-    model = net(lambda m, h: m.layer(h) + copy.deepcopy(m.layer)(h).detach(), layer=layer)
-    assert TargetSpace(model, batch()).left == [("2.layer", "nn.Linear", "used by data")]
+    copies = []
+
+    def run(m, h):
+        copies.append((copy.deepcopy(m.layer)(h).detach(), 2 * nn.functional.linear(h, m.layer.weight, m.layer.bias)))
+        return m.layer(h) + copies[-1][0]
+
+    model = net(run, layer=layer)
+    assert [name for name, _, _ in TargetSpace(model, batch()).left] == ["2.layer"]
+    assert len(copies) > 1
+    assert all(torch.equal(found, expected) for found, expected in copies)
 
 
 def test_a_copy_that_shares_the_weights_is_a_use():

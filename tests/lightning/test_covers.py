@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch.utils.data import DataLoader, default_collate
 
-from tests.support.fits import Plain, assert_equal, build, loader, trainer
+from tests.support.fits import Lit, Plain, assert_equal, build, loader, trainer
 from ts_lightning import TargetSpaceMonitor
 
 ADAM = partial(torch.optim.Adam, lr=0.02)  # which pickles take
@@ -85,6 +86,39 @@ def test_the_module_of_a_copied_trainer_trains_in_target_space(way):
     trainer(max_epochs=1).fit(module, loader())
     assert module.target_space_engine is not None
     assert not torch.equal(module.net[0].weight, before.net[0].weight)
+
+
+class Given(Callback):
+    """Gives the Trainer's strategy methods of its own ahead of the fit."""
+
+    names = ("setup_optimizers", "optimizer_step", "on_train_batch_start", "teardown")
+
+    def __init__(self):
+        self.calls = Counter()
+
+    def give(self, strategy):
+        for name in self.names:
+            setattr(strategy, name, partial(self._call, name, getattr(strategy, name)))
+        return {name: getattr(strategy, name) for name in self.names}
+
+    def _call(self, name, own, *args, **kwargs):
+        self.calls[name] += 1
+        return own(*args, **kwargs)
+
+
+def test_methods_that_a_user_has_given_an_object_are_called_and_stay():
+    """They were passed by, or gone behind the fit."""
+    found = []
+    for cls in (Lit, Plain):
+        model, given, run = build(cls), Given(), trainer(max_epochs=2)
+        methods = given.give(run.strategy)
+        for _ in range(2):
+            run.fit_loop.epoch_progress.reset()
+            run.fit(model, loader())
+            assert {name: vars(run.strategy)[name] for name in given.names} == methods
+        found.append(given.calls)
+    assert found[0] == found[1]
+    assert set(found[0]) == set(Given.names)
 
 
 class Started(Callback):

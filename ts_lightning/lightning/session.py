@@ -22,7 +22,7 @@ from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
-from ts_lightning.lightning.covers import Covers, own_method
+from ts_lightning.lightning.covers import Covers
 from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
@@ -133,13 +133,15 @@ class Session:
 
     def _setup_optimizers(self, trainer: Trainer) -> None:
         """Set optimizers up; where the fit goes on behind the end of target space, those of weight space."""
-        self._handing_over.set_up(partial(own_method(trainer.strategy, "setup_optimizers"), trainer), self._restored)
+        self._handing_over.set_up(
+            partial(self._covers.own(trainer.strategy, "setup_optimizers"), trainer), self._restored
+        )
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
         if not refused(self.trainer):
             self._begin()
-        own_method(self.trainer.fit_loop, "on_run_start")()
+        self._covers.own(self.trainer.fit_loop, "on_run_start")()
 
     def _on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Go on from what was loaded within the fit, with a changed model, or on another reference batch if so set."""
@@ -147,7 +149,7 @@ class Session:
         self._hand_over()
         self._follow_model()
         self._refresh()
-        own_method(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
+        self._covers.own(self.trainer.strategy, "on_train_batch_start")(batch, batch_idx)
 
     def _begin(self) -> None:
         """Build the target space, once in a fit: from what was loaded, from the last fit, or anew."""
@@ -233,7 +235,7 @@ class Session:
         self._leave()
         self._begun = self._handing_over.trained = True
         self.construction.forget()
-        self._handing_over.give(partial(own_method(self.trainer.strategy, "setup_optimizers"), self.trainer))
+        self._handing_over.give(partial(self._covers.own(self.trainer.strategy, "setup_optimizers"), self.trainer))
         self._handing_over.say_it_is_over()
 
     def _refresh(self) -> None:
@@ -272,7 +274,7 @@ class Session:
 
     def _end(self) -> None:
         """Leave the fit, also one that failed; the weights hold the solved values."""
-        teardown = own_method(self.trainer.strategy, "teardown")
+        teardown = self._covers.own(self.trainer.strategy, "teardown")
         if self._hook is not None and self.module.target_space_engine is not None:
             self._left = fingerprints(self.module.target_space_engine)
             self.construction.forget()
