@@ -25,7 +25,7 @@ Drawn = tuple[Sequence[float], Sequence[float], Sequence[float], dict[str, Any]]
 
 
 def _peer(name: str) -> dict[str, Any]:
-    return {"label": f"{PEERS[name]}, tuned", "color": colour(name), "linewidth": 1.6}
+    return {"label": PEERS[name], "color": colour(name), "linewidth": 1.6}
 
 
 def _deep(whole: Summary) -> Iterator[Drawn]:
