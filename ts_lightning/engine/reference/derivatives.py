@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.graph import leaves
@@ -110,6 +111,28 @@ class Derivatives:
         """Give tensors the gradients back that they had before the pass."""
         for tensor, gradient in self._given.values():
             _RAW.__set__(tensor, gradient)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Let modes hear of ``torch.autograd.backward``, of which PyTorch tells them in later releases alone."""
+    own = torch.autograd.backward
+    if "handle_torch_function" in own.__code__.co_names:
+        yield
+        return
+
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        given = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+        if has_torch_function(given):
+            handle_torch_function(own, given, tensors, *args, **kwargs)
+        else:
+            own(tensors, *args, **kwargs)
+
+    torch.autograd.backward = backward
+    try:
+        yield
+    finally:
+        torch.autograd.backward = own
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ts_lightning.engine.reference.calls import Calls
-from ts_lightning.engine.reference.derivatives import without_gradients
+from ts_lightning.engine.reference.derivatives import heard, without_gradients
 from ts_lightning.engine.reference.loops import Force, LoopEnded, as_they_are
 from ts_lightning.engine.reference.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
@@ -156,7 +156,7 @@ class ReferencePass:
             undo.copy()
             calls.read, calls.noise.frozen = undo.read, self._mode.frozen
             try:
-                with calls, suppress(LoopEnded):
+                with heard(), calls, suppress(LoopEnded):
                     self.batch.run()
             finally:
                 calls.derivatives.put_back()
