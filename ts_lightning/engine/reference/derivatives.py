@@ -19,6 +19,7 @@ from ts_lightning.engine.reference.graph import leaves
 from ts_lightning.engine.reference.watch import NUMBERS, flat
 
 _RAW: Any = Tensor.grad  # which targets have otherwise
+_BACKWARD: Any = torch.autograd.backward
 _NUMBERS: set[Any] = {*NUMBERS, Tensor.numpy, Tensor.__array__}
 #: take the form of a tensor, and none of its numbers
 _FORMS = frozenset(
@@ -116,15 +117,15 @@ class Derivatives:
 @contextmanager
 def heard() -> Iterator[None]:
     """Let modes hear of ``torch.autograd.backward``, of which PyTorch tells them in later releases alone."""
-    own = torch.autograd.backward
-    if "handle_torch_function" in own.__code__.co_names:
+    if "handle_torch_function" in _BACKWARD.__code__.co_names:
         yield
         return
+    own = torch.autograd.backward
 
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
         given = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
         if has_torch_function(given):
-            handle_torch_function(own, given, tensors, *args, **kwargs)
+            handle_torch_function(_BACKWARD, given, tensors, *args, **kwargs)
         else:
             own(tensors, *args, **kwargs)
 
