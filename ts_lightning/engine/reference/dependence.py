@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.calls import Calls
 from ts_lightning.engine.running.batches import tensors_in
 
@@ -35,15 +36,15 @@ class Dependence:
         self.order.append(name)
         self.sources.setdefault(name, set()).update(self._names([given]))
         for tensor in tensors_of(passed):
-            self._of[_address(tensor)] = (frozenset([name]), tensor)
+            self._of[memory(tensor)] = (frozenset([name]), tensor)
 
     def follow(self, given: Sequence[Any], made: Any) -> None:
         """A function made, or wrote, ``made`` of what it was given."""
         names = self._names(given)
         if names:
             for tensor in tensors_of(made):
-                old = self._of.get(_address(tensor), (frozenset[str](), tensor))[0]
-                self._of[_address(tensor)] = (old | names, tensor)
+                old = self._of.get(memory(tensor), (frozenset[str](), tensor))[0]
+                self._of[memory(tensor)] = (old | names, tensor)
 
     def add(self, sources: Mapping[str, Iterable[str]]) -> bool:
         """Add sources that were not followed, by layer name; returns whether there were new ones."""
@@ -102,7 +103,7 @@ class Dependence:
         """The layers on which what is given depends."""
         names: frozenset[str] = frozenset()
         for tensor in tensors_of(list(given)):
-            known = self._of.get(_address(tensor))
+            known = self._of.get(memory(tensor))
             if known is not None:
                 names |= known[0]
         return names
@@ -131,11 +132,3 @@ def tensors_of(given: Any) -> list[Tensor]:
     if hasattr(given, "initial"):
         return [given.data, *given.initial]
     return list(tensors_in(given))
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; its id where it has none of its own."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # of sparse and wrapped tensors
-        return id(tensor)
