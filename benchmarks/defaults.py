@@ -25,8 +25,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cases import mlp, paper_cnn
+from benchmarks.peers.data import image_set
 from benchmarks.training import Data, Task, train
-from ts_lightning.data import ImagesDataModule
 from ts_lightning.recipes.data.spirals import spirals
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
@@ -153,8 +153,7 @@ def load(name: str, root: Path, cifar: Path | None) -> Data:
     """Images as float in 0 ... 1 (NCHW), flattened for MNIST."""
     if name == "spirals":
         return (*spirals(), *spirals(0.5))
-    local = name == "cifar10" and cifar is not None
-    images = (ImagesDataModule("npz", file=cifar) if local else ImagesDataModule(name, root)).images
+    images = image_set(root, name, cifar)
     x, x_test = (a.float() / 255 if a.dtype == torch.uint8 else a for a in (images.x_train, images.x_test))
     if name in ("fashion_mnist", "cifar10"):
         return x, images.y_train, x_test[:_TEST], images.y_test[:_TEST]

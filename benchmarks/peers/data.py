@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers.workload import Data, Split
+from ts_lightning.data import ImagesDataModule
+from ts_lightning.recipes.data.arrays import ImageSet
 from ts_lightning.recipes.data.bits import Task, bits
+from ts_lightning.recipes.data.images import Source
 
 _SEEDS = (1, 3, 2)  # of training, validation and test sequences
 _SEQUENCES = (8000, 1000, 1000)
+
+
+def image_set(root: Path, name: str, cifar: Path | None) -> ImageSet:
+    """A data set of torchvision in a folder; CIFAR-10 is read from an archive where one is given."""
+    local = name == "cifar10" and cifar is not None
+    return (ImagesDataModule("npz", file=cifar) if local else ImagesDataModule(cast("Source", name), root)).images
 
 
 @cache
@@ -27,12 +36,8 @@ def images(root: Path, name: str, *, flat: bool = False, per_class: int | None =
 
     CIFAR-10 is read from ``cifar10_20k.npz``, 16,000 and 4,000 images, where this file is.
     """
-    from ts_lightning.data import ImagesDataModule
-
     archive = root / "cifar10_20k.npz"
-    local = name == "cifar10" and archive.exists()
-    module = ImagesDataModule("npz", file=archive) if local else ImagesDataModule(name, root)  # type: ignore[arg-type]
-    found = module.images
+    found = image_set(root, name, archive if archive.exists() else None)
     x, x_test = (a.float() / 255 for a in (found.x_train, found.x_test))
     if flat:
         x, x_test = x.flatten(1), x_test.flatten(1)

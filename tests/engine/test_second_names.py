@@ -6,22 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.middles import EXACT, batch, net
-from ts_lightning import TargetSpace, TargetSpaceError
-
-
-def trained(model, before=lambda step: None, count=3):
-    """A space behind some steps, which ``before`` is called ahead of."""
-    space = TargetSpace(model, batch(), EXACT)
-    optimizer = torch.optim.SGD(space.parameters(), lr=0.01)
-    for n in range(count):
-        before(n)
-        optimizer.zero_grad()
-        model(batch(8, seed=n)).square().sum().backward()
-        space.pullback()
-        optimizer.step()
-        space.solve()
-    return space
+from tests.support.middles import batch, net, steps
+from ts_lightning import TargetSpaceError
 
 
 def test_a_layer_that_forward_keeps_as_its_present_one():
@@ -36,7 +22,7 @@ def test_a_layer_that_forward_keeps_as_its_present_one():
     found = net(run, layers=nn.ModuleList(nn.Linear(6, 6) for _ in range(2)))
     expected = net(lambda m, h: torch.tanh(m.b(torch.tanh(m.a(h)))), a=nn.Linear(6, 6), b=nn.Linear(6, 6))
     for model in (found, expected):
-        trained(model)
+        steps(model, batch(), 3)
     assert found[2].present is found[2].layers[1]
     torch.testing.assert_close(list(found.parameters()), list(expected.parameters()), rtol=0, atol=0)
 
@@ -49,7 +35,7 @@ def test_heads_that_take_turns():
     def turn(step):
         model[2].head = model[2].heads[step % 2]
 
-    space = trained(model, turn, count=4)
+    space = steps(model, batch(), 4, before=turn)
     assert "2.heads.0" in space.targets
     assert all(not torch.equal(value, start[name]) for name, value in heads.state_dict().items())
 
@@ -69,7 +55,7 @@ def test_a_module_that_is_added_frozen_and_thawed_later_is_new():
             model[2].more.requires_grad_(True)
 
     with pytest.raises(TargetSpaceError, match=r"new: 2\.more\.weight"):
-        trained(model, before)
+        steps(model, batch(), 3, before=before)
 
 
 def test_a_teacher_that_the_first_forward_makes():
@@ -81,7 +67,7 @@ def test_a_teacher_that_the_first_forward_makes():
 
     model = net(run, student=nn.Linear(6, 6), teacher=None)
     start = copy.deepcopy(model[2].student.weight)
-    space = trained(model)
+    space = steps(model, batch(), 3)
     assert space.left == []
     assert not torch.equal(model[2].student.weight, start)
     assert not torch.equal(model[2].student.weight, model[2].teacher.weight)

@@ -6,9 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, callbacks
 
-from tests.support.fits import Lit, assert_equal, assert_solved, build, data, fit, loader, trainer
-
-from_2_6 = pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="as Lightning does it from 2.6 on")
+from tests.support.fits import Lit, assert_equal, assert_solved, build, data, fit, from_2_6, loader, trainer
 
 
 @from_2_6  # before, the finder forgot the rate that it found, and did not go back in the data

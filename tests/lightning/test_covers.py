@@ -88,7 +88,7 @@ def test_the_module_of_a_copied_trainer_trains_in_target_space(way):
     assert not torch.equal(module.net[0].weight, before.net[0].weight)
 
 
-class Given(Callback):
+class Given:
     """Gives the Trainer's strategy methods of its own ahead of the fit."""
 
     names = ("setup_optimizers", "optimizer_step", "on_train_batch_start", "teardown")

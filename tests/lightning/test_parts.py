@@ -7,7 +7,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.exactness import close
-from tests.support.fits import assert_equal, trainer
+from tests.support.fits import assert_equal, from_2_6, trainer
 from tests.support.parts import given, pair
 from tests.support.resuming import every_step, everything
 from ts_lightning import ReferenceConfig, TargetSpaceConfig, convert
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_weight_space_is_gone_on_with(tmp_path):
     assert close(model(given(4)), plain(given(4)), 1e-10)
 
 
-@pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="Lightning has it from 2.6 on")
+@from_2_6
 def test_the_average_of_weights_is_that_of_the_whole():
     averages = []
     for which in (0, 1):

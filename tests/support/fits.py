@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, callbacks
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceMixin
+
+from_2_6 = pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="as Lightning does it from 2.6 on")
 
 CONFIG = TargetSpaceConfig(
     ridge=0.1, ridge_scale="absolute", init="projected", step_scale=20.0, reference=ReferenceConfig(size=32)

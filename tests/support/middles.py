@@ -33,11 +33,12 @@ def batch(samples=20, seed=1):
     return torch.randn(samples, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def steps(model, x, count=2):
-    """Some steps on other samples; the space."""
-    space = TargetSpace(model, x, EXACT)
+def steps(model, x, count=2, config=EXACT, before=lambda step: None):
+    """Some steps on other samples, which ``before`` is called ahead of; the space."""
+    space = TargetSpace(model, x, config)
     optimizer = torch.optim.SGD(space.parameters(), lr=0.01)
     for n in range(count):
+        before(n)
         optimizer.zero_grad()
         model(batch(8, seed=n + 2)).square().sum().backward()
         space.pullback()

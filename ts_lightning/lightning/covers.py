@@ -27,10 +27,11 @@ class Covers:
         self._covers.append(cover)
         return cover.own()
 
-    def own(self, owner: Any, name: str) -> Callable[..., Any]:
+    @staticmethod
+    def own(owner: Any, name: str) -> Callable[..., Any]:
         """An object's own method, whatever covers it."""
-        found = (cover for cover in reversed(self._covers) if cover.owner is owner and cover.name == name)
-        return next(found, _Cover(owner, name)).own()
+        found: Callable[..., Any] = getattr(owner, name)
+        return found.own() if isinstance(found, _Cover) else found
 
     def uncover(self) -> None:
         """Let the objects have their own methods again."""
@@ -46,34 +47,29 @@ class _Cover:
         owner: whose method is covered.
         name: of the method.
         method: that stands for it.
-
-    Attributes:
-        owner: the first of these.
-        name: the second one.
     """
 
-    def __init__(self, owner: Any, name: str, method: Callable[..., Any] | None = None) -> None:
-        self.owner, self.name, self._method = owner, name, method
+    def __init__(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
+        self._owner, self._name, self._method = owner, name, method
         found = owner.__dict__.get(name)
         self._given: Any = found._given if isinstance(found, _Cover) else found  # by somebody, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        assert self._method is not None
         return self._method(*args, **kwargs)
 
     def own(self) -> Callable[..., Any]:
         """The owner's own method."""
-        return _own(self.owner, self.name) if self._given is None else self._given
+        return _own(self._owner, self._name) if self._given is None else self._given
 
     def remove(self) -> None:
         """Let the owner have its own method again."""
         if self._given is None:
-            self.owner.__dict__.pop(self.name, None)
+            self._owner.__dict__.pop(self._name, None)
         else:
-            self.owner.__dict__[self.name] = self._given
+            self._owner.__dict__[self._name] = self._given
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return (_own, (self.owner, self.name)) if self._given is None else (_itself, (self._given,))
+        return (_own, (self._owner, self._name)) if self._given is None else (_itself, (self._given,))
 
 
 def _own(owner: Any, name: str) -> Callable[..., Any]:
