@@ -14,10 +14,10 @@ from tests.support.resuming import build, every_step, everything, fit, with_refe
 
 RUNS = {
     "adam": {},
-    "half": {"precision": "bf16-mixed"},
+    "half": {"precision": "bf16-mixed", "max_epochs": 2},
     "accumulated": {"accumulate_grad_batches": 2},
-    "clipped": {"gradient_clip_val": 0.05},
-    "lbfgs": {"optimizer": "lbfgs"},
+    "clipped": {"gradient_clip_val": 0.05, "max_epochs": 2},
+    "lbfgs": {"optimizer": "lbfgs", "max_epochs": 2},
     "refreshed": {"selection": "random", "refresh": 1},
     "own gradients": {"cascade_gradient": False},
 }
