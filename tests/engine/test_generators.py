@@ -1,5 +1,7 @@
 """Generators of random numbers are found wherever code holds them, and nothing of a user's is called for it."""
 
+import argparse
+import logging
 import random
 import sys
 import types
@@ -155,3 +157,11 @@ def test_generators_that_share_their_state_are_put_back(seed):
 
 def test_many_numbers_are_passed_over():
     assert held([[[[list(range(900))]] for _ in range(900)], [[[[[[random.Random(0)]]]]]]])
+
+
+@pytest.mark.parametrize("kind", [argparse.ArgumentParser, logging.Logger])
+def test_what_a_program_has_for_its_words_and_its_logs_is_not_looked_through(kind):
+    """A module of the command line reaches the parser, and from there all of a process's loggers."""
+    one = kind("one")
+    one.held = random.Random(0)
+    assert held(Attribute(one)) == []

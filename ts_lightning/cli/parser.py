@@ -117,6 +117,8 @@ class Parser(LightningArgumentParser):
             warnings.filterwarnings("ignore", message=f"(.|\\n)*{_UNWRITTEN}")
             given = {} if options.get("with_comments") else {"format": _FORMAT}
             text: str = super().dump(cfg, **given | options)
+        if _UNWRITTEN.split()[0] not in text:  # the first word alone, since a long line is broken between words
+            return text
         found = yaml.safe_load(text)
         written = _written(found)
         return text if written == found else yaml.safe_dump(written, sort_keys=False)

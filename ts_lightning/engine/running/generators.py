@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import sys
+from argparse import ArgumentParser
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from logging import Logger
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 from weakref import ProxyTypes
@@ -31,6 +33,7 @@ _MOST = 20_000  # objects that are looked into
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), Tensor))  # which are passed over
 _CODE = (FunctionType, MethodType, partial, staticmethod, classmethod, property)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_OF_PROGRAMS = (ArgumentParser, Logger)  # large, reached from what a command line has made, and no code draws from them
 #: how the names of modules of Lightning begin
 LIGHTNING = ("lightning.", "pytorch_lightning.")
 
@@ -112,7 +115,7 @@ def _within(value: Any) -> Iterable[Any]:
         return _of_code(value)
     if issubclass(kind, type):
         return vars(value).values() if of_user(value.__module__) else ()
-    if kind in ATOMIC or issubclass(kind, Tensor):
+    if kind in ATOMIC or issubclass(kind, (Tensor, *_OF_PROGRAMS)):
         return ()
     if str(kind.__module__).startswith(LIGHTNING) and not issubclass(kind, (Dataset, Sampler)):  # these wrap a user's
         return ()
