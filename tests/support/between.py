@@ -2,6 +2,7 @@
 process groups, wrapped loaders."""
 
 import functools
+import gc
 import logging
 
 import pytest
@@ -14,8 +15,18 @@ from torch.utils.data import BatchSampler, DataLoader
 torch.set_num_threads(1)
 # every Trainer reads the metadata of all installed packages, for callbacks that these bring along
 lightnings_registry.entry_points = functools.cache(lightnings_registry.entry_points)
+# every step of an optimizer asks, and where there is none looks for a driver's library anew
+torch.cuda.device_count = functools.cache(torch.cuda.device_count)
 for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_is_looked_for_in_what_a_file_has_made():
+    """What is left by then stays to the end, as libraries that were imported; a collection takes a second by it."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
