@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ts_lightning"
@@ -15,11 +16,15 @@ def messages(*paths: Path, kinds=ERRORS | REMARKS) -> Iterator[str]:
     """The texts in these files and folders, with ``…`` for what they fill in."""
     for path in paths:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).split(".")[-1] in kinds:
-                    text = _text(node.args[0])
-                    if text is not None:
-                        yield text
+            yield from (text for kind, text in _said(file) if kind in kinds)
+
+
+@cache
+def _said(file: Path) -> list[tuple[str, str]]:
+    """By what each text of a file is said, and the text."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call) and node.args]
+    named = [(getattr(call.func, "attr", getattr(call.func, "id", "")), _text(call.args[0])) for call in calls]
+    return [(kind, text) for kind, text in named if text is not None]
 
 
 def _text(node: ast.expr) -> str | None:
