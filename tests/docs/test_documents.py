@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import program
+from tests.support.runs import program, unarranged
 from ts_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,7 @@ def followed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        unarranged(patch)
         patch.syspath_prepend(folder)
         for path in sorted(DOCUMENTS, key=lambda path: path != FOLLOWED):
             for language, file, text in BLOCK.findall(path.read_text()):

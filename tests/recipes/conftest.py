@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.support.runs import unarranged
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _unarranged():
-    """Arranging takes as long as drawing; the tests of pictures and reports arrange."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
+        unarranged(patch)
         yield

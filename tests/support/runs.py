@@ -25,7 +25,7 @@ class Ended:
 def program(main, *arguments, drawn=True):
     """Run ``main`` with these command-line arguments; without ``drawn`` it leaves neither pictures nor a report."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(err), nullcontext() if drawn else _undrawn():
+    with redirect_stdout(out), redirect_stderr(err), nullcontext() if drawn else undrawn():
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as ended:
@@ -34,8 +34,8 @@ def program(main, *arguments, drawn=True):
 
 
 @contextmanager
-def _undrawn():
-    """Drawing is most of what a short run takes."""
+def undrawn():
+    """Nothing is drawn in the block, which is most of what a short run takes."""
     with pytest.MonkeyPatch.context() as patch:
         unreported(patch)
         patch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
@@ -46,6 +46,11 @@ def unreported(patch):
     """Runs leave neither their figure nor a report, and pictures all the same."""
     for name in ("draw_run", "write_page", "draw_comparison", "write_comparison_page"):
         patch.setattr(f"ts_lightning.report.{name}", lambda *_: None)
+
+
+def unarranged(patch):
+    """Panels are drawn without being arranged first, which takes as long; the tests of pictures and reports arrange."""
+    patch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
 
 
 def done(main, *arguments, drawn=True):
