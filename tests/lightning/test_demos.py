@@ -89,7 +89,7 @@ def test_transformer():
     loader = DataLoader(Tokens(11), 16, shuffle=True)
     model = Lit(vocab_size=11)
     losses = Losses(list(loader), lambda batch: model.training_step(batch, 0))
-    trainer(max_epochs=8, callbacks=[losses]).fit(model, loader)
+    trainer(max_epochs=4, callbacks=[losses]).fit(model, loader)
     names = list(model.target_space_engine.targets)
     assert "model.decoder" in names
     # two dense layers in each of four blocks, and an attention's two projections in six places

@@ -58,7 +58,7 @@ def test_equals_the_plain_loop_bit_for_bit(optimizer, norm):
 def test_trains(optimizer):
     model = build(optimizer=OPTIMIZERS[optimizer])
     # LBFGS without a search along lines leaves a loss of 1e-6 by rounding alone
-    fit(model, loader(64), max_epochs=150 if optimizer != "lbfgs" else 20)
+    fit(model, loader(64), max_epochs=75 if optimizer != "lbfgs" else 20)
     with torch.no_grad():
         assert float(model.loss(data())) < 0.85 * model.losses[0]
 

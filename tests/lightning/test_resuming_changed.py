@@ -44,7 +44,7 @@ def test_training_goes_on_behind_a_change(name, untangle, tmp_path):
     until = {"max_steps": 10}  # the last change is behind step 8
     whole = fit(changed(name, untangle), callbacks=[every_step(tmp_path)], **until)
     losses = whole.lightning_module.losses
-    for step in (2, 3, 4, 5, 6, 8, 9):
+    for step in (2, 3, 4, 5, 6, 8, 9) if untangle == 3 else (3, 4, 5, 6, 8):  # ahead, within and behind
         model = changed(name, untangle, seed=7)
         if step % 2:  # hooks freeze what is frozen later than the fit begins
             model.requires_grad_(True)

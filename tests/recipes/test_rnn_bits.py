@@ -50,6 +50,7 @@ def test_a_level_that_no_validation_could_measure_is_not_measured(points, said):
 @pytest.mark.parametrize("space", SPACES)
 def test_a_vanilla_network_learns_to_recall(space, tmp_path):
     options = ["--data.delay", "2", "--trainer.max_steps", "150", "--model.lr", "0.01", *SPACES[space]]
+    options += ["--data.batch_size", "40"]
     options += ["--trainer.val_check_interval", "75", "--out", tmp_path / "run"]
     table = done(rnn_bits.main, *options, drawn=False).out
     assert re.search(r"first measured at 99.9% test accuracy +(75|150)\n", table)
