@@ -2,7 +2,6 @@
 
 import math
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from tests.support.processes import run
-from tests.support.runs import unarranged, undrawn
+from tests.support.runs import unarranged
 from ts_lightning.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -78,8 +77,6 @@ def data(request, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_and_leaves_a_report(name, data, request, tmp_path, monkeypatch):
-    """The paper's are of the same recipes as those beside them, whose runs draw."""
-    drawn = not name.startswith("paper/")
     unarranged(monkeypatch)
     elsewhere = tmp_path / "run"
     options = [f"--config={CONFIGS / name}", *LIMITS, *data, f"--out={elsewhere}"]
@@ -89,15 +86,13 @@ def test_it_trains_and_leaves_a_report(name, data, request, tmp_path, monkeypatc
     ranks = settings(name)["trainer"].get("devices", 1)
     if ranks == 1:
         monkeypatch.chdir(tmp_path)
-        with nullcontext() if drawn else undrawn():
-            found = [losses(options)]
+        found = [losses(options)]
     else:
         found = run(losses, options, ranks=ranks)
     for each in found:
         assert len(each) == 2
         assert all(map(math.isfinite, each))
-    left = {"metrics.csv", "config.yaml"} | ({"report.html", "figure.png"} if drawn else set())
-    assert left <= {path.name for path in elsewhere.iterdir()}
+    assert {"report.html", "figure.png", "metrics.csv", "config.yaml"} <= {path.name for path in elsewhere.iterdir()}
     checkpoint = torch.load(elsewhere / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert "target_space" in checkpoint

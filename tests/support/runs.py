@@ -25,7 +25,7 @@ class Ended:
 def program(main, *arguments, drawn=True):
     """Run ``main`` with these command-line arguments; without ``drawn`` it leaves neither pictures nor a report."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(err), nullcontext() if drawn else undrawn():
+    with redirect_stdout(out), redirect_stderr(err), nullcontext() if drawn else _undrawn():
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as ended:
@@ -34,7 +34,7 @@ def program(main, *arguments, drawn=True):
 
 
 @contextmanager
-def undrawn():
+def _undrawn():
     """Nothing is drawn in the block, which is most of what a short run takes."""
     with pytest.MonkeyPatch.context() as patch:
         unreported(patch)

@@ -201,9 +201,8 @@ class Settings(SaveConfigCallback):
         """Write the file, in the one process that does, unless the run has no folder."""
         if trainer.barebones:  # whose root is the present folder
             return
-        settings = yaml.safe_load(
-            self.parser.dump(self.config, skip_none=False, skip_validation=True)
-        )  # they were parsed
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # it was parsed
+        settings = yaml.safe_load(text)
         for name in _ITS_OWN:
             settings.pop(name, None)
         versions = [("ts_lightning", ts_lightning), ("torch", torch), ("lightning", lightning)]
