@@ -23,7 +23,7 @@ from ts_lightning.ridge.precision import full_precision
 )
 def test_trains(precision, weights, targets):
     model = build(norm=True)
-    fit(model, max_epochs=20, precision=precision)
+    fit(model, max_epochs=30, precision=precision)  # on some processors bfloat16 is not there by 20
     assert {p.dtype for p in model.parameters()} == {weights}
     assert {t.dtype for t in model.target_space_engine.targets.values()} == {targets}
     last = model.losses[-5 * len(loader()) :]  # five epochs, since in bfloat16 a single one rests on luck
