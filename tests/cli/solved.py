@@ -12,6 +12,15 @@ class Solved(TargetSpaceMixin, Net):
     target_space = OWN
 
 
+class Failing(Solved):
+    """Fails within its third epoch, of two steps each."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 5:
+            raise ArithmeticError("no further")
+        return super().training_step(batch, batch_idx)
+
+
 class Asked(TargetSpaceMixin, Net):
     """With settings as an argument."""
 

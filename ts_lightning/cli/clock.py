@@ -27,12 +27,12 @@ class StepClock(Callback):
         self.seconds: list[float] = []
         self.ended: int | None = None  # how many of them were made when target space had ended, as ``until`` says
         self._start = 0.0
-        self._before = 0.0
+        self.before = 0.0  # of them, in seconds, those before resuming
 
     @property
     def total(self) -> float:
         """The seconds of all steps, those before resuming among them."""
-        return self._before + sum(self.seconds)
+        return self.before + sum(self.seconds)
 
     @property
     def median(self) -> float | None:
@@ -50,11 +50,11 @@ class StepClock(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint's seconds; one of a program of the user's own has none."""
-        self._before = checkpoint.get(_KEY, 0.0)
+        self.before = checkpoint.get(_KEY, 0.0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the seconds of a checkpoint of version 0.1, which has them as this callback's state."""
-        self._before = state_dict["seconds"]
+        self.before = state_dict["seconds"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock."""

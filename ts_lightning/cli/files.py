@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import ts_lightning
@@ -85,6 +87,17 @@ def discard(folder: Path) -> None:
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if files <= {CONFIG, "hparams.yaml"}:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def discarding(folder: Path | None) -> Iterator[None]:
+    """Take a run's new folder away if the block fails before anything is in it, since it would pass for a run."""
+    try:
+        yield
+    except Exception:
+        if folder is not None and is_first():
+            discard(folder)
+        raise
 
 
 def _lock(folder: Path) -> bool:
@@ -179,16 +192,6 @@ def check_checkpoint(given: Any, command: str) -> None:
     if given is not None and given not in _KNOWN_CHECKPOINTS and "://" not in str(given):
         names = ("pytorch-lightning_version", *(["optimizer_states"] if command == "fit" else []))
         checkpoint(Path(given), *names, mmap=True)  # mapped, its tensors are not read
-
-
-def with_csv(asked: Logger | list[Logger] | bool | None, folder: Path) -> list[Logger] | bool:
-    """The loggers that were asked for, and before them the one that figures are drawn from."""
-    if asked is False:
-        return False
-    own = CSVLogger(folder, name="", version="")
-    if isinstance(asked, list):
-        return [own, *asked]
-    return [own, asked] if isinstance(asked, Logger) else [own]
 
 
 class Settings(SaveConfigCallback):

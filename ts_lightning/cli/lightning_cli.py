@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -21,12 +20,14 @@ from ts_lightning.callbacks.monitor import TargetSpaceMonitor
 from ts_lightning.cli import causes, checks, helptext, late_optimizer, meant
 from ts_lightning.cli.clock import StepClock
 from ts_lightning.cli.facts import Facts
-from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discard, is_first, run_folder, with_csv
+from ts_lightning.cli.files import LastCheckpoint, Settings, check_checkpoint, discarding, is_first, run_folder
 from ts_lightning.cli.finish import finish
 from ts_lightning.cli.memory import TrainingMemory
+from ts_lightning.cli.metrics_file import with_csv
 from ts_lightning.cli.parser import Parser
 from ts_lightning.cli.place import Place
 from ts_lightning.cli.predictions import PredictionFile
+from ts_lightning.cli.spawned import Spawned
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import SettingError, expect, first_line
 from ts_lightning.interrupt import INTERRUPTED
@@ -87,6 +88,7 @@ class TargetSpaceCLI(LightningCLI):
         self._defaults = dict(defaults or {})
         self.folder: Path | None = None
         self.clock, self.memory, self.facts = StepClock(), TrainingMemory(), Facts()
+        self._spawned = Spawned(self.clock, self.memory, self.facts)
         own = {"save_config_callback": Settings, "seed_everything_default": 0, "parser_class": Parser}
         parser_kwargs = {"prog": command, **options.pop("parser_kwargs", {})}
         words = sys.argv[1:] if options.get("args") is None else options["args"]
@@ -223,23 +225,13 @@ class TargetSpaceCLI(LightningCLI):
         checks.check_root(asked.get("default_root_dir"))
         out = self._get(self.config_init, "out")
         self.folder = run_folder(self.name, out) if is_first() else (out or Path("runs"))
-        own: list[Callback] = [self.clock, self.memory, self.facts, Place(), PredictionFile(self.folder)]
-        callbacks = [*(asked.get("callbacks") or []), *own]
+        own = [self.clock, self.memory, self.facts, self._spawned, Place(), PredictionFile(self.folder)]
+        callbacks: list[Callback] = [*(asked.get("callbacks") or []), *own]
         if asked.get("enable_checkpointing") is not False:
             callbacks.append(LastCheckpoint(self.folder / CHECKPOINT))
         logger = with_csv(asked.get("logger"), self.folder)
-        with self._discarding():
+        with discarding(self.folder):
             return self._trainer({**kwargs, "default_root_dir": self.folder, "callbacks": callbacks, "logger": logger})
-
-    @contextmanager
-    def _discarding(self) -> Iterator[None]:
-        """Take the new folder away if the block fails before anything is in it, since it would pass for a run."""
-        try:
-            yield
-        except Exception:
-            if self.folder is not None and is_first():
-                discard(self.folder)
-            raise
 
     def _trainer(self, options: dict[str, Any]) -> Trainer:
         """Lightning's Trainer; settings that do not go together are the user's mistake."""
@@ -254,10 +246,11 @@ class TargetSpaceCLI(LightningCLI):
             warnings.warn("no --ckpt_path: the module is used as it is made, without any training.", stacklevel=2)
         handler = signal.getsignal(signal.SIGINT)
         try:
-            with self._discarding():
+            with discarding(self.folder):
                 if self.datamodule is None:
                     checks.check_data(self.model, subcommand)
-                super()._run_subcommand(subcommand)
+                with self._spawned.brought(self.trainer):
+                    super()._run_subcommand(subcommand)
                 if subcommand == "fit" and self.then_test:
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         except SystemExit:  # how Lightning ends on Ctrl-C, after closing its loggers

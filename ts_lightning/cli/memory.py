@@ -16,9 +16,13 @@ class TrainingMemory(Callback):
 
     On the CPU this is Linux's alone, whose peak can be set back to the present size: elsewhere it would be that of the
     imports.
+
+    Attributes:
+        measured: the peak in bytes, where another process has measured it.
     """
 
     def __init__(self) -> None:
+        self.measured: int | None = None
         self._before: int | None = None
         self._cuda: torch.device | None = None
 
@@ -36,6 +40,8 @@ class TrainingMemory(Callback):
     @property
     def peak(self) -> int | None:
         """Bytes, so far; ``None`` where the system does not say."""
+        if self.measured is not None:
+            return self.measured
         if self._cuda is not None:
             return torch.cuda.max_memory_allocated(self._cuda)
         return None if self._before is None else max(process_peak() - self._before, 0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from ts_lightning.amount import amount
 
+#: what an error in another process is raised as
+_ELSEWHERE = (ProcessRaisedException, ProcessExitedException)
 _STAGES = {"sanity_check": "the sanity check", "validate": "validation", "test": "testing", "predict": "prediction"}
 
 
@@ -13,8 +16,8 @@ class Place(Callback):
     """Adds a note to an error, which Python 3.11 and later print as its last line."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add it."""
-        if hasattr(exception, "add_note"):
+        """Add it, but to an error in another process (``ddp_spawn``), of whose place this one knows nothing."""
+        if hasattr(exception, "add_note") and not isinstance(exception, _ELSEWHERE):
             exception.add_note(f"This happened {_place(trainer)}.")
 
 
