@@ -1,5 +1,6 @@
 """The exceptions of this package, whose texts say what was found, what was expected and what to do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -21,11 +22,12 @@ class Unreached(TargetSpaceError):
     Args:
         text: what is said.
         modules: their names.
+        layers: the names of their layers, where these are known.
     """
 
-    def __init__(self, text: str, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: str, modules: tuple[str, ...] = (), layers: Sequence[str] = ()) -> None:
         super().__init__(text)
-        self.modules = modules
+        self.modules, self.layers = modules, layers
 
 
 class SettingError(ValueError):

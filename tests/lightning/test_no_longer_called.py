@@ -1,12 +1,13 @@
 """Layers that the forward ceases to call in mid-fit, as an auxiliary head behind a warm-up."""
 
+import re
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from tests.support.fits import CONFIG, Plain, build, fit, loader, trainer
 from tests.support.processes import run
@@ -74,6 +75,40 @@ class Recurrent(Skipped):
         return self.head(self.second(h[:, None])[0][:, 0] if self.called() else h)
 
 
+class Applied(Skipped):
+    """A function applies the weight of the second layer."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.second = nn.ParameterDict({"w": nn.Parameter(self.second.weight.detach())})
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        return self.head(torch.tanh(self.apply_second(h)) if self.called() else self.later(h))
+
+    def apply_second(self, h):
+        return linear(h, self.second["w"])
+
+    def later(self, h):
+        return h
+
+
+class AppliedInParts(Applied):
+    def apply_second(self, h):
+        one, other = self.second["w"].chunk(2)
+        return torch.cat([linear(h, one), linear(torch.sin(h), other)], 1)
+
+
+class AppliedOtherwise(Applied):
+    def later(self, h):
+        return h @ self.second["w"]
+
+
+class Scaling(Applied):
+    def later(self, h):
+        return h * self.second["w"].square().sum()
+
+
 class CalledOtherwise(Skipped):
     """Its weight trains on, in a way that is not solved."""
 
@@ -92,10 +127,11 @@ def trained(cls, space="target", **options):
     return model, [str(one.message) for one in said if "layer" in str(one.message) or "reference" in str(one.message)]
 
 
-@pytest.mark.parametrize("cls", [Skipped, AuxiliaryHead, Recurrent])
+@pytest.mark.parametrize("cls", [Skipped, AuxiliaryHead, Recurrent, Applied, AppliedInParts])
 def test_training_goes_on_without_it(cls):
     model, said = trained(cls)
-    assert [text[:44] for text in said] == ["The forward does not call second any more on"]
+    (text,) = said
+    assert re.match(r"The forward does not call second\S*(, second\S*)? any more on", text)
     assert len(model.losses) == 12
     assert all(bool(loss.isfinite()) for loss in model.losses)
     assert float(model.losses[-1]) < float(model.losses[4])
@@ -105,12 +141,29 @@ def test_training_goes_on_without_it(cls):
 
 
 @pytest.mark.filterwarnings("ignore:The forward does not call second")
-def test_a_weight_that_is_used_otherwise_from_then_on_is_refused():
+@pytest.mark.parametrize("cls", [CalledOtherwise, AppliedOtherwise, Scaling])
+def test_a_weight_that_is_used_otherwise_from_then_on_is_refused(cls):
     """Its gradient would count for no target."""
-    model = build(CalledOtherwise)
+    model = build(cls)
     with pytest.raises(TargetSpaceError, match="did not reach second"):
         fit(model, loader(), max_epochs=3)
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+class InPart(AppliedInParts):
+    """One of two parts of a parameter is applied no more behind the first epoch."""
+
+    def later(self, h):
+        return linear(torch.sin(h), self.second["w"].chunk(2)[1]).repeat(1, 2)
+
+
+def test_parts_of_a_parameter_that_are_still_applied_train_on():
+    model, said = trained(InPart)
+    assert [text[:46] for text in said] == ["The forward does not call second.w.0 any more "]
+    (first,), (second,), (third,) = model.epochs
+    for before, behind in ((first, second), (second, third)):
+        assert torch.equal(before[:4], behind[:4])
+        assert float((before[4:] - behind[4:]).norm()) > 1e-3
 
 
 class Branching(Habit):
@@ -134,10 +187,22 @@ class NotInTheSecondEpoch(Branching):
         return self.current_epoch != 1
 
 
+class AppliedInEverySecondStep(InEverySecondStep):
+    """The layer's weight, by a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.ParameterDict({"w": nn.Parameter(self.a.weight.detach())})
+
+    def forward(self, x):
+        rest = self.b(x) + self.shift
+        return rest + torch.tanh(linear(x, self.a["w"])) * self.scale if self.called() else rest
+
+
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.05}], ids=str)
-@pytest.mark.parametrize("cls", [InEverySecondStep, NotInTheSecondEpoch])
+@pytest.mark.parametrize("cls", [InEverySecondStep, NotInTheSecondEpoch, AppliedInEverySecondStep])
 def test_what_is_called_again_trains_as_in_weight_space(cls, options):
-    with pytest.warns(UserWarning, match="does not call a any more"):
+    with pytest.warns(UserWarning, match=r"does not call a\S* any more"):
         assert_same_in_both_spaces(cls, max_epochs=3, **options)
 
 

@@ -121,9 +121,9 @@ class ReferencePass:
         if not walk.ended:
             walk.begin(None)
             self.run(walk.use, layers, around, Calls(layers, walk.use, values=walk.values))
-        missing = dict.fromkeys(layer.module_name for layer in layers if layer.name not in walk.solved)
+        missing = {layer.name: layer.module_name for layer in layers if layer.name not in walk.solved}
         if missing:
-            raise unreached(*missing)
+            raise unreached(*dict.fromkeys(missing.values()), layers=list(missing))
         if not checked:
             self._checked = True
             check_order(layers, walk.inputs)
@@ -169,10 +169,11 @@ def _bad_in_channels_last(module: nn.Module) -> bool:
     return max(module.kernel_size) == 1 and max(module.stride) > 1 and module.in_channels < 8
 
 
-def unreached(*modules: str) -> Unreached:
-    """The error of modules that the reference forward does not call."""
+def unreached(*modules: str, layers: Sequence[str] = ()) -> Unreached:
+    """The error of modules, with layers of these names, that the reference forward does not call."""
     return Unreached(
         f"The reference forward did not reach {', '.join(modules)}. Every chosen layer must be called in it: override "
         f"reference_forward, or add the name to exclude.",
         modules,
+        layers,
     )

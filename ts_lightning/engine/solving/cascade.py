@@ -239,7 +239,7 @@ class Cascade:
             with self.untangling.begin():
                 self._walk(visit, around)
         except Unreached as error:
-            if not (self.reference.walked and self.trained.rest(error.modules)):
+            if not (self.reference.walked and self.trained.rest(error.layers)):
                 raise
             self.untangling.forget()
             return self._run(around)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.names import plain_name
 from ts_lightning.engine.targets.target import Target
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.part import Part
 
 
 class Trained:
@@ -33,7 +34,8 @@ class Trained:
         held: the names of layers that the user froze.
         solved: the layers' parameters.
         others: what is trained in weight space.
-        idle: the names of modules that the forward does not call any more; they are held as those that the user froze.
+        idle: the names of modules that the forward does not call any more, and of parts of a parameter that it applies
+            no more; they are held as those that the user froze.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
@@ -120,21 +122,16 @@ class Trained:
             for layer in self._layers
             if layer.name not in self._toggled and not all(p.requires_grad for p in layer.parameters)
         }
-        kept = frozen | self.idle
-        before, self.held = self.held, {layer.name for layer in self._layers if layer.module_name in kept}
+        kept = [x.name for x in self._layers if x.module_name in frozen or _called_as(x) in self.idle]
+        before, self.held = self.held, set(kept)
         self._say_partly(self.held - before)
         return self.held - before, before - self.held
 
-    def rest(self, modules: Collection[str]) -> bool:
-        """Hold modules that the forward does not call any more, until :meth:`wake`; whether that was done.
-
-        Not those whose weights functions apply, which may do so in another way by now.
-        """
-        new = set(modules) - self.idle
-        if any(layer.by_function for layer in self._layers if layer.module_name in new):
-            return False
+    def rest(self, layers: Collection[str]) -> bool:
+        """Hold layers that the forward does not call any more, by name, until :meth:`wake`; whether that was done."""
+        new = {_called_as(layer) for layer in self._layers if layer.name in layers} - self.idle
         self.idle |= new
-        self.held |= {layer.name for layer in self._layers if layer.module_name in new}
+        self.held |= {layer.name for layer in self._layers if _called_as(layer) in new}
         if new - self._said_idle:
             self._said_idle |= new
             warnings.warn(
@@ -145,15 +142,15 @@ class Trained:
         return bool(new)
 
     def wake(self) -> None:
-        """Hold modules no longer whose weights have a gradient, since they are called again."""
+        """Hold those no longer whose weights have a gradient, since they are called again."""
         if self.idle:
-            asleep = [layer for layer in self._layers if layer.module_name in self.idle]
-            found = {one.module_name for one in asleep for p in one.parameters if p.grad is not None and p.grad.any()}
+            asleep = [layer for layer in self._layers if _called_as(layer) in self.idle]
+            found = {_called_as(one) for one in asleep for p in one.parameters if p.grad is not None and p.grad.any()}
             self.idle -= found
 
     def _say_partly(self, held: Collection[str]) -> None:
         """Name the layers of which the user froze a part, which are held as a whole."""
-        chosen = [layer for layer in self._layers if layer.name in held and layer.module_name not in self.idle]
+        chosen = [layer for layer in self._layers if layer.name in held and _called_as(layer) not in self.idle]
         modules = {layer.module_name: layer.module for layer in chosen}
         solved = self._wholes
         flags = {name: [p.requires_grad for p in m.parameters() if id(p) in solved] for name, m in modules.items()}
@@ -215,6 +212,11 @@ class Trained:
     def _holding(self) -> list[TargetLayer]:
         """The layers that are held."""
         return [layer for layer in self._layers if layer.name in self.held] if self.held else []
+
+
+def _called_as(layer: TargetLayer) -> str:
+    """The name of what is called with a layer or is not: its module, or the part of a parameter that it is."""
+    return layer.name if type(layer.parameters[0]) is Part else layer.module_name
 
 
 def copies_of(layers: Iterable[TargetLayer]) -> dict[str, list[Tensor]]:
