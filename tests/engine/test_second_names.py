@@ -1,6 +1,7 @@
 """Modules that forward or a training loop keep under a second name, or add frozen: the trained ones stay the same."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -71,3 +72,49 @@ def test_a_teacher_that_the_first_forward_makes():
     assert space.left == []
     assert not torch.equal(model[2].student.weight, start)
     assert not torch.equal(model[2].student.weight, model[2].teacher.weight)
+
+
+def replaced(model, name):
+    """Put a frozen copy of the student where one was before, or beside that."""
+    setattr(model[2], name, copy.deepcopy(model[2].student).requires_grad_(False))
+
+
+def refilled(model, name):
+    """Write the student's weights to the frozen copy."""
+    getattr(model[2], name).load_state_dict(model[2].student.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:Left out of target space because they are frozen", "ignore:Copies of weights")
+def test_a_teacher_that_others_replace_is_one_that_is_written_to():
+    """Target space was made anew, in a fit with fresh moments, or refused."""
+    found = []
+    for renew in (replaced, refilled):
+        torch.manual_seed(0)
+        student = nn.Linear(6, 6)
+        teacher = copy.deepcopy(student).requires_grad_(False)
+        model = net(lambda m, h: m.student(h) - 0.1 * m.teacher(h).detach(), student=student, teacher=teacher)
+        steps(model, batch(), 4, before=lambda step, model=model, renew=renew: renew(model, "teacher"))
+        found.append(list(model[2].student.parameters()))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Left out of target space because they are frozen", "ignore:Copies of weights")
+@pytest.mark.parametrize("thawed", ["the old one", "the new one"])
+def test_a_teacher_that_is_trained_is_no_activation(thawed):
+    student = nn.Linear(6, 6)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    model = net(lambda m, h: m.student(h) - 0.1 * m.teacher(h), student=student, teacher=teacher)
+
+    def before(step):
+        if step == 1 and thawed == "the old one":
+            model[2].teacher.double().requires_grad_(True)
+        if step == 2:
+            replaced(model, "teacher")
+        if step == 3 and thawed == "the new one":
+            model[2].teacher.requires_grad_(True)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Trained from here on")
+        word = "gone" if thawed == "the old one" else "new"
+        with pytest.raises(TargetSpaceError, match=rf"{word}: 2\.teacher\.weight"):
+            steps(model, batch(), 4, before=before)

@@ -114,7 +114,7 @@ class TargetSpace:
         self._beginning.begin(batch, self.config.init, state)
         self.cascade.staying.begin(state is not None)
         self.stepping.follow()
-        self._structure = Structure(model, found.layers)
+        self._structure = Structure(model, found.layers, self.cascade.trained.frozen())
         watch(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import is_
 from typing import Any
 
@@ -27,13 +27,15 @@ class Structure:
     Args:
         model: the model.
         layers: which are solved; a mask that came to hold zeros takes one out, as pruning does that begins without any.
+        frozen: parameters that were frozen when targets were made.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[TargetLayer]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[TargetLayer], frozen: Iterable[nn.Parameter]) -> None:
         self._model = model
         self._scaled = [layer for layer in layers if isinstance(layer, FunctionalLayer)]
         self._found = _found(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._frozen = list(frozen)
         self._added: list[nn.Parameter] = []  # frozen since then
 
     def follow(self, release: Callable[[], None]) -> str | None:
@@ -65,27 +67,29 @@ class Structure:
         found = _found(self._model)
         if _same(found, self._found) and not any(parameter.requires_grad for parameter in self._added):
             return False, None
-        held = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad or id(p) in self._names]
-        names = {id(parameter): name for name, parameter in held}  # a frozen module is no more than an activation
-        if names == self._names and self._holders(found) == self._holders(self._found):
+        # a frozen module is no more than an activation, also where another takes its place, as a teacher's copy does
+        frozen = {id(parameter) for parameter in self._frozen if not parameter.requires_grad}
+        known = {number: name for number, name in self._names.items() if number not in frozen}
+        held = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad or id(p) in known]
+        names = {id(parameter): name for name, parameter in held}
+        if names == known and _holders(found, known) == _holders(self._found, known):
             self._found = found
             self._added = [parameter for parameter in self._model.parameters() if id(parameter) not in self._names]
             return True, None
         kinds = {
-            "new": [name for number, name in names.items() if number not in self._names],
-            "gone": [name for number, name in self._names.items() if number not in names],
+            "new": [name for number, name in names.items() if number not in known],
+            "gone": [name for number, name in known.items() if number not in names],
             "of another name": [
-                f"{self._names[number]} ({name})"
-                for number, name in names.items()
-                if self._names.get(number, name) != name
+                f"{known[number]} ({name})" for number, name in names.items() if known.get(number, name) != name
             ],
         }
         told = [f"{kind}: {listed(found)}" for kind, found in kinds.items() if found]
         return True, "; ".join(told) or "the same parameters, held by other modules"
 
-    def _holders(self, found: Sequence[Any]) -> Counter[int]:
-        """How many modules hold each parameter: a tie adds one, a second name of a module none."""
-        return Counter(id(item) for item in found if id(item) in self._names)
+
+def _holders(found: Sequence[Any], known: Collection[int]) -> Counter[int]:
+    """How many modules hold each parameter of these ids: a tie adds one, a second name of a module none."""
+    return Counter(id(item) for item in found if id(item) in known)
 
 
 def _found(model: nn.Module) -> list[Any]:

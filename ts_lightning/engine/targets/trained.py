@@ -183,12 +183,13 @@ class Trained:
     def state_dict(self) -> dict[str, Any]:
         """The weights of held layers, and the names of parameters that were frozen when the targets were made.
 
-        Some of these have thawed since, into weight space.
+        Some of these have thawed since, into weight space; of others the model has another in their place, or more.
         """
         names = {id(p): plain_name(name) for name, p in self._model.named_parameters()}
+        trained = {*self._wholes, *map(id, self.others)}
         return {
             "held": copies_of(self._holding()),
-            "frozen": [names[id(p)] for p in self._frozen if id(p) in names],
+            "frozen": [name for number, name in names.items() if number not in trained],
             "thawed": [names[id(p)] for p in self._thawed if id(p) in names],
         }
 
