@@ -3,7 +3,8 @@
 Gradients may be off there (``torch.no_grad``, ``torch.inference_mode``, inside of a ``torch.autograd.Function``), so
 that none would reach the targets. A transform of ``torch.func`` (``vmap``, ``jacrev``, ``jvp``) runs the layer on one
 sample, or on derivatives, in the place of the rows. ``functional_call`` runs it with other weights than its own. The
-samples of a nested tensor have no common shape. The columns of a sparse one would have to be dense for a solve.
+samples of a nested tensor have no common shape. The columns of a sparse one would have to be dense for a solve. Threads
+that the forward starts call layers in an order that may be another each time, and in each process.
 
 A layer that is called so and plainly as well is solved at its first plain call. Calls without gradients and in
 transforms that come later run with the solved weights. Those ahead of it, and all with other weights, are *beside* the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
@@ -30,6 +32,7 @@ IN_A_TRANSFORM = "called in a transform of torch.func"
 OTHER_WEIGHTS = "called with other weights than its own"
 ON_NESTED = "called on a nested tensor"
 ON_SPARSE = "called on a sparse tensor"
+IN_A_THREAD = "called in a thread of its own"
 
 
 def unfit_site() -> str | None:
@@ -73,8 +76,13 @@ def calling_module() -> nn.Module | None:
     return None
 
 
-def unfit_call(layer: TargetLayer, x: Any) -> str | None:
-    """The same for a call of a layer on ``x``; its module holds its own parameters or others for the moment."""
+def unfit_call(layer: TargetLayer, x: Any, thread: int) -> str | None:
+    """The same for a call of a layer on ``x``, in this or in another thread than that of the pass.
+
+    Its module holds its own parameters or others for the moment.
+    """
+    if get_ident() != thread:
+        return IN_A_THREAD
     why = unfit_site()
     if why is None and any(tensor.is_nested for tensor in tensors_in(x)):
         return ON_NESTED
@@ -107,6 +115,7 @@ def refused_call(layer: TargetLayer, why: str) -> TargetSpaceError:
         IN_A_TRANSFORM: "as vmap, jacrev or jvp; the rows of its input are not seen there",
         ON_NESTED: "whose samples have no common shape; padded ones have, as torch.nested.to_padded_tensor gives them",
         ON_SPARSE: "of which no Gram matrix is made; call it on x.to_dense() to solve it",
+        IN_A_THREAD: "that forward starts, as by ThreadPoolExecutor; the order of such calls may be another each time",
         OTHER_WEIGHTS: "as by functional_call; solved weights would not be those that run",
     }
     return TargetSpaceError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class Calls(TorchFunctionMode):
 
     Attributes:
         derivatives: that the forward asks for.
+        thread: in which calls are seen, by its identifier.
         noise: that training has on the tensors of the pass.
         values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
         read: takes note of the ``data`` of a tensor, whose writes the tensor's version does not count.
@@ -73,6 +75,7 @@ class Calls(TorchFunctionMode):
         functional = [x for x in layers if x.by_function or type(x) is LinearTargets]
         self._layers = {key_of(x.parameters[0]): x for x in functional}
         self._use, self._watch = use, watch
+        self.thread = get_ident()
         self._constant: Callable[[Any], bool] = _any if watch is None else watch.constant
         watched = () if watch is None else watch.parameters.values()
         held = (p.whole for x in functional for p in x.parameters if type(p) is Part)

@@ -94,7 +94,7 @@ class Survey:
     def _use(self, layer: TargetLayer, x: Any, calls: Calls) -> Any:
         call = self.uses.get(layer.name, 0)
         self.uses[layer.name] = call + 1
-        first, why = layer.name not in self.places, unfit_call(layer, x)
+        first, why = layer.name not in self.places, unfit_call(layer, x, calls.thread)
         if why is not None and passes_by(why):
             self.apart.setdefault(layer.name, why)
             if first or with_other_weights(layer):
