@@ -21,11 +21,13 @@ from ts_lightning.engine.reference.mode import ReferenceMode, forwards
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference.ties import check_order
 from ts_lightning.engine.reference.walk import Solve, Walk
+from ts_lightning.engine.reference.watch import Watch
 from ts_lightning.engine.running.batches import tensors_in
 from ts_lightning.engine.running.lazy import waits
 from ts_lightning.engine.running.untraced import Untraced
 from ts_lightning.errors import Unreached
 from ts_lightning.layers.base import TargetLayer
+from ts_lightning.layers.part import key_of, wholes_of
 from ts_lightning.ridge.precision import full_precision
 
 
@@ -128,6 +130,26 @@ class ReferencePass:
             self._checked = True
             check_order(layers, walk.inputs)
         return list(walk.solved)
+
+    def applies(self, names: Collection[str]) -> bool:
+        """Whether functions use weights of these layers in another way than that in which they are solved.
+
+        Args:
+            names: of layers that a walk has not reached; those of modules are passed over.
+        """
+        weights = [layer.parameters[0] for layer in self._layers if layer.by_function and layer.name in names]
+        if not weights:
+            return False
+        watch = Watch(wholes_of(weights), self.batch.model)
+        modules = [layer for layer in self._layers if not layer.by_function]
+
+        def use(layer: TargetLayer, x: Any, calls: Calls) -> Any:
+            return as_they_are(layer, x, 0)
+
+        with torch.inference_mode(False), torch.enable_grad():  # as in a walk
+            self.run(use, modules, None, Calls(modules, use, watch))
+        keys = {one.seen.key for calls in watch.calls.values() for one in calls}
+        return bool(watch.others) or not keys.isdisjoint(map(key_of, weights))
 
     def run(
         self,

@@ -239,7 +239,8 @@ class Cascade:
             with self.untangling.begin():
                 self._walk(visit, around)
         except Unreached as error:
-            if not (self.reference.walked and self.trained.rest(error.layers)):
+            used = not self.reference.walked or self.reference.applies(error.layers)
+            if used or not self.trained.rest(error.layers):
                 raise
             self.untangling.forget()
             return self._run(around)
