@@ -74,13 +74,14 @@ class ReferencePass:
 
     def outputs(self) -> list[Tensor]:
         """The model's output tensors, with its weights as they are."""
+        parameters = list(self.batch.model.parameters())  # and not the copies of those that forward writes
         with (
             torch.inference_mode(False),
             torch.enable_grad(),  # a forward may differentiate
             full_precision(self._device),
             self._untraced() as undo,
             self._mode(undo.modules),
-            without_gradients(self.batch.model.parameters()),
+            without_gradients(parameters),
         ):
             return [t.detach().clone() for t in tensors_in(self.batch.run()) if t.is_floating_point()]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.memory import memory
 from ts_lightning.engine.reference.call_sites import handed_to_a_transform, passes_by, unfit_site
 from ts_lightning.engine.running.batches import tensors_in
+from ts_lightning.engine.running.written import written_in
 from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.seen import Key, Seen, nowhere_zero
 
@@ -23,6 +24,7 @@ NUMBERS: set[Any] = {
     *(torch.is_nonzero, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__bool__, Tensor.__complex__),
     *(Tensor.__contains__, Tensor.data_ptr, Tensor.untyped_storage),
 }
+WRITTEN = "written by forward"
 WITH_ZEROS = "multiplied by a mask with zeros"
 IN_SEVERAL_WAYS = "applied in several ways"
 IN_PART = "only a part of it is applied"
@@ -68,7 +70,8 @@ class Watch:
         self.parameters = {id(parameter): parameter for parameter in parameters}
         self.calls: dict[int, list[Noted]] = {}
         self.others: dict[int, list[str]] = {}
-        self.unfit: dict[Key, str] = {}
+        # runs have copies of those that earlier ones wrote to, so that no write to these shows
+        self.unfit: dict[Key, str] = {(key, None): WRITTEN for key in written_in(model) & self.parameters.keys()}
         self.transformed: set[int] = set()
         self._model = model
         self._data: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the ``data`` of a parameter: this, and itself
@@ -122,7 +125,7 @@ class Watch:
         """Take note of the call if it wrote to a parameter, itself or its ``data``."""
         for tensor, parameter, version in before:
             if tensor is args[0] if function == SET_DATA else tensor._version != version:
-                self.unfit.setdefault((id(parameter), None), "written by forward")
+                self.unfit.setdefault((id(parameter), None), WRITTEN)
 
     def data(self, tensor: Tensor, found: Tensor) -> None:
         """Take note of the ``data`` of a tensor."""

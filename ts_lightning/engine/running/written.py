@@ -55,6 +55,16 @@ def known_written(modules: Iterable[nn.Module]) -> Callable[[], None]:
     return forget
 
 
+def written_in(model: nn.Module) -> set[int]:
+    """The ids of a model's parameters that runs are known to write to."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name in _known.get(module, ())
+    }
+
+
 class Written:
     """Copies in the place of the parameters that runs write to, for one run; the modules' records put those back.
 
