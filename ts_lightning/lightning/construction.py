@@ -25,7 +25,7 @@ from ts_lightning.lightning.module import TargetSpaceModule, gives
 from ts_lightning.lightning.reference_call import by_position, by_signature, needs, reference_call
 from ts_lightning.lightning.reference_data import form_of, generators_beside
 from ts_lightning.lightning.strategy import process_group
-from ts_lightning.lightning.trial import quiet
+from ts_lightning.lightning.trial import quiet, transferred
 
 _TOLERANCE = 1e-3  # of a weight's norm, up to which a batch that is taken anew is that of the targets
 
@@ -117,8 +117,9 @@ class Construction:
         with unmoved(generators_beside(trainer, self._module), seed):
             batch = trainer.strategy.broadcast(self._module.reference_batch())
             batch = trainer.precision_plugin.convert_input(batch)
-            batch = self._module._on_before_batch_transfer(batch)
-            return trainer.strategy.batch_to_device(batch)
+            with transferred(self._module):
+                batch = self._module._on_before_batch_transfer(batch)
+                return trainer.strategy.batch_to_device(batch)
 
     def _drawn_otherwise(self) -> Any:
         """The reference batch once more, by other random numbers, which augmentation makes another one of."""

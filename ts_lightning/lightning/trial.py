@@ -123,6 +123,18 @@ def untouched(module: LightningModule, learned: Learned) -> Iterator[None]:
         undo.restore()
 
 
+@contextmanager
+def transferred(module: LightningModule) -> Iterator[None]:
+    """Put back what transfer hooks write to the module, as running statistics, and to attributes of its datamodule."""
+    undo = Undo(module, Learned(), None)
+    undo.reach_attributes(getattr(module._trainer, "datamodule", None))
+    try:
+        undo.copy()
+        yield
+    finally:
+        undo.restore()
+
+
 def _state(modules: Iterable[nn.Module]) -> list[tuple[bool | None, list[int]]]:
     """The modes of modules, and how often their parameters were written."""
     return [

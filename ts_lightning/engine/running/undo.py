@@ -41,13 +41,13 @@ class Undo:
     Args:
         model: what will be run.
         learned: by earlier runs.
-        seed: of every generator of random numbers that modules hold, for as long as the record stands.
+        seed: of every generator of random numbers that modules hold, while the record stands; None leaves them.
 
     Attributes:
         modules: the model's, with those that modules hold without registering them.
     """
 
-    def __init__(self, model: nn.Module, learned: Learned, seed: int) -> None:
+    def __init__(self, model: nn.Module, learned: Learned, seed: int | None) -> None:
         self.modules: list[nn.Module] = []
         self._learned, self._seed = learned, seed
         self._seen: dict[int, Any] = {}
@@ -246,7 +246,8 @@ class Undo:
             self._arrays.add(value)
         elif is_generator(value):
             self._generators.append(putting_back(value))
-            start_at(value, self._seed)
+            if self._seed is not None:
+                start_at(value, self._seed)
         elif hasattr(value, "__dict__") and of_user(type(value).__module__):
             self._record(value.__dict__)
 
