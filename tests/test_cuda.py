@@ -220,7 +220,7 @@ def sharded(name, device):
     return torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "Words"])  # whose gradients are sparse
 def test_two_processes_sharing_a_device_equal_two_on_a_cpu(name):
     expected, *_ = in_processes(sharded, name, "cpu", ranks=2)
     found = in_processes(sharded, name, "cuda", ranks=2, timeout=120)

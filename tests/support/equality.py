@@ -159,6 +159,17 @@ class Loop(LSTM):
         return found
 
 
+class Words(MLP):
+    """Behind a table with sparse gradients, of which each process looks up other rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 12, sparse=True)
+
+    def forward(self, x):
+        return self.net(self.table((4 * x[:, :3]).long().clamp(-4, 4) + 4).mean(1))
+
+
 class Empty(LSTM):
     """A reference batch of fewer samples than processes."""
 
@@ -190,12 +201,12 @@ EVERY = (
     Parts,
     Attention,
     WideAttention,
+    Words,
     Empty,
     EmptySteps,
     EmptyAttention,
 )
 NETWORKS = {cls.__name__: cls for cls in EVERY}
-
 
 OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
@@ -280,11 +291,10 @@ def run(
     sampler = DistributedSampler(samples, world, int(os.environ.get("RANK", 0)), shuffle=False)
     fit.fit(model, DataLoader(samples, BATCH // world // accumulate, sampler=sampler))
     state = model.target_space_engine.state_dict()
-    held = sum(target.numel() for target in model.target_space_engine.targets.values())
     return {
         "weights": {n: p.detach().clone() for n, p in model.named_parameters()},
         "targets": state["targets"],
         "same": same.same,
-        "held": held,
+        "held": sum(target.numel() for target in model.target_space_engine.targets.values()),
         "steps": fit.global_step,
     }

@@ -40,7 +40,17 @@ class Shards:
         return scale * start, scale * (start + each + (rank < more))
 
     def sum(self, *tensors: Tensor) -> None:
-        """Replace each tensor by its sum over the processes, in one message; the same bits on all of them."""
+        """Replace each tensor by its sum over the processes, in one message; the same bits on all of them.
+
+        Sparse ones, as the gradient of a table of which each process has looked up other rows, take messages of their
+        own.
+        """
+        for tensor in tensors:
+            if tensor.is_sparse:
+                self._sum_sparse(tensor)
+        tensors = tuple(tensor for tensor in tensors if not tensor.is_sparse)
+        if not tensors:
+            return
         if len(tensors) == 1 and tensors[0].is_contiguous():
             dist.all_reduce(tensors[0], group=self.group)
             return
@@ -48,6 +58,14 @@ class Shards:
         dist.all_reduce(flat, group=self.group)
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+    def _sum_sparse(self, tensor: Tensor) -> None:
+        own = tensor.coalesce()
+        sizes = self.objects(own.values().shape[0])
+        if not any(sizes):
+            return
+        places, values = self.gather(sizes, own.indices().mT, own.values())
+        tensor.copy_(torch.sparse_coo_tensor(places.mT, values, tensor.shape, check_invariants=False).coalesce())
 
     def gather(self, sizes: Sequence[int], *parts: Tensor) -> list[Tensor]:
         """Each part (sizes[rank], ...) of all processes, (sum of sizes, ...), in one message for each precision."""

@@ -161,7 +161,7 @@ class Partition:
         """Let all processes skip a step under a gradient scaler if one of them has to."""
         if self.shards is None or not trained:
             return
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        gradients = [_entries(parameter.grad) for parameter in trained if parameter.grad is not None]
         overflow = torch.zeros(1, device=trained[0].device)
         for gradient in gradients:
             overflow += (~gradient.isfinite()).any()
@@ -194,6 +194,11 @@ class Partition:
         """The reference batch, whose seed follows the user's; no draw changes the order of training data."""
         seed = self.seed((state or {}).get("seed", torch.initial_seed() % 2**63), device)
         return self.same_batch(ReferenceBatch.of(model, reference, forward, seed), device)
+
+
+def _entries(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient, in its memory; of a sparse one those that it has."""
+    return gradient._values() if gradient.is_sparse else gradient
 
 
 def _varies(tensor: Tensor) -> bool:
