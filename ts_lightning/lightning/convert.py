@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, TypeVar
 
 from lightning.pytorch import LightningModule
@@ -14,11 +15,10 @@ from lightning.pytorch import LightningModule
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.errors import TargetSpaceError, instead
 from ts_lightning.lightning.mixin import TargetSpaceMixin
+from ts_lightning.lightning.module import OVERRIDABLE, refuse_other_uses
 from ts_lightning.lightning.other_name import refuse_other_name
 
 Module = TypeVar("Module", bound=LightningModule)
-#: what a class may define for target space before it has the mixin
-_OVERRIDABLE = ("reference_batch", "reference_forward", "configure_weight_optimizers")
 _DEFAULTS = TargetSpaceConfig()
 _CONVERTED: dict[type[LightningModule], Any] = {}
 
@@ -41,7 +41,7 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
         The same module.
 
     Raises:
-        TargetSpaceError: it is not a LightningModule.
+        TargetSpaceError: it is not a LightningModule, or keeps something else under a name of these.
         TypeError: the settings are something else than these.
 
     Examples:
@@ -61,6 +61,8 @@ def convert(module: Module, config: TargetSpaceConfig | None = _DEFAULTS) -> Mod
         if isinstance(module, type):
             hint = f"make one first, as in convert({module.__name__}(...))"
         raise TargetSpaceError(f"convert: found {instead(module)}; expected a LightningModule: {hint}.")
+    if config is not None:
+        refuse_other_uses(module)
     if config is _DEFAULTS:
         config = TargetSpaceConfig.checked(getattr(module, "target_space", None), "target_space") or _DEFAULTS
     TargetSpaceConfig.checked(config, "convert")
@@ -79,7 +81,7 @@ def space_of(module: LightningModule) -> Literal["target", "weight"]:
 
 def _with_mixin(own: type[LightningModule]) -> Any:
     if own not in _CONVERTED:
-        body = {name: getattr(own, name) for name in _OVERRIDABLE if hasattr(own, name)}
+        body = {name: inspect.getattr_static(own, name) for name in OVERRIDABLE if hasattr(own, name)}
         body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
         body |= {"__reduce_ex__": _reduce, "_own_class": own}
         _CONVERTED[own] = type(own.__name__, (TargetSpaceMixin, own), body)

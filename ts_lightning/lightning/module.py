@@ -8,11 +8,37 @@ from lightning.pytorch import LightningModule
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace  # noqa: F401 (for the type of an attribute)
+from ts_lightning.errors import TargetSpaceError, instead
+
+#: what a class may define for target space, with the mixin or before it has that
+OVERRIDABLE = ("reference_batch", "reference_forward", "configure_weight_optimizers")
 
 
 def gives(module: LightningModule, method: str) -> bool:
     """Whether a module has a method of its own beside the mixin's, in front of it or behind."""
     return sum(method in vars(holder) for holder in (module, *type(module).__mro__)) > 1
+
+
+def refuse_other_uses(module: LightningModule) -> None:
+    """Refuse a module that keeps something of its own under a name that target space has.
+
+    Raises:
+        TargetSpaceError: it does, as a tensor ``reference_batch`` of samples to draw, or a layer ``target_space``.
+    """
+    registered = {**module._parameters, **module._buffers, **module._modules}
+    for name in ("target_space", *OVERRIDABLE):
+        given = [vars(holder)[name] for holder in (module, *type(module).__mro__) if name in vars(holder)]
+        others = [one for one in given if not (callable(one) or isinstance(one, classmethod))]
+        if name == "target_space":  # of the settings there is a check of their own
+            others = []
+        if name in registered:
+            others = [registered[name]]
+        if others:
+            has = "settings" if name == "target_space" else "a method"
+            raise TargetSpaceError(
+                f"{type(module).__name__}.{name}: found {instead(others[0])}, where target space has {has}. Give what "
+                f"the module keeps there another name."
+            )
 
 
 class TargetSpaceModule(LightningModule):

@@ -26,7 +26,7 @@ from ts_lightning.lightning.covers import Covers
 from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
 from ts_lightning.lightning.hook import SolveHook
-from ts_lightning.lightning.module import TargetSpaceModule
+from ts_lightning.lightning.module import TargetSpaceModule, refuse_other_uses
 from ts_lightning.lightning.optimized import optimized_only, say_nothing_is_solved, say_what_is_trained
 from ts_lightning.lightning.substitution import KEY, Substitution
 from ts_lightning.lightning.training_data import isolated, refused
@@ -133,6 +133,8 @@ class Session:
 
     def _setup_optimizers(self, trainer: Trainer) -> None:
         """Set optimizers up; where the fit goes on behind the end of target space, those of weight space."""
+        if self.module.target_space is not None:
+            refuse_other_uses(self.module)  # now that it has set itself up, and ahead of its first forward
         self._handing_over.set_up(
             partial(self._covers.own(trainer.strategy, "setup_optimizers"), trainer), self._restored
         )
