@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.support.fits import trainer
 from tests.support.points import Base, X, Y, fit
@@ -238,13 +238,26 @@ class ViewInStep(NoIndex):
         return functional.cross_entropy(self.net(batch[0].view(8, 3)), batch[1])
 
 
-@pytest.mark.parametrize("batch_sampler", [False, True])
+class Batches(IterableDataset):
+    """A stream of whole batches."""
+
+    def __iter__(self):
+        return zip(X.split(8), Y.split(8), strict=True)
+
+
+SAMPLES = list(zip(X, Y, strict=True))
+LOADERS = {
+    "batch_size": lambda: DataLoader(SAMPLES, 8),
+    "batch_sampler": lambda: DataLoader(SAMPLES, batch_sampler=DataLoader(SAMPLES, 8).batch_sampler),
+    "lists": lambda: DataLoader(SAMPLES, batch_sampler=[list(range(i, i + 8)) for i in range(0, len(X), 8)]),
+    "stream": lambda: DataLoader(Batches(), batch_size=None),
+}
+
+
+@pytest.mark.parametrize("way", LOADERS)
 @pytest.mark.parametrize("kind", [View, Hidden, ViewInStep])
-def test_a_model_of_one_batch_size_is_told_to_ask_for_it(kind, batch_sampler):
-    samples = list(zip(X, Y, strict=True))
-    loader = DataLoader(samples, 8)
-    if batch_sampler:
-        loader = DataLoader(samples, batch_sampler=loader.batch_sampler)
+def test_a_model_of_one_batch_size_is_told_to_ask_for_it(kind, way):
+    loader = LOADERS[way]()
     model = kind()
     with pytest.raises(TargetSpaceError, match=r"can be run on 8 samples, .*ReferenceConfig\(size=8\)"):
         trainer().fit(model, loader)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from ts_lightning.engine.running.batches import sequence
+from ts_lightning.engine.running.batches import batch_size, sequence
 from ts_lightning.errors import TargetSpaceError
 
 
@@ -99,11 +99,16 @@ def keeps_place(loader: Any) -> bool:
 
 
 def training_batch_size(trainer: Trainer | None) -> int | None:
-    """How many samples the batches of the training loop's first loader have, if it says so."""
+    """How many samples the batches of the training loop's first loader have: as it says, or as its next one shows."""
     combined = None if trainer is None else trainer.fit_loop._combined_loader
     loader = next(iter(combined.flattened), None) if combined is not None else None
     size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    return size if isinstance(size, int) else None
+    if isinstance(size, int):
+        return size
+    if trainer is None or getattr(combined, "_iterator", None) is None:
+        return None
+    with closing(read_ahead(trainer)) as ahead:
+        return batch_size(next(ahead, None))
 
 
 @contextmanager

@@ -231,8 +231,8 @@ def keep_share(
         if difference > max(_SAME, 2 * torch.finfo(layer.parameters[0].dtype).eps):
             raise TargetSpaceError(
                 f"layer '{layer.name}' is solved differently from {shards.ranks} shares of the reference batch than "
-                f"from the whole: something before it mixes samples, or its rows do not follow their order. Use "
-                f"reference.shard=False, or add '{layer.module_name}' to exclude."
+                f"from the whole: something before it mixes samples or draws random numbers, or its rows do not follow "
+                f"their order. Use reference.shard=False, or add '{layer.module_name}' to exclude."
             )
         return values, passed
 
