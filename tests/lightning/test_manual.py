@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tests.support.fits import CONFIG, Lit, Plain, assert_equal, assert_solved, build, data, fit, loader
 from tests.support.manual import Manual, Two, first, others
-from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin, convert
+from ts_lightning import TargetSpace, TargetSpaceConfig, TargetSpaceError, TargetSpaceMixin
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=0.02)])
@@ -69,48 +69,6 @@ def test_toggling_freezes_the_weights_with_their_targets():
     assert all(p.requires_grad for p in [*model.parameters(), *model.target_space_engine.targets.values()])
     assert model.losses[-1] < 0.7 * model.losses[0]
     assert_solved(model)
-
-
-class Toggling(Plain):
-    """Notes which parameters are frozen behind Lightning's own toggling."""
-
-    automatic_optimization = False
-
-    def toggle_optimizer(self, optimizer):
-        super().toggle_optimizer(optimizer)
-        self.note("toggled")
-
-    def untoggle_optimizer(self, optimizer):
-        super().untoggle_optimizer(optimizer)
-        self.note("untoggled")
-
-    def note(self, when):
-        self.seen.append((when, *(parameter.requires_grad for parameter in self.net.parameters())))
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            self.toggle_optimizer(optimizer)
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.step()
-            self.untoggle_optimizer(optimizer)
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(part(self.net), lr=0.1) for part in (first, others)]
-
-
-class MixedIn(TargetSpaceMixin, Toggling):
-    target_space = CONFIG
-
-
-@pytest.mark.parametrize("make", [MixedIn, lambda: convert(Toggling(), CONFIG)], ids=["mixin", "convert"])
-def test_a_method_of_ones_own_that_toggles_finds_the_weights_toggled(make):
-    """They were toggled behind it."""
-    model, expected = make(), Toggling()
-    for each in (model, expected):
-        fit(each, max_epochs=1)
-    assert model.seen == expected.seen
-    assert {flags[1:] for flags in model.seen} == {(True,) * 6, (True,) * 2 + (False,) * 4, (False,) * 2 + (True,) * 4}
 
 
 class Frozen(Two):

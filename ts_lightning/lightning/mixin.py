@@ -47,9 +47,6 @@ class TargetSpaceMixin(TargetSpaceModule):
         {'layer': (20, 2)}
     """
 
-    # which TorchScript leaves alone
-    __jit_unused_properties__ = sorted([*LightningModule.__jit_unused_properties__, "_param_requires_grad_state"])
-
     def reference_batch(self) -> Any:
         """The batch on which targets are defined; override to give one of your own.
 
@@ -96,19 +93,15 @@ class TargetSpaceMixin(TargetSpaceModule):
         own = getattr(super(), "configure_weight_optimizers", None)
         return None if own is None else own()
 
-    @property
-    def _param_requires_grad_state(self) -> dict[Any, bool]:
-        """Lightning's, which the methods that toggle optimizers set at their end.
+    def toggle_optimizer(self, optimizer: Any) -> None:
+        """As in Lightning; the weights freeze with their targets."""
+        super().toggle_optimizer(optimizer)
+        if self.target_space_engine is not None:
+            self.target_space_engine.follow()
 
-        There the weights freeze and thaw with their targets, so that a class's own methods of these names find them so
-        behind ``super()``.
-        """
-        state: dict[Any, bool] = self.__dict__["_param_requires_grad_state"]
-        return state
-
-    @_param_requires_grad_state.setter
-    def _param_requires_grad_state(self, state: dict[Any, bool]) -> None:
-        self.__dict__["_param_requires_grad_state"] = state
+    def untoggle_optimizer(self, optimizer: Any) -> None:
+        """As in Lightning; the weights thaw with their targets."""
+        super().untoggle_optimizer(optimizer)
         if self.target_space_engine is not None:
             self.target_space_engine.follow()
 
