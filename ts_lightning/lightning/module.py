@@ -27,12 +27,13 @@ def refuse_other_uses(module: LightningModule) -> None:
     """
     registered = {**module._parameters, **module._buffers, **module._modules}
     for name in ("target_space", *OVERRIDABLE):
-        given = [vars(holder)[name] for holder in (module, *type(module).__mro__) if name in vars(holder)]
-        others = [one for one in given if not (callable(one) or isinstance(one, classmethod))]
-        if name == "target_space":  # of the settings there is a check of their own
-            others = []
         if name in registered:
             others = [registered[name]]
+        elif name == "target_space":  # of the settings there is a check of their own
+            others = []
+        else:
+            given = [vars(holder)[name] for holder in (module, *type(module).__mro__) if name in vars(holder)]
+            others = [one for one in given if not (callable(one) or isinstance(one, classmethod))]
         if others:
             has = "settings" if name == "target_space" else "a method"
             raise TargetSpaceError(
