@@ -16,6 +16,8 @@ RUNS = {
     "adam": TWO,
     "lbfgs": {"optimizer": "lbfgs", **TWO},
     "target adam": {"optimizer": "target adam", **TWO},
+    "adafactor": {"optimizer": "adafactor", **TWO},
+    "preconditioned": {"optimizer": "preconditioned", **TWO},
     "adaptive": {"optimizer": "adaptive"},
     "adaptive, refreshed": {"optimizer": "adaptive", "selection": "random", "refresh": 1},
     "double": {"dtype": torch.float64, **TWO},

@@ -20,8 +20,32 @@ from ts_lightning import ReferenceConfig, TargetAdam, TargetSpaceConfig, TargetS
 #: fewer rows than the convolution has on the reference batch, so that which ones were sampled matters
 CONFIG = TargetSpaceConfig(reference=ReferenceConfig(size=24, rows=90))
 
+
+class Preconditioned(torch.optim.Optimizer):
+    """Has matrices of its own sizes for each parameter, as Shampoo and SOAP."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad.reshape(len(parameter), -1)
+                rows, columns = gradient @ gradient.T, gradient.T @ gradient
+                state = self.state[parameter] or {"rows": torch.eye(len(rows)), "columns": torch.eye(len(columns))}
+                self.state[parameter] = {"rows": state["rows"] + rows, "columns": state["columns"] + columns}
+                step = torch.linalg.solve(state["rows"], gradient) @ state["columns"].inverse()
+                parameter.sub_(step.view_as(parameter), alpha=group["lr"])
+        return loss
+
+
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
+    "adafactor": torch.optim.Adafactor,
+    "preconditioned": Preconditioned,
     "target adam": TargetAdam,
     "adaptive": partial(TargetAdam, adaptive_lr=True),
 }

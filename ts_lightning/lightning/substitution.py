@@ -21,7 +21,7 @@ from torch.optim import Adagrad, Optimizer
 
 from ts_lightning.amount import amount
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.engine.steps.optimizers import inner_optimizers, restore
+from ts_lightning.engine.steps.optimizers import drop_joint_moments, inner_optimizers, restore
 from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.optim import TargetAdam, shares_one
@@ -49,13 +49,15 @@ class Substitution:
         for layer in space.layers:
             for whole in layer.wholes:
                 solved.setdefault(id(whole), []).append(space.targets[layer.name])
+        drop_joint_moments(optimizer, (whole for layer in space.layers for whole in layer.wholes))
         self._made: dict[nn.Parameter, dict[str, Any]] = {}
+        untouched = all(_may_be_made(state) for state in optimizer.state.values() if isinstance(state, Mapping))
         made: dict[nn.Parameter, dict[str, Any]] = {}
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if id(weight) in solved and (state := optimizer.state.pop(weight, None)):
                     for new, parameter in ((self._made, weight), *((made, target) for target in solved[id(weight)])):
-                        constructed = _constructed(optimizer, group, state, parameter)
+                        constructed = _constructed(optimizer, group, state, parameter, untouched)
                         if constructed:
                             new[parameter] = constructed
         separate = [group for inner in inner_optimizers(optimizer) for group in inner.param_groups]
@@ -77,6 +79,7 @@ class Substitution:
     def undo(self) -> None:
         """Put the weights back, with fresh moments."""
         targets = set(self._space.targets.values())
+        drop_joint_moments(self.optimizer, targets)
         self.optimizer.__dict__.pop("__getstate__", None)
         for group, parameters in zip(self.optimizer.param_groups, self._groups(), strict=True):
             group["params"][:] = parameters
@@ -139,7 +142,7 @@ class Substitution:
         """
         if KEY in state and not of_another_kind(self.optimizer, state["param_groups"]):
             groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": self._read(state[KEY]), "param_groups": groups})
+            self.optimizer.load_state_dict({"state": {}, "param_groups": groups, KEY: state[KEY]})
 
     def _before_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """Turn a state into one in the optimizer's own numbering, with this process's share of the moments."""
@@ -148,10 +151,10 @@ class Substitution:
         if KEY in state:
             moments = self._read(state[KEY])
         elif given == own:
-            moments = _matched(state, self._trained(), self._trained())
+            moments = _matched(state, self._trained(), self._trained(), self.optimizer.state)
         elif given[: len(self._weights)] == list(map(len, self._weights)):
             weights = [weight for group in self._weights for weight in group]
-            moments = _matched(state, weights, self._trained())
+            moments = _matched(state, weights, self._trained(), self.optimizer.state)
         else:
             return state  # which torch refuses
         return {**state, "state": moments, "param_groups": _numbered(state["param_groups"], own)}
@@ -203,14 +206,13 @@ def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: 
 
 
 def _constructed(
-    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter, untouched: bool
 ) -> dict[str, Any] | None:
     """The state that an optimizer's constructor makes for a parameter, out of a weight's; None for moments."""
     if isinstance(optimizer, Adagrad):
         start = group["initial_accumulator_value"]
         return {"step": torch.zeros_like(state["step"]), "sum": torch.full_like(parameter.detach(), start)}
-    tensors = [value for value in state.values() if isinstance(value, Tensor)]
-    if not all(bool((tensor == tensor.reshape(-1)[0]).all()) for tensor in tensors if tensor.numel()):
+    if not untouched:
         return None
     return {
         key: torch.full_like(parameter.detach(), float(value.reshape(-1)[0]), dtype=value.dtype)
@@ -218,6 +220,12 @@ def _constructed(
         else value
         for key, value in _copied(state).items()
     }
+
+
+def _may_be_made(state: Mapping[str, Any]) -> bool:
+    """Whether a state may be a constructor's: each tensor has one number throughout, and no step is counted."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
+    return not state.get("step") and all(bool((tensor == tensor.reshape(-1)[0]).all()) for tensor in tensors)
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,20 +243,34 @@ def _numbered(groups: Iterable[Mapping[str, Any]], sizes: Iterable[int]) -> list
 
 
 def _matched(
-    state: Mapping[str, Any], given: Iterable[nn.Parameter], trained: Iterable[nn.Parameter]
+    state: Mapping[str, Any],
+    given: Iterable[nn.Parameter],
+    trained: Iterable[nn.Parameter],
+    present: Mapping[Any, Mapping[str, Any]],
 ) -> dict[int, Any]:
     """The moments of a state of the ``given`` parameters, by the numbers of those that are ``trained``, too.
 
-    Those of another shape than the parameter's are of a weight where its targets stand now.
+    Those of other shapes than the ``present`` ones are of a weight where its targets stand now.
     """
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     by_parameter = dict(zip(given, numbers, strict=False))
     found: dict[int, Any] = {}
     for number, parameter in enumerate(trained):
         moments = state["state"].get(by_parameter.get(parameter))
-        if moments is not None and not any(
-            isinstance(value, Tensor) and value.dim() == parameter.dim() and value.shape != parameter.shape
-            for value in moments.values()
-        ):
+        if moments is not None and _fit(moments, parameter, present.get(parameter, {})):
             found[number] = moments
     return found
+
+
+def _fit(moments: Mapping[str, Any], parameter: nn.Parameter, present: Mapping[str, Any]) -> bool:
+    """Whether moments have the shapes of the ``present`` ones; of those that are not made yet, the parameter's.
+
+    Some have another shape than their parameter, as the rows and columns of Adafactor, and matrices that precondition.
+    """
+    for key, value in moments.items():
+        if isinstance(value, Tensor):
+            made = present.get(key)
+            like = made if isinstance(made, Tensor) else parameter
+            if value.shape != like.shape and (made is like or value.dim() == parameter.dim()):
+                return False
+    return True

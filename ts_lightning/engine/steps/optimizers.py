@@ -59,7 +59,7 @@ def substitute(
     everyone = [optimizer, *inner_optimizers(optimizer)]
     for each in everyone:
         kind = type(each).__name__
-        if any(id(p) in weights for p in each.state):
+        if weights.keys() & _with_moments(each):
             raise TargetSpaceError(
                 f"{kind} already holds state for weights that targets should replace. Make the substitution before the "
                 f"first step."
@@ -153,6 +153,20 @@ def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
                 found[id(value)] = value
                 rest.append(value)
     return list(found.values())
+
+
+def _with_moments(optimizer: Optimizer) -> set[int]:
+    """The ids of the parameters of which an optimizer holds moments; LBFGS has those of all with its first one."""
+    held = {id(p) for p, state in optimizer.state.items() if state}
+    return trained_by(optimizer) if held and isinstance(optimizer, LBFGS) else held
+
+
+def drop_joint_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Drop the moments that LBFGS has of all its parameters together, where some of ``parameters`` are among them."""
+    given = set(map(id, parameters))
+    for one in (optimizer, *inner_optimizers(optimizer)):
+        if isinstance(one, LBFGS) and given & trained_by(one):
+            one.state.clear()
 
 
 def restore(optimizer: Optimizer) -> None:
