@@ -1,5 +1,6 @@
 """``--target_space``: settings for any module, from the command line or a YAML, kept with run and checkpoint."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,7 +58,9 @@ def test_settings_reach_the_module_and_train_targets(kind, options, expected):
 def test_a_table_says_where_target_space_ended(tmp_path):
     short = ["--trainer.max_steps", "4", "--trainer.accelerator", "cpu", "--data", "tests.cli.plain.Points"]
     options = [*of(Net), *short, "--target_space.until", "2", "--out", tmp_path / "run"]
-    assert "Net, target space for 2 steps, then weight space: done after 4 steps" in done(main, "fit", *options).out
+    table = done(main, "fit", *options).out
+    assert "Net, target space for 2 steps, then weight space: done after 4 steps" in table
+    assert re.search(r"^target space +2 of 2 layers \(100.0 %", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_the_learning_rate_of_the_best_last_value_is_chosen(tmp_path):
     assert "the same 3 trials for both" in chosen
     assert edge == "That of weight space is the smallest that was tried: the best may lie beyond it."
     assert tuning.rows() == [("0.001", "0.5", "0.8"), ("0.002", "0.9", "0.5"), ("0.003", "0.7", "nan")]
+    alone = tuned(tmp_path / "alone", [0.5], [0.8], "test/accuracy")
+    assert alone.notes() == ["Learning rate: 0.001 in both spaces, the only one that was tried."]
     falls = tuned(tmp_path / "loss", [0.5, 0.9, 0.7], [0.8, 0.5, float("nan")], "val_loss")
     assert [falls.chosen(space).lr for space in ("target", "weight")] == [0.001, 0.002]
 

@@ -20,24 +20,32 @@ _CPUS = Path("/proc/cpuinfo")
 class Facts(Callback):
     """Keeps the lines at the end of training, before a test takes the Trainer's data away.
 
+    What is solved is read off at the first batch, too: at the end, target space may have ended (``until``).
+
     Attributes:
         found: the lines, by their labels.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
+        self._solved = ""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Read off what is solved, once."""
+        self._solved = self._solved or _solved(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read them off."""
-        self.found = _facts(trainer, pl_module)
+        hardware = _hardware(trainer.strategy.root_device, trainer.world_size)
+        solved = _solved(pl_module) or self._solved
+        found = {"data": _data(trainer), "hardware": hardware, "target space": solved}
+        self.found = {name: text for name, text in found.items() if text}
 
 
-def _facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+def _solved(module: LightningModule) -> str:
+    """The line that a fit in target space begins with."""
     engine = getattr(module, "target_space_engine", None)
-    found = {"data": _data(trainer), "hardware": _hardware(trainer.strategy.root_device, trainer.world_size)}
-    if engine is not None:
-        found["target space"] = engine.describe().removeprefix("Target space: ")  # the line that the fit began with
-    return {name: text for name, text in found.items() if text}
+    return "" if engine is None else engine.describe().removeprefix("Target space: ")
 
 
 def _data(trainer: Trainer) -> str:

@@ -59,6 +59,8 @@ class Tuning:
     def notes(self) -> list[str]:
         """How the learning rates were chosen, and where the choice may not be the best."""
         rates = ", ".join(f"{trial.lr:g}" for trial in self.target)
+        if len(self.target) == 1:
+            return [f"Learning rate: {rates} in both spaces, the only one that was tried."]
         target, weight = self.chosen("target").lr, self.chosen("weight").lr
         said = [
             f"Learning rates: {target:g} in target space and {weight:g} in weight space, each the best of {rates} by "
@@ -70,7 +72,7 @@ class Tuning:
             )
         for space in ("target", "weight"):
             trials: Sequence[Trial] = getattr(self, space)
-            if len(trials) > 1 and self.chosen(space) in (trials[0], trials[-1]):
+            if self.chosen(space) in (trials[0], trials[-1]):
                 which = "smallest" if self.chosen(space) is trials[0] else "largest"
                 said.append(f"That of {space} space is the {which} that was tried: the best may lie beyond it.")
         return said
