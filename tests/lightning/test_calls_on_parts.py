@@ -1,0 +1,83 @@
+"""A training step that calls the module on parts of its batch: layers are solved from the rows of all parts."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.support.fits import trainer
+from ts_lightning import TargetSpaceMixin
+
+NETS = {
+    "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 2)),
+    "convolutional": lambda: nn.Sequential(nn.Conv1d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(10, 2)),
+    "normalised": lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 2)),
+}
+
+
+def halves(call, x):
+    return torch.cat([call(x[: len(x) // 2]), call(x[len(x) // 2 :])])
+
+
+def unequal(call, x):
+    return torch.cat([call(x[:3]), call(x[3:])])
+
+
+def chunks(call, x):
+    return torch.cat([call(part) for part in x.split(6)])
+
+
+def masked(call, x):
+    chosen = x[:, 0, 0] > 0
+    return torch.cat([call(x[chosen]), call(x[~chosen])])
+
+
+def whole(call, x):
+    return call(x)
+
+
+def flipped(call, x):
+    return torch.cat([call(x[:4]), call(x[4:].flip(2))])
+
+
+def repeated(call, x):
+    return torch.cat([call(x[:4]), call(x[:4]), call(x[8:])])
+
+
+def weights(form, net="dense"):
+    """The weights behind two steps on the whole data, and what is solved, by name."""
+
+    class Parts(TargetSpaceMixin, LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = NETS[net]()
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(form(self, batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    model = Parts().double()
+    x = torch.randn(24, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    trainer(max_epochs=2).fit(model, DataLoader(TensorDataset(x, torch.zeros(24, dtype=torch.long)), 24))
+    return nn.utils.parameters_to_vector(model.parameters()), model.target_space_engine.targets
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("form", [halves, unequal, chunks, masked])
+def test_a_step_in_parts_equals_one_of_the_whole(form, net):
+    """They were solved from the first part alone, without a word."""
+    found, expected = weights(form, net)[0], weights(whole, net)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("form", "rows"), [(flipped, 4), (repeated, 4)])
+def test_other_rows_than_those_of_the_whole_are_those_of_the_first_call(form, rows):
+    assert len(weights(form)[1]["net.1"]) == rows
