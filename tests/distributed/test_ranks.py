@@ -16,6 +16,7 @@ from torch.multiprocessing import ProcessExitedException
 from tests.support.fits import CONFIG, Lit, build, data, fit
 from tests.support.manual import Two
 from tests.support.processes import run
+from tests.support.resuming import Preconditioned
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
 
 
@@ -211,6 +212,17 @@ def refusals():
     averager = PeriodicModelAverager(period=4)
     averaged = PostLocalSGDOptimizer(torch.optim.Adam(model.parameters()), averager)
     refused("averaged", lambda: space.substitute(averaged))
+    own = Preconditioned(space.parameters(), 0.01)
+
+    def two_steps():
+        for _ in range(2):
+            own.zero_grad()
+            model.net(x).square().mean().backward()
+            space.pullback()
+            own.step()
+            space.solve()
+
+    refused("preconditioned", two_steps)
     space.release()
     replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
     space = TargetSpace(model.net, lambda: model.net(x), replicated, group=group)
@@ -227,5 +239,6 @@ def test_what_cannot_be_shared_is_refused_in_all_processes():
     assert "'rnn.l0' receives a PackedSequence, whose rows go by steps" in one["packed"]
     assert one["packed alike"] == one["packed"]
     assert "LBFGS looks at all targets at once, and each of 2 processes has its own" in one["lbfgs"]
+    assert "Preconditioned looks at all targets at once" in one["preconditioned"]
     assert "PostLocalSGDOptimizer averages what the processes train" in one.pop("averaged")
     assert all("reference.shard=False" in sentence for sentence in one.values())

@@ -28,9 +28,9 @@ class Preconditioned(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure):
+    def step(self, closure=None):
         with torch.enable_grad():
-            loss = closure()
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad.reshape(len(parameter), -1)

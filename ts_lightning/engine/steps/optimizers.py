@@ -17,6 +17,7 @@ from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
 
 from ts_lightning.engine.names import listed
+from ts_lightning.engine.targets.partition import looks_at_all
 from ts_lightning.errors import TargetSpaceError, instead
 from ts_lightning.layers.base import TargetLayer
 
@@ -71,10 +72,7 @@ def substitute(
             )
         if kind in _NOT_ELEMENTWISE:
             if ranks > 1:
-                raise TargetSpaceError(
-                    f"{kind} looks at all targets at once, and each of {ranks} processes has its own. Use "
-                    f"reference.shard=False, or an optimizer that treats every number for itself, as Adam."
-                )
+                raise looks_at_all(kind, ranks)
             for target in targets.values():
                 if not target.is_contiguous():  # LBFGS views gradients as vectors
                     target.data = target.data.contiguous()

@@ -7,6 +7,7 @@ So it does where a loop has other uses on a share, as one over the samples has.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ts_lightning.engine.running.batches import mapped, tensors_in
 from ts_lightning.engine.targets.replicas import Replicas, differ
 from ts_lightning.engine.targets.start import Start, keep_share
 from ts_lightning.engine.targets.target import Target
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.loop import loop_of
 from ts_lightning.ridge.processes import Cut, Shards, broadcast, let_messages_end
@@ -49,6 +51,7 @@ class Partition:
         self._shard = shard
         self._replicas = Replicas()
         self._cuts: dict[str, Cut] = {}
+        self._elementwise: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         if self.group is not None and dist.get_backend(self.group) == "gloo":
             let_messages_end()
 
@@ -124,8 +127,19 @@ class Partition:
         """Note the moments that an optimizer holds of the targets that it trains, ahead of a step.
 
         Not those of one number, with which an optimizer may begin, as Adagrad does.
+
+        Raises:
+            TargetSpaceError: they are not of each number of this process's targets, as matrices that precondition.
         """
-        if self.shards is None or not self.looks:
+        if self.shards is None:
+            return
+        if optimizer not in self._elementwise:
+            held = [(target, optimizer.state[target]) for target in trained() if optimizer.state.get(target)]
+            if not all(_of_each(value, target) for target, state in held for value in tensors_in(state)):
+                raise looks_at_all(type(optimizer).__name__, self.ranks)
+            if held:
+                self._elementwise.add(optimizer)
+        if not self.looks:
             return
         targets = trained()
         moments = [value for target in targets for value in optimizer.state.get(target, {}).values()]
@@ -199,6 +213,20 @@ class Partition:
 def _entries(gradient: Tensor) -> Tensor:
     """The numbers of a gradient, in its memory; of a sparse one those that it has."""
     return gradient._values() if gradient.is_sparse else gradient
+
+
+def looks_at_all(kind: str, ranks: int) -> TargetSpaceError:
+    """The error for an optimizer, by the name of its class, that needs all targets in one process."""
+    return TargetSpaceError(
+        f"{kind} looks at all targets at once, and each of {ranks} processes has its own. Use reference.shard=False, "
+        f"or an optimizer that treats every number for itself, as Adam."
+    )
+
+
+def _of_each(moment: Tensor, target: Tensor) -> bool:
+    """Whether a moment is one number, or one for each number or row of a target."""
+    like = zip(moment.shape, target.shape, strict=False)
+    return moment.numel() == 1 or (moment.dim() == target.dim() and all(a in (1, b) for a, b in like))
 
 
 def _varies(tensor: Tensor) -> bool:
