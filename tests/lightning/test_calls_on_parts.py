@@ -46,6 +46,10 @@ def repeated(call, x):
     return torch.cat([call(x[:4]), call(x[:4]), call(x[8:])])
 
 
+def twice(call, x):
+    return call(x) + call(x.flip(0))
+
+
 def weights(form, net="dense"):
     """The weights behind two steps on the whole data, and what is solved, by name."""
 
@@ -81,3 +85,19 @@ def test_a_step_in_parts_equals_one_of_the_whole(form, net):
 @pytest.mark.parametrize(("form", "rows"), [(flipped, 4), (repeated, 4)])
 def test_other_rows_than_those_of_the_whole_are_those_of_the_first_call(form, rows):
     assert len(weights(form)[1]["net.1"]) == rows
+
+
+def test_parts_of_inputs_that_the_step_makes_are_named(recwarn):
+    def centred(call, x):
+        return halves(call, x - x.mean(0))
+
+    assert len(weights(centred)[1]["net.1"]) == 12
+    said = [str(one.message) for one in recwarn if "on parts of its batch" in str(one.message)]
+    assert len(said) == 1
+    assert "training_step calls net.1, net.3 on parts of its batch, the first of 12 of 24 reference samples" in said[0]
+
+
+@pytest.mark.parametrize("form", [whole, chunks, twice])
+def test_nothing_is_said_of_other_calls(form, recwarn):
+    weights(form)
+    assert not any("on parts of its batch" in str(one.message) for one in recwarn)

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from ts_lightning.amount import amount
+from ts_lightning.engine.names import listed
 from ts_lightning.engine.reference.mode import forwards
 from ts_lightning.engine.running.batches import batch_size, part
 from ts_lightning.engine.running.copies import fresh
@@ -29,7 +30,7 @@ from ts_lightning.errors import TargetSpaceError, first_line
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.training_data import training_batch_size
-from ts_lightning.lightning.trial import Inputs, agree, reaches_all, tried, untouched
+from ts_lightning.lightning.trial import Inputs, agree, on_parts, reaches_all, tried, untouched
 
 Call = Callable[[Any], Any]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -76,7 +77,20 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
     with suppress(Exception):  # where training_step writes to the batch what it calls forward with
         if recorded is not None and agree(tried(module, fresh(batch), recorded), given_by_step):
             return recorded
+    _say_parts(module, given_by_step, batch_size(batch))
     return step
+
+
+def _say_parts(module: TargetSpaceModule, given: Inputs, samples: int | None) -> None:
+    """Name the layers that ``training_step`` gives the batch in parts, of which layers are solved from the first."""
+    layers = on_parts(given, samples or 0)
+    if layers:
+        names = {layer: name for name, layer in module.named_modules()}
+        rank_zero_warn(
+            f"training_step calls {listed([names[layer] for layer in layers])} on parts of its batch, the first of "
+            f"{given[layers[0]].count} of {samples} reference samples. Layers are solved from the rows of their first "
+            f"call. Override reference_forward(batch) to call the module on the whole batch at once."
+        )
 
 
 def _draws(module: TargetSpaceModule, batch: Any, step: Call, given: Inputs) -> bool:

@@ -41,11 +41,13 @@ class Given:
 
     Attributes:
         first: some entries of the first call's input; None where these cannot be compared.
+        count: the rows of the first call; 0 where these cannot be compared.
         rows: (3,), the number of rows of all calls, and their sums; None where these cannot be compared.
         shape: of a row.
     """
 
     first: Tensor | None
+    count: int
     rows: Tensor | None
     shape: torch.Size | None
 
@@ -66,7 +68,8 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], mor
             tensor = _values(next(tensors_in((args, options)), None))
             rows, shape = (None, None) if tensor is None or not tensor.dim() else (_sums(tensor), tensor.shape[1:])
             if layer not in given:
-                given[layer] = Given(None if tensor is None else _entries(tensor), rows, shape)
+                count = 0 if rows is None else int(rows[0])
+                given[layer] = Given(None if tensor is None else _entries(tensor), count, rows, shape)
                 return
             known = given[layer]
             if known.rows is None or rows is None or known.shape != shape:
@@ -90,13 +93,18 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], mor
                 handle.remove()
         if _state(undo.modules) != before:
             # it set modes, as by self.train(), or wrote weights, which change inputs, too
-            return {layer: Given(None, None, None) for layer in given}
+            return {layer: Given(None, 0, None, None) for layer in given}
     return given
 
 
 def agree(given: Inputs, expected: Inputs) -> bool:
     """Whether one run gave the same inputs as another to all layers that the other reached."""
     return all(layer in given and _same(given[layer], inputs) for layer, inputs in expected.items())
+
+
+def on_parts(given: Inputs, samples: int) -> list[nn.Module]:
+    """The layers that a run gave so many samples in several calls, of which the first had several and not all."""
+    return [layer for layer, g in given.items() if g.rows is not None and 1 < g.count < samples == int(g.rows[0])]
 
 
 def reaches_all(module: nn.Module, given: Inputs) -> bool:
