@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.lightning.test_optimizers import Lookahead
 from tests.support.fits import assert_equal, trainer
 from tests.support.resuming import Text, build, everything, fit
 from ts_lightning import TargetSpace, TargetSpaceConfig, convert
@@ -33,10 +34,10 @@ class Scaled(LightningModule):
         return self.optimizer(self.parameters())
 
 
-def run(optimizer, settings, **options):
+def run(optimizer, settings, kind=Scaled, **options):
     x = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    module = Scaled(optimizer)
+    module = kind(optimizer)
     if settings is not None:
         module = convert(module, settings)
     path = options.pop("ckpt_path", None)
@@ -55,6 +56,7 @@ KINDS = {
     "Adafactor": torch.optim.Adafactor,
     "momentum": lambda parameters: torch.optim.SGD(parameters, 0.01, momentum=0.9),
     "LBFGS": lbfgs,
+    "Lookahead": lambda parameters: Lookahead(torch.optim.Adam(parameters)),
 }
 
 
@@ -67,7 +69,8 @@ def test_moments_of_weights_are_none_of_targets(kind, tmp_path):
 
     def looking(parameters):
         optimizer = KINDS[kind](parameters)
-        optimizer.register_step_pre_hook(lambda one, *rest: seen.append({p: dict(s) for p, s in one.state.items()}))
+        stepping = getattr(optimizer, "base", optimizer)
+        stepping.register_step_pre_hook(lambda one, *rest: seen.append({p: dict(s) for p, s in one.state.items()}))
         return optimizer
 
     resumed = run(looking, TargetSpaceConfig(), max_epochs=2, ckpt_path=file)
@@ -75,6 +78,33 @@ def test_moments_of_weights_are_none_of_targets(kind, tmp_path):
     targets = resumed.lightning_module.target_space_engine.targets.values()
     assert not any(seen[0].get(target) for target in targets)
     assert any(seen[0].get(p) for p in resumed.lightning_module.parameters()) == (kind != "LBFGS")
+
+
+def test_what_the_constructor_of_an_inner_optimizer_makes_is_made_for_targets():
+    def make(parameters):
+        return Lookahead(torch.optim.Adagrad(parameters, lr=0.1, initial_accumulator_value=0.5))
+
+    fitted = run(make, TargetSpaceConfig(), max_epochs=1)
+    (optimizer,) = fitted.optimizers
+    for target in fitted.lightning_module.target_space_engine.targets.values():
+        state = optimizer.base.state[target]
+        assert int(state["step"]) == 3
+        assert state["sum"].shape == target.shape
+        assert bool((state["sum"] >= 0.5).all())
+
+
+def test_an_inner_optimizer_takes_its_own_state():
+    def trained(back):
+        class Going(Scaled):
+            def on_train_batch_start(self, batch, batch_idx):
+                inner = self.optimizers(use_pl_optimizer=False).base
+                if back and self.global_step == 3:
+                    inner.load_state_dict(copy.deepcopy(inner.state_dict()))
+
+        fitted = run(lambda p: Lookahead(torch.optim.Adafactor(p)), TargetSpaceConfig(), kind=Going, max_epochs=2)
+        return dict(fitted.lightning_module.state_dict())
+
+    assert_equal(trained(True), trained(False))
 
 
 def test_lbfgs_goes_on_in_weight_space():

@@ -51,15 +51,17 @@ class Substitution:
                 solved.setdefault(id(whole), []).append(space.targets[layer.name])
         drop_joint_moments(optimizer, (whole for layer in space.layers for whole in layer.wholes))
         self._made: dict[nn.Parameter, dict[str, Any]] = {}
-        untouched = all(_may_be_made(state) for state in optimizer.state.values() if isinstance(state, Mapping))
-        made: dict[nn.Parameter, dict[str, Any]] = {}
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                if id(weight) in solved and (state := optimizer.state.pop(weight, None)):
-                    for new, parameter in ((self._made, weight), *((made, target) for target in solved[id(weight)])):
-                        constructed = _constructed(optimizer, group, state, parameter, untouched)
-                        if constructed:
-                            new[parameter] = constructed
+        self._makers: dict[nn.Parameter, Optimizer] = {}
+        made: list[tuple[Optimizer, nn.Parameter, dict[str, Any]]] = []
+        for one in (optimizer, *inner_optimizers(optimizer)):
+            untouched = all(_may_be_made(state) for state in one.state.values() if isinstance(state, Mapping))
+            for group in one.param_groups:
+                for weight in group["params"]:
+                    state = one.state.pop(weight, None) if id(weight) in solved else None
+                    if not isinstance(state, Mapping) or not _is_made(one, state, untouched):
+                        continue
+                    self._made[weight], self._makers[weight] = _made(one, group, state, weight), one
+                    made += [(one, target, _made(one, group, state, target)) for target in solved[id(weight)]]
         separate = [group for inner in inner_optimizers(optimizer) for group in inner.param_groups]
         self._inner = [
             (group, list(group["params"]))
@@ -68,7 +70,9 @@ class Substitution:
         ]
         space.substitute(optimizer)
         trained = set(self._trained())
-        optimizer.state.update({target: state for target, state in made.items() if target in trained})
+        for one, target, state in made:
+            if target in trained:
+                one.state[target] = state
         # a wrapper that does not initialise its base class loads by way of what it wraps
         known = [
             o for o in (optimizer, *inner_optimizers(optimizer)) if hasattr(o, "_optimizer_load_state_dict_pre_hooks")
@@ -86,7 +90,8 @@ class Substitution:
         for one in (self.optimizer, *inner_optimizers(self.optimizer)):
             for target in targets:
                 one.state.pop(target, None)
-        self.optimizer.state.update({weight: _copied(state) for weight, state in self._made.items()})
+        for weight, state in self._made.items():
+            self._makers[weight].state[weight] = _copied(state)
         for group, weights in self._inner:
             group["params"][:] = weights
         for handle in self._handles:
@@ -109,7 +114,7 @@ class Substitution:
         optimizer = self.optimizer
         targets = set(self._space.targets.values())
         state = {p: moments for p, moments in optimizer.state.items() if p not in targets}
-        state.update({weight: _copied(made) for weight, made in self._made.items()})
+        state.update({w: _copied(made) for w, made in self._made.items() if self._makers[w] is optimizer})
         pairs = zip(optimizer.param_groups, self._groups(), strict=True)
         groups = [{**group, "params": parameters} for group, parameters in pairs]
         given = {name: value for name, value in type(optimizer).__getstate__(optimizer).items() if name not in _OWN}
@@ -151,10 +156,10 @@ class Substitution:
         if KEY in state:
             moments = self._read(state[KEY])
         elif given == own:
-            moments = _matched(state, self._trained(), self._trained(), self.optimizer.state)
+            moments = _matched(state, self._trained(), self._trained(), optimizer.state)
         elif given[: len(self._weights)] == list(map(len, self._weights)):
             weights = [weight for group in self._weights for weight in group]
-            moments = _matched(state, weights, self._trained(), self.optimizer.state)
+            moments = _matched(state, weights, self._trained(), optimizer.state)
         else:
             return state  # which torch refuses
         return {**state, "state": moments, "param_groups": _numbered(state["param_groups"], own)}
@@ -205,21 +210,24 @@ def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: 
     return kept
 
 
-def _constructed(
-    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter, untouched: bool
-) -> dict[str, Any] | None:
-    """The state that an optimizer's constructor makes for a parameter, out of a weight's; None for moments."""
+def _made(
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter
+) -> dict[str, Any]:
+    """The state that an optimizer's constructor makes for a parameter, out of a weight's."""
     if isinstance(optimizer, Adagrad):
         start = group["initial_accumulator_value"]
         return {"step": torch.zeros_like(state["step"]), "sum": torch.full_like(parameter.detach(), start)}
-    if not untouched:
-        return None
     return {
         key: torch.full_like(parameter.detach(), float(value.reshape(-1)[0]), dtype=value.dtype)
         if isinstance(value, Tensor) and value.dim() and value.numel()
         else value
         for key, value in _copied(state).items()
     }
+
+
+def _is_made(optimizer: Optimizer, state: Mapping[str, Any], untouched: bool) -> bool:
+    """Whether a constructor has made a state, and not a step, whose moments say nothing of targets."""
+    return bool(state) and (untouched or isinstance(optimizer, Adagrad))
 
 
 def _may_be_made(state: Mapping[str, Any]) -> bool:
