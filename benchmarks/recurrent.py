@@ -3,7 +3,7 @@
     python benchmarks/recurrent.py --data FOLDER   # measures what is missing, writes results/recurrent.jsonl
     python -m benchmarks.evidence                  # the tables, in docs/evidence_settings.md
 
-Workloads, schedule and the untuned target space are those of ``benchmarks/peers``, with three seeds. One setting is
+Workloads, schedule and the untuned target space are those of ``benchmarks/peers``, with five seeds. One setting is
 changed at a time: the learning rate, or ``init_std``.
 """
 
@@ -28,7 +28,7 @@ RESULTS = Results(ROOT / "benchmarks" / "results" / "recurrent.jsonl")
 CHOSEN = ["recall-20", "recall-40", "recall-60", "adder-20", "s3-16", "permuted-rows", "trec-rnn"]
 RATES = (0.002, 0.004, 0.008, 0.016)
 STARTS = (0.1, 0.2, 0.4)
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 
 
 def _table(choices: list[dict[str, float]], head: list[str]) -> str:
