@@ -10,9 +10,26 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.support.fits import trainer
 from ts_lightning import TargetSpaceMixin
 
+
+class Routed(nn.Module):
+    """Each sample goes to one of two layers, and all of them to one."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.used, self.out = nn.Linear(12, 5), nn.Linear(12, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        chosen = x[:, 0] > 100
+        y = x.new_zeros(len(x), 5)
+        y[chosen], y[~chosen] = self.unused(x[chosen]), self.used(x[~chosen])
+        return self.out(y.tanh())
+
+
 NETS = {
     "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 2)),
     "convolutional": lambda: nn.Sequential(nn.Conv1d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(10, 2)),
+    "routed": Routed,
     "normalised": lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 2)),
 }
 
@@ -36,6 +53,10 @@ def masked(call, x):
 
 def whole(call, x):
     return call(x)
+
+
+def with_none(call, x):
+    return torch.cat([call(x[:0]), call(x[:9]), call(x[9:])])
 
 
 def flipped(call, x):
@@ -75,7 +96,7 @@ def weights(form, net="dense"):
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("form", [halves, unequal, chunks, masked])
+@pytest.mark.parametrize("form", [halves, unequal, chunks, masked, with_none])
 def test_a_step_in_parts_equals_one_of_the_whole(form, net):
     """They were solved from the first part alone, without a word."""
     found, expected = weights(form, net)[0], weights(whole, net)[0]

@@ -217,7 +217,7 @@ def _entries(tensor: Tensor) -> Tensor:
 
 def _sums(tensor: Tensor) -> Tensor:
     """The number of rows, and the sums over them of a linear form and of its squares."""
-    rows = tensor.reshape(len(tensor), -1).nan_to_num().float()
+    rows = tensor.reshape(len(tensor), tensor.shape[1:].numel()).nan_to_num().float()  # of a call on none, too
     form = torch.arange(1, rows.shape[1] + 1, device=rows.device).sin().to(rows.dtype)
     values = (rows @ form).double()
     return torch.stack([values.new_tensor(len(tensor)), values.sum(), values.square().sum()])
