@@ -1,5 +1,7 @@
 """A module that keeps something of its own under a name that target space has is told so before it trains."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,7 @@ METHODS = {
     "static": staticmethod(lambda: data()[0][:20]),
     "of the class": classmethod(lambda cls: data()[0][:20]),
     "of the object": lambda self: data()[0][:20],
+    "in part": partialmethod(lambda self, size: data()[0][:size], 20),
 }
 
 

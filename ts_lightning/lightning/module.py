@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
@@ -33,7 +34,7 @@ def refuse_other_uses(module: LightningModule) -> None:
             others = []
         else:
             given = [vars(holder)[name] for holder in (module, *type(module).__mro__) if name in vars(holder)]
-            others = [one for one in given if not (callable(one) or isinstance(one, classmethod))]
+            others = [one for one in given if not (callable(one) or isinstance(one, (classmethod, partialmethod)))]
         if others:
             has = "settings" if name == "target_space" else "a method"
             raise TargetSpaceError(
