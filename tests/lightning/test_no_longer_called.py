@@ -260,18 +260,19 @@ def test_in_several_processes():
     assert bool(one.isfinite().all())
 
 
+@pytest.mark.parametrize("cls", [Skipped, Applied, AppliedInParts])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_fit_resumes(epoch, tmp_path):
+def test_a_fit_resumes(cls, epoch, tmp_path):
     """From a checkpoint of the last epoch in which it was called, and of the first in which it was not."""
     path = tmp_path / "kept.ckpt"
 
-    class Saving(Skipped):
+    class Saving(cls):
         def on_train_epoch_end(self):
             if self.current_epoch == epoch:
                 self.trainer.save_checkpoint(path)
 
     trained(Saving)
-    resumed, said = trained(Skipped, ckpt_path=path)
+    resumed, said = trained(cls, ckpt_path=path)
     (text,) = said
     assert "did not reach second" in text
     assert "starts from the weights" in text

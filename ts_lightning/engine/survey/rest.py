@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,14 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.names import choosable_names, is_matrix, join, kind_of, matching, owners_of, plain_name
 from ts_lightning.engine.reference.call_sites import IN_A_TRANSFORM
-from ts_lightning.engine.reference.watch import IN_SEVERAL_WAYS, Watch
+from ts_lightning.engine.reference.reference_pass import unreached
+from ts_lightning.engine.reference.watch import IN_PART, IN_SEVERAL_WAYS, Watch
 from ts_lightning.engine.survey.functions import unfit_parts
 from ts_lightning.engine.survey.selection import Left, Selection, solvable_modules
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.layers.registry import inner_modules, registered, supported
 
+_NOT_CALLED = "not called in the reference forward"
 _LOOK_UPS = {"embedding", "embedding_bag"}  # functions that take rows of a table
 
 
@@ -129,4 +131,14 @@ def use_of(weights: Sequence[Tensor], watch: Watch) -> str:
     added = {id(call.added.weight) for calls in watch.calls.values() for call in calls if call.added is not None}
     if not added.isdisjoint(map(id, weights)):
         return "added to what is not solved"
-    return "not called in the reference forward"
+    return _NOT_CALLED
+
+
+def check_reached(found: Selection, targets: Collection[str]) -> None:
+    """Raise Unreached if a state has targets of what the forward does not call, or a function not apply, any more."""
+    missed = [name for note in found.notes if isinstance(note, Unreached) for name in note.modules]
+    missed += [left.name for left in found.left.values() if left.reason in (_NOT_CALLED, IN_PART)]
+    lost = set(targets) - {layer.name for layer in found.layers}
+    gone = dict.fromkeys(name for name in missed if any(f"{target}.".startswith(f"{name}.") for target in lost))
+    if gone:
+        raise unreached(*gone)

@@ -8,7 +8,7 @@ solve to solve.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,12 @@ from ts_lightning.engine.survey.loop_check import missed_sources
 from ts_lightning.engine.survey.loop_search import put_in_loops, unfit_steps
 from ts_lightning.engine.survey.random_weights import random_like
 from ts_lightning.engine.survey.read_ahead import leave_read_ahead
-from ts_lightning.engine.survey.rest import name_the_rest, use_of
+from ts_lightning.engine.survey.rest import check_reached, name_the_rest, use_of
 from ts_lightning.engine.survey.selection import Left, Selection, select_layers
 from ts_lightning.engine.survey.uses import Uses
 from ts_lightning.engine.targets.start import empty
 from ts_lightning.engine.targets.trained import as_when_made
-from ts_lightning.errors import TargetSpaceError, Unreached
+from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.binding import StepUnit
 from ts_lightning.layers.loop import LoopableLayer, loop_of
@@ -171,16 +171,8 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
         name_the_rest(model, found, config, watch)
         found.check(model)
     if state is not None:
-        _check_reached(found, state.get("targets", ()))
+        check_reached(found, state.get("targets", ()))
     return found
-
-
-def _check_reached(found: Selection, targets: Collection[str]) -> None:
-    """Raise Unreached if a state has targets of modules that the forward does not call any more."""
-    missed = [name for note in found.notes if isinstance(note, Unreached) for name in note.modules]
-    gone = [name for name in missed if any(f"{target}.".startswith(f"{name}.") for target in targets)]
-    if gone:
-        raise unreached(*gone)
 
 
 def survey(
