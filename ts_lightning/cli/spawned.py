@@ -43,7 +43,8 @@ class Spawned(Callback):
         try:
             yield
         finally:
-            if self in trainer.callbacks and _file(trainer).is_file():  # type: ignore[attr-defined]
+            callbacks = trainer.callbacks  # type: ignore[attr-defined] # the Trainer's class does not declare them
+            if self in callbacks and _file(trainer).is_file():  # it is not among those of a run without a folder
                 self._bring(trainer)
 
     def _bring(self, trainer: Trainer) -> None:

@@ -10,7 +10,7 @@ and the moments of what is trained in both spaces.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -50,18 +50,11 @@ class Substitution:
             for whole in layer.wholes:
                 solved.setdefault(id(whole), []).append(space.targets[layer.name])
         drop_joint_moments(optimizer, (whole for layer in space.layers for whole in layer.wholes))
-        self._made: dict[nn.Parameter, dict[str, Any]] = {}
-        self._makers: dict[nn.Parameter, Optimizer] = {}
+        self._made: dict[nn.Parameter, tuple[Optimizer, dict[str, Any]]] = {}
         made: list[tuple[Optimizer, nn.Parameter, dict[str, Any]]] = []
-        for one in (optimizer, *inner_optimizers(optimizer)):
-            untouched = all(_may_be_made(state) for state in one.state.values() if isinstance(state, Mapping))
-            for group in one.param_groups:
-                for weight in group["params"]:
-                    state = one.state.pop(weight, None) if id(weight) in solved else None
-                    if not isinstance(state, Mapping) or not _is_made(one, state, untouched):
-                        continue
-                    self._made[weight], self._makers[weight] = _made(one, group, state, weight), one
-                    made += [(one, target, _made(one, group, state, target)) for target in solved[id(weight)]]
+        for one, group, weight, state in _constructed(optimizer, solved):
+            self._made[weight] = one, _made(one, group, state, weight)
+            made += [(one, target, _made(one, group, state, target)) for target in solved[id(weight)]]
         separate = [group for inner in inner_optimizers(optimizer) for group in inner.param_groups]
         self._inner = [
             (group, list(group["params"]))
@@ -90,8 +83,8 @@ class Substitution:
         for one in (self.optimizer, *inner_optimizers(self.optimizer)):
             for target in targets:
                 one.state.pop(target, None)
-        for weight, state in self._made.items():
-            self._makers[weight].state[weight] = _copied(state)
+        for weight, (one, state) in self._made.items():
+            one.state[weight] = _copied(state)
         for group, weights in self._inner:
             group["params"][:] = weights
         for handle in self._handles:
@@ -114,7 +107,7 @@ class Substitution:
         optimizer = self.optimizer
         targets = set(self._space.targets.values())
         state = {p: moments for p, moments in optimizer.state.items() if p not in targets}
-        state.update({w: _copied(made) for w, made in self._made.items() if self._makers[w] is optimizer})
+        state.update({weight: _copied(made) for weight, (one, made) in self._made.items() if one is optimizer})
         pairs = zip(optimizer.param_groups, self._groups(), strict=True)
         groups = [{**group, "params": parameters} for group, parameters in pairs]
         given = {name: value for name, value in type(optimizer).__getstate__(optimizer).items() if name not in _OWN}
@@ -135,7 +128,7 @@ class Substitution:
         moments = {names[number]: state for number, state in whole.items()}
         sizes = [*map(len, self._weights), *(len(g["params"]) for g in own["param_groups"][len(self._weights) :])]
         weights = [weight for group in self._weights for weight in group]
-        made = {place: _copied(self._made[w]) for place, w in enumerate(weights) if w in self._made}
+        made = {place: _copied(self._made[w][1]) for place, w in enumerate(weights) if w in self._made}
         groups = _numbered(own["param_groups"], sizes)
         return {"state": made, "param_groups": groups, KEY: {"optimized": names, "moments": moments}}
 
@@ -210,6 +203,24 @@ def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: 
     return kept
 
 
+def _constructed(
+    optimizer: Optimizer, solved: Container[int]
+) -> Iterator[tuple[Optimizer, Mapping[str, Any], nn.Parameter, Mapping[str, Any]]]:
+    """Take the states of solved weights, by their ids, from an optimizer and its inner ones.
+
+    Yields:
+        Those that a constructor has made, and not a step, whose moments say nothing of targets: of which optimizer, of
+        which of its groups, of which weight.
+    """
+    for one in (optimizer, *inner_optimizers(optimizer)):
+        untouched = all(_may_be_made(state) for state in one.state.values() if isinstance(state, Mapping))
+        for group in one.param_groups:
+            for weight in group["params"]:
+                state = one.state.pop(weight, None) if id(weight) in solved else None
+                if state and isinstance(state, Mapping) and (untouched or isinstance(one, Adagrad)):
+                    yield one, group, weight, state
+
+
 def _made(
     optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter
 ) -> dict[str, Any]:
@@ -223,11 +234,6 @@ def _made(
         else value
         for key, value in _copied(state).items()
     }
-
-
-def _is_made(optimizer: Optimizer, state: Mapping[str, Any], untouched: bool) -> bool:
-    """Whether a constructor has made a state, and not a step, whose moments say nothing of targets."""
-    return bool(state) and (untouched or isinstance(optimizer, Adagrad))
 
 
 def _may_be_made(state: Mapping[str, Any]) -> bool:
