@@ -12,7 +12,7 @@ DATA = ["--data", "tests.cli.plain.Points", "--trainer.fast_dev_run", "1"]
 NET = ["fit", "--model", "tests.cli.plain.Net", *DATA]
 FILES = {
     "syntax": ("class Net(:\n    pass\n", "line 1: SyntaxError: invalid syntax."),
-    "value": ("\nimport math\nmath.sqrt(-1)\n", "line 3: ValueError: math domain error."),
+    "value": ("\none = 1\nint('one')\n", "line 3: ValueError: invalid literal for int() with base 10: 'one'."),
     "type": ("len(3)\n", "line 1: TypeError: object of type 'int' has no len()."),
     "without words": ("assert not 3\n", "line 1: AssertionError."),
     "name": ("from math import nothing\n", "line 1: ImportError: cannot import name 'nothing' from 'math' "),

@@ -1,5 +1,6 @@
 """``--help`` of every command and recipe: it ends well, and says units and defaults."""
 
+import pickle
 import re
 from importlib import import_module
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.support.runs import program
 from ts_lightning.cli.main import main
+from ts_lightning.cli.parser import Parser
 
 RECIPES = ["two_spirals", "cnn_images", "rnn_bits", "lstm_nlp"]
 COMMANDS = ["fit", "validate", "test", "predict"]
@@ -97,3 +99,11 @@ def test_the_packages_own_commands():
     assert "--entity" in said(main, "dashboard")
     assert "checkpoint" in said(recipe("lstm_nlp"), "predict")
     assert said(recipe("rnn_bits"), "compare").startswith("usage: python -m ts_lightning.recipes.rnn_bits compare")
+
+
+def test_spawned_processes_get_the_formatter_that_python_keeps_in_a_parser():
+    description = "One sentence.\n\n    an indented line"
+    parser = Parser(description=description)
+    formatter = pickle.loads(pickle.dumps(parser._get_formatter()))
+    formatter.add_text(description)
+    assert "\n\n    an indented line" in formatter.format_help()

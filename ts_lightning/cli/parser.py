@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from argparse import _SubParsersAction
-from collections.abc import Iterator, Mapping
+from argparse import Action, _SubParsersAction
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,15 +83,9 @@ class Parser(LightningArgumentParser):
     def _get_formatter(self, *args: Any, **options: Any) -> Any:
         """jsonargparse's, but for indented paragraphs of a description, which stay, and the paths of classes."""
         formatter: Any = super()._get_formatter(*args, **options)
-        fill = formatter._fill_text
-
-        def filled(text: str, width: int, indent: str) -> str:
-            parts = text.split("\n\n")
-            return "\n\n".join(part if part.startswith(" ") else fill(part, width, indent) for part in parts)
-
-        said = formatter._get_help_string
-        formatter._fill_text = filled
-        formatter._get_help_string = lambda action: helptext.names(said(action))
+        # no local functions: from Python 3.14 on the parser keeps the formatter, and spawned processes get the parser
+        formatter._fill_text = partial(_filled, formatter._fill_text)
+        formatter._get_help_string = partial(_named, formatter._get_help_string)
         return formatter
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
@@ -226,6 +221,17 @@ class Parser(LightningArgumentParser):
         if "trainer" not in {name.partition(".")[0] for name in known}:  # of a class's arguments
             return none
         return f"{none} An argument of the module is --model.{word}, of the data --data.{word}."
+
+
+def _filled(fill: Callable[[str, int, str], str], text: str, width: int, indent: str) -> str:
+    """Lines of a description, whose indented paragraphs stay as they are."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else fill(part, width, indent) for part in parts)
+
+
+def _named(said: Callable[[Action], str], action: Action) -> str:
+    """The help of an option, with names in the place of the paths of classes."""
+    return helptext.names(said(action))
 
 
 def _written(value: Any) -> Any:
