@@ -138,7 +138,7 @@ LEFT = {
     ),
     "hooked weight": (
         lambda: Net(head=nn.utils.spectral_norm(nn.Linear(4, 2))),
-        ("head", "nn.Linear", "a weight or option not supported"),
+        ("head", "nn.Linear", "parametrized weight"),
     ),
     "rows that depend on weights": (lambda: Net(masked), ("head", "nn.Linear", "its rows depend on weights")),
     "a forward set on the instance": (

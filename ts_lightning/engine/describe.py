@@ -13,7 +13,7 @@ from ts_lightning.engine.names import is_matrix, join, kind_of, listed, matches,
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
 from ts_lightning.engine.running.batches import batch_size, tensors_in
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.registry import family
+from ts_lightning.layers.registry import family, inner_modules
 
 
 def described(
@@ -36,6 +36,9 @@ def described(
     """
     solved = {id(p) for layer in layers for p in layer.wholes}
     everything = {plain_name(name): module for name, module in model.named_modules()}
+    whole = {id(part): name for name, module in everything.items() for part in inner_modules(module)}
+    of_wholes = {name: reasons.get(whole[id(module)]) for name, module in everything.items() if id(module) in whole}
+    reasons = {**{name: why for name, why in of_wholes.items() if why is not None}, **reasons}
     modules = {}
     for name, module in everything.items():
         if any(p.requires_grad and is_matrix(p) for p in module.parameters(recurse=False)):

@@ -44,6 +44,12 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     return found[1] if found is not None and found[1].solves(module, found[0]) else None
 
 
+def inherited_forward(module: nn.Module) -> type[nn.Module] | None:
+    """The registered class whose forward a module's class has replaced by one of its own; None where it has not."""
+    found = registered(module)
+    return None if found is None or type(module).forward is found[0].forward else found[0]
+
+
 def inner_modules(module: nn.Module) -> list[nn.Module]:
     """Submodules of ``module`` that are no layers themselves; see :meth:`TargetLayer.inner_modules`."""
     found = registered(module)

@@ -7,7 +7,7 @@ use the statistics of all samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -110,3 +110,29 @@ def forwards(given: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
                 del module.__dict__["forward"]
             else:
                 module.__dict__["forward"] = own_forward
+
+
+@contextmanager
+def inherited(given: Mapping[nn.Module, Callable[..., Any]], bases: Collection[type[nn.Module]]) -> Iterator[None]:
+    """Give modules another forward for a while, in the place of that of ``bases``, which their own ones call."""
+    kept = {base: vars(base).get("forward") for base in bases}
+    try:
+        for base in kept:
+            base.forward = _either(given, base.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for base, own_forward in kept.items():
+            if own_forward is None:
+                del base.forward
+            else:
+                base.forward = own_forward  # type: ignore[method-assign]
+
+
+def _either(given: Mapping[nn.Module, Callable[..., Any]], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's forward, and what stands for it in the modules that are ``given``."""
+
+    def either(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        stand_in = given.get(module)
+        return forward(module, *args, **kwargs) if stand_in is None else stand_in(*args, **kwargs)
+
+    return either

@@ -6,8 +6,8 @@ It leaves no trace (``untraced.py``), sets a mode of its own (``mode.py``), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ts_lightning.engine.reference.calls import Calls
 from ts_lightning.engine.reference.derivatives import heard, without_gradients
 from ts_lightning.engine.reference.loops import Force, LoopEnded, as_they_are
-from ts_lightning.engine.reference.mode import ReferenceMode, forwards
+from ts_lightning.engine.reference.mode import ReferenceMode, forwards, inherited
 from ts_lightning.engine.reference.reference_batch import ReferenceBatch
 from ts_lightning.engine.reference.ties import check_order
 from ts_lightning.engine.reference.walk import Solve, Walk
@@ -28,6 +28,7 @@ from ts_lightning.engine.running.untraced import Untraced
 from ts_lightning.errors import Unreached
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.part import key_of, wholes_of
+from ts_lightning.layers.registry import inherited_forward
 from ts_lightning.ridge.precision import full_precision
 
 
@@ -173,7 +174,7 @@ class ReferencePass:
             full_precision(self._device),
             self._untraced(copied=False) as undo,
             self._mode(undo.modules),
-            forwards(stand_ins),
+            _given(stand_ins),
             around or nullcontext(),
         ):
             undo.copy()
@@ -183,6 +184,16 @@ class ReferencePass:
                     self.batch.run()
             finally:
                 calls.derivatives.put_back()
+
+
+@contextmanager
+def _given(stand_ins: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let these stand for the forwards of modules; of a class with one of its own, for that which it calls."""
+    bases = {module: inherited_forward(module) for module in stand_ins}
+    calling = {module: base for module, base in bases.items() if base is not None}
+    own = {module: stand_in for module, stand_in in stand_ins.items() if module not in calling}
+    with forwards(own), inherited(stand_ins, set(calling.values())):
+        yield
 
 
 def _bad_in_channels_last(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from ts_lightning.engine.survey.selection import Left, Selection, solvable_modul
 from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.layers.registry import inner_modules, registered, supported
 
+_PARAMETRIZED = "parametrized weight"
 _NOT_CALLED = "not called in the reference forward"
 _LOOK_UPS = {"embedding", "embedding_bag"}  # functions that take rows of a table
 
@@ -61,7 +62,7 @@ def name_the_rest(model: nn.Module, found: Selection, config: TargetSpaceConfig,
             continue
         if isinstance(module, ParametrizationList):
             name = name.rpartition(".parametrizations.")[0]
-            module, reason = modules[name], "parametrized weight"
+            module, reason = modules[name], _PARAMETRIZED
         else:
             reason = _why(module, matrices, watch)
             others = [owner for p in matrices for owner in owners[id(p)] if own.get(owner) is not p]
@@ -108,6 +109,8 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
         return "not supported"
     known = registered(module)
     if known is not None and module._parameters.get("weight") is None:
+        if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values()):
+            return _PARAMETRIZED
         own_forward = type(module).forward is not known[0].forward
         return "a subclass with a forward of its own" if own_forward else "a weight or option not supported"
     return use_of(weights, watch)

@@ -149,7 +149,7 @@ def select_layers(model: nn.Module, config: TargetSpaceConfig) -> Selection:
         else:
             found.layers += layers
     if frozen:
-        warnings.warn(f"Left out of target space because they are frozen: {', '.join(frozen)}.", stacklevel=4)
+        warnings.warn(f"Left out of target space because they are frozen: {listed(frozen)}.", stacklevel=4)
     if lazy:
         raise _together([*lazy.values(), *found.problems])
     return found

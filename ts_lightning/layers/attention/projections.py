@@ -68,7 +68,7 @@ class InProjection(TargetLayer):
         biases = module._parameters.get("in_proj_bias"), out._parameters.get("bias")
         own = own and biases[0] is module.in_proj_bias and biases[1] is out.bias
         plain = out._parameters.get("weight") is not None and module.bias_k is None
-        return own and plain and not module.add_zero_attn and type(module).forward is base.forward
+        return own and plain and not module.add_zero_attn
 
     @classmethod
     def inner_modules(cls, module: nn.Module) -> Sequence[nn.Module]:

@@ -85,10 +85,9 @@ class RecurrentLayer(LoopableLayer):
 
     @classmethod
     def solves(cls, module: nn.Module, base: type[nn.Module]) -> bool:
-        """Whether the module computes what ``base`` does, and all its weights are parameters of its own."""
+        """Whether all its weights are parameters of its own; of a subclass's forward its call of ``base``'s is seen."""
         assert isinstance(module, nn.RNNBase)
-        own = all(module._parameters.get(name) is not None for name in module._flat_weights_names)
-        return own and type(module).forward is base.forward
+        return all(module._parameters.get(name) is not None for name in module._flat_weights_names)
 
     @classmethod
     def of(cls, name: str, module: nn.Module, config: TargetSpaceConfig) -> list[RecurrentLayer]:
