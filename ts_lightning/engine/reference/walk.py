@@ -114,6 +114,7 @@ class Walk:
             _check_rows(layer, x)
         if not self._checked:
             self.inputs.append((layer, x))
+        x = _apart(x)
         if self._constant:
             x = _without_graph(layer, x)
         self.solved[layer.name], passed = self._visit(layer, x)
@@ -128,6 +129,15 @@ def derived(layer: TargetLayer) -> TargetSpaceError:
         f"layer '{layer.name}' receives derivatives that forward computes by autograd; weights cannot be solved from "
         f"these. Add '{layer.module_name}' to exclude."
     )
+
+
+def _apart(x: Any) -> Any:
+    """A layer's input; a copy of a leaf with gradients, which forward may move along these, past its version."""
+    given = x if isinstance(x, Tensor) else getattr(x, "data", None)  # of sequences
+    if not isinstance(given, Tensor):
+        return x
+    whole = given if given._base is None else given._base
+    return x.clone() if whole.is_leaf and whole.requires_grad else x
 
 
 def _without_graph(layer: TargetLayer, x: Any) -> Any:
