@@ -245,7 +245,7 @@ def test_double_precision():
     assert all(target.dtype == torch.float64 for target in model.target_space_engine.targets.values())
 
 
-def test_no_forward_and_steps_of_its_own_are_refused():
+def test_no_forward_and_steps_of_its_own():
     class NoForward(TargetSpaceMixin, LightningModule):
         def __init__(self):
             super().__init__()
@@ -258,6 +258,14 @@ def test_no_forward_and_steps_of_its_own_are_refused():
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    model = NoForward()
+    fit(model, DataLoader(TensorDataset(*data()), 8))
+    assert list(model.target_space_engine.targets) == ["layer"]
+
+    def training_step(self, dataloader_iter):
+        return self.layer(next(dataloader_iter)[0]).sum()
+
+    NoForward.training_step = training_step
     with pytest.raises(TargetSpaceError, match=r"NoForward has no forward\(\).*reference_forward\(batch\)"):
         fit(NoForward(), DataLoader(TensorDataset(*data()), 8))
 

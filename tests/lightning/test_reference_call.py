@@ -179,16 +179,17 @@ def test_a_call_that_fails_is_told_with_what_to_override():
         fit(model, PAIRS)
 
 
-def test_manual_optimisation_is_not_run_for_a_look():
+def test_a_step_of_manual_optimisation_that_cannot_be_run_is_named():
     class Manual(Factor):
         def __init__(self):
             super().__init__()
             self.automatic_optimization = False
 
         def training_step(self, batch, batch_idx):
-            raise AssertionError("no step should be made")
+            raise AssertionError("no gradients")
 
-    with pytest.raises(TargetSpaceError, match=r"forward\(\) needs \(x, alpha\).*optimizer steps of its own.*Override"):
+    message = r"forward\(\) needs \(x, alpha\).*Nor can training_step\(\).*AssertionError: no gradients.*Override"
+    with pytest.raises(TargetSpaceError, match=message):
         fit(Manual(), PAIRS)
 
     class Told(Manual):
@@ -201,6 +202,25 @@ def test_manual_optimisation_is_not_run_for_a_look():
     model = Told()
     fit(model, PAIRS)
     assert list(model.target_space_engine.targets) == ["net"]
+
+
+def test_a_step_of_manual_optimisation_is_not_run_where_forward_reaches_all():
+    runs = []
+
+    class Manual(Factor):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            runs.append(self.trainer.global_step)
+            self.optimizers().step()
+
+    fit(Manual(), PAIRS, max_steps=3)
+    assert runs == [0, 1, 2]
 
 
 class OwnCall(LightningModule):

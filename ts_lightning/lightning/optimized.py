@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ts_lightning.config import TargetSpaceConfig
-from ts_lightning.engine.names import is_matrix
+from ts_lightning.engine.names import is_matrix, listed
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps.optimizers import check_own, trained_by
 from ts_lightning.engine.survey.rest import untrained_layers
@@ -41,7 +41,7 @@ def optimized_only(
         check_own(optimizer, (p for p in module.parameters() if p.requires_grad and is_matrix(p)))
     idle = untrained_layers(module, trained)
     if idle:
-        warnings.warn(f"Left out of target space because no optimizer trains them: {', '.join(idle)}.", stacklevel=4)
+        warnings.warn(f"Left out of target space because no optimizer trains them: {listed(idle)}.", stacklevel=4)
     return replace(config, exclude=[*config.exclude, *idle])
 
 

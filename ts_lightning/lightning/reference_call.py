@@ -1,9 +1,9 @@
 """How a module is called with the reference batch, where its ``reference_forward`` is not overridden.
 
 So that layers receive what the module's own ``training_step`` gives them, which is watched once, without a trace
-(``trial.py``). The first of these that does so is taken: the call that the signature of ``forward`` asks for; the call
-of ``forward`` that was watched, with the same items of any batch and constants; ``training_step`` itself. A label is
-never passed as an input unless ``training_step`` does so.
+(``trial.py``), and with optimizers that stand still (``held_steps.py``). The first of these that does so is taken: the
+call that the signature of ``forward`` asks for; the call of ``forward`` that was watched, with the same items of any
+batch and constants; ``training_step`` itself. A label is never passed as an input unless ``training_step`` does so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ts_lightning.engine.running.copies import fresh
 from ts_lightning.engine.running.learned import Learned
 from ts_lightning.engine.running.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
+from ts_lightning.lightning.held_steps import held_steps
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.training_data import training_batch_size
@@ -55,8 +56,10 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             raise
         except Exception as error:  # whatever a user's forward raises
             call, failure = None, f"{type(error).__name__}: {first_line(error)}"
-    if call is not None and "training_step" in vars(module) and reaches_all(module, given):
-        return call  # it was set on the instance, as by what counts its runs
+    # a step that was set on the instance, as by what counts its runs, or that is more than one pass over the layers
+    own_steps = "training_step" in vars(module) or not module.automatic_optimization
+    if call is not None and own_steps and reaches_all(module, given):
+        return call
     forget = known_written(module.modules())
     watched = _watched(module, batch)
     if isinstance(watched, str):
@@ -178,8 +181,6 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
     """
     if type(module).training_step is LightningModule.training_step:
         return "Nor is there a training_step() to run in its place."
-    if not module.automatic_optimization:
-        return "Nor can training_step() be run in its place, since it makes optimizer steps of its own."
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         return "Nor can training_step() be run in its place, since it takes batches from an iterator."
     index = (0,) if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2) else ()
@@ -187,7 +188,7 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
     learned = Learned()
 
     def step(batch: Any) -> Any:
-        with untouched(module, learned):
+        with untouched(module, learned), held_steps(module):
             return module.training_step(batch, *index)
 
     given = fresh(batch)

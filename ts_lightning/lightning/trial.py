@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ts_lightning.engine.reference.derivatives import without_gradients
 from ts_lightning.engine.reference.mode import ReferenceMode
 from ts_lightning.engine.running.batches import tensors_in
 from ts_lightning.engine.running.learned import Learned
@@ -62,9 +63,10 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], mor
     Random numbers start at the user's seed and ``more``, so that what is read ahead of training follows it.
     """
     given: Inputs = {}
+    layers = _layers(module)
 
     def look(layer: nn.Module, args: Any, options: Any) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and layer in layers:  # a copy that the call makes of one has the hook, too
             tensor = _values(next(tensors_in((args, options)), None))
             rows, shape = (None, None) if tensor is None or not tensor.dim() else (_sums(tensor), tensor.shape[1:])
             if layer not in given:
@@ -83,9 +85,10 @@ def tried(module: TargetSpaceModule, batch: Any, call: Callable[[Any], Any], mor
         torch.enable_grad(),  # a forward may differentiate
         Untraced(module, (torch.initial_seed() + more) % 2**63)() as undo,
         ReferenceMode(module, None)(undo.modules),
+        without_gradients(list(module.parameters())),
     ):
         before = _state(undo.modules)
-        looks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in _layers(module)]
+        looks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
         try:
             call(batch)
         finally:

@@ -47,6 +47,7 @@ class Derivatives:
         self.asked = self.lost = False
         self._everywhere = False  # whether a backward() gave gradients to all that it reached
         self._given: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors by id, with their gradients of before
+        self._cleared: set[int] = set()  # ids of those that forward gave none, since the last backward()
         self._retaining: list[Tensor] = []  # besides the leaves of graphs
 
     def of(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -58,7 +59,9 @@ class Derivatives:
     def backward(self, outputs: Any, *args: Any, inputs: Any = None, **kwargs: Any) -> None:
         """Stand for ``backward``: give tensors NaNs as gradients."""
         self.asked = True
-        self._everywhere |= inputs is None
+        if inputs is None:
+            self._everywhere = True
+            self._cleared.clear()
         outputs = [outputs] if isinstance(outputs, Tensor) else outputs
         inputs = [inputs] if isinstance(inputs, Tensor) else inputs
         inputs = (*leaves(outputs, set()), *self._retaining) if inputs is None else inputs
@@ -69,6 +72,7 @@ class Derivatives:
         """Set a gradient, until the pass ends."""
         self._given.setdefault(id(tensor), (tensor, _RAW.__get__(tensor) if tensor.is_leaf else None))
         _RAW.__set__(tensor, gradient)
+        (self._cleared.add if gradient is None else self._cleared.discard)(id(tensor))
 
     def gradient(self, tensor: Tensor, *, solved: bool) -> Tensor | None:
         """The gradient that a forward finds: NaNs behind a ``backward()``, else a copy, which it may change in place.
@@ -79,7 +83,8 @@ class Derivatives:
         """
         if id(tensor) in self._given:
             found: Tensor | None = _RAW.__get__(tensor)
-            return found
+            if found is not None or id(tensor) in self._cleared:
+                return found
         # the graph may not reach it, where layers take constants
         if self._everywhere and tensor.requires_grad and (solved or tensor.is_leaf):
             self.give(tensor, _unknown(tensor))
