@@ -165,7 +165,8 @@ class Cascade:
     def _write(self, changed_only: bool) -> None:
         """Write the solution, the first process's where each solves from the whole."""
         self._hooks.observe(self.trained.others)
-        self.partition.same_weights(self.solution.write(changed_only), self.trained.others)
+        agree = self.partition.same_values if self.partition.replicated else None
+        self.partition.compare(self.solution.write(changed_only, agree), self.trained.others)
         if self.partition.replicated:
             self.solution.accept(copied=True)
 

@@ -114,14 +114,20 @@ class Solution:
         self.differentiable = True
 
     @torch.no_grad()
-    def write(self, changed_only: bool) -> list[nn.Parameter]:
+    def write(
+        self, changed_only: bool, agree: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None
+    ) -> list[nn.Parameter]:
         """Copy the values to the Parameters, which are returned.
 
         Args:
             changed_only: leave Parameters alone that hold their value already, so that a graph of autograd that
                 has yet to go backward through them stays valid.
+            agree: gives the values that all processes write; None where each has the same.
         """
         pairs = self.pairs
+        if agree is not None:
+            values = agree([cast(value, p.dtype) for p, value in pairs])
+            pairs = [(p, value) for (p, _), value in zip(pairs, values, strict=True)]
         if changed_only:
             pairs = [(p, value) for p, value in pairs if not torch.equal(p, cast(value, p.dtype))]
         if pairs:  # none where all layers are frozen, or none changed

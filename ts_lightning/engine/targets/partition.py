@@ -101,13 +101,14 @@ class Partition:
         dist.broadcast_object_list(given, dist.get_global_rank(self.group, 0), self.group)
         return replace(batch, data=mapped(given[0], lambda tensor: tensor.to(device)))
 
-    def same_weights(self, weights: Sequence[Tensor], others: Sequence[nn.Parameter]) -> None:
-        """Give all processes the first one's weights, where each solves them from the whole.
+    def same_values(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The first process's solved values, for processes that each solve from the whole."""
+        found = [value.detach().clone() for value in values]
+        self.same(found)
+        return found
 
-        Say it where they do not have the same parameters beside the solved ones, or pulled back other gradients.
-        """
-        if self.shards is None:
-            self.same(weights)
+    def compare(self, weights: Sequence[Tensor], others: Sequence[nn.Parameter]) -> None:
+        """Say it where processes have other parameters beside the solved ones, or pulled back other gradients."""
         if self.group is not None and (known := [*weights, *others]):
             self._replicas.look(others, known[0].device, self.group)
 
