@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ts_lightning.engine.space import TargetSpace
     from ts_lightning.errors import TargetSpaceError
     from ts_lightning.layers.registry import register_layer
+    from ts_lightning.lightning.alias import alias_pytorch_lightning
     from ts_lightning.lightning.convert import convert
     from ts_lightning.lightning.inspection import inspect
     from ts_lightning.lightning.mixin import TargetSpaceMixin
@@ -39,6 +40,7 @@ _HOMES = {
     "TargetSpaceMixin": "lightning.mixin",
     "TargetSpaceMonitor": "callbacks.monitor",
     "TargetSpaceStrategy": "lightning.strategy",
+    "alias_pytorch_lightning": "lightning.alias",
     "convert": "lightning.convert",
     "inspect": "lightning.inspection",
     "register_layer": "layers.registry",
@@ -57,6 +59,7 @@ __all__ = [
     "TargetSpaceMixin",
     "TargetSpaceMonitor",
     "TargetSpaceStrategy",
+    "alias_pytorch_lightning",
     "convert",
     "inspect",
     "register_layer",

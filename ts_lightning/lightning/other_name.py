@@ -12,7 +12,8 @@ from ts_lightning.errors import TargetSpaceError
 #: why, and what to do, behind what was found
 WRITE = (
     "These are one library under two names, which do not mix; ts_lightning uses lightning.pytorch. Write import "
-    "lightning.pytorch as pl, in the place of import pytorch_lightning as pl, in all files of the project."
+    "lightning.pytorch as pl, in the place of import pytorch_lightning as pl, in all files of the project. Ahead of "
+    "the import of an installed library, call ts_lightning.alias_pytorch_lightning()."
 )
 
 
