@@ -19,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.space import TargetSpace
+from ts_lightning.engine.steps.made import Made
+from ts_lightning.engine.steps.optimizers import constructed_states
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
@@ -55,6 +57,7 @@ class Session:
         self.construction = Construction(module)
         self._handing_over = HandingOver(module)
         self._restored: Restored | None = None
+        self._constructed: list[Made] = []  # states, by the constructors of the present optimizers
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
         self._covers = Covers()
@@ -138,6 +141,7 @@ class Session:
         self._handing_over.set_up(
             partial(self._covers.own(trainer.strategy, "setup_optimizers"), trainer), self._restored
         )
+        self._constructed = [made for one in trainer.strategy.optimizers for made in constructed_states(one)]
 
     def _on_run_start(self) -> None:
         """Begin, before any callback hears of the start of training."""
@@ -194,7 +198,7 @@ class Session:
         rank_zero_info(space.describe())
         optimizers = self.trainer.strategy.optimizers
         say_what_is_trained(space, optimizers)
-        self._substitutions = [Substitution(space, optimizer) for optimizer in optimizers]
+        self._substitutions = [Substitution(space, optimizer, self._constructed) for optimizer in optimizers]
         states = () if restored is None else restored.optimizer_states
         for substitution, state in zip(self._substitutions, states, strict=False):
             substitution.load_moments(state)
@@ -282,7 +286,7 @@ class Session:
             self.construction.forget()
             self._hook.detach()
         failure = None if self._hook is None else self._hook.unseen_failure()
-        self._hook, self._begun = None, False
+        self._hook, self._begun, self._constructed = None, False, []
         self._covers.uncover()
         teardown()
         if failure is not None:

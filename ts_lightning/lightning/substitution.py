@@ -9,28 +9,29 @@ and the moments of what is trained in both spaces.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import Adagrad, Optimizer
+from torch.optim import Optimizer
 
 from ts_lightning.amount import amount
 from ts_lightning.engine.space import TargetSpace
-from ts_lightning.engine.steps.optimizers import drop_joint_moments, inner_optimizers, restore
+from ts_lightning.engine.steps.made import Made, forget_steps, made_states
+from ts_lightning.engine.steps.optimizers import OWN_METHODS, drop_joint_moments, inner_optimizers, restore
 from ts_lightning.engine.targets.target import Target
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.lightning.states import is_numbered, joint_entries, matched, numbered
 from ts_lightning.optim import TargetAdam, shares_one
 from ts_lightning.optim.kind import of_another_kind
 
 #: of target space's own entries in a checkpoint and in an optimizer's state
 KEY = "target_space"
-#: methods that stand on an optimizer with targets
-_OWN = ("__getstate__", "zero_grad", "add_param_group")
+_OWN = ("__getstate__", "load_state_dict", *OWN_METHODS)
 
 
 class Substitution:
@@ -39,57 +40,71 @@ class Substitution:
     Args:
         space: the targets.
         optimizer: the optimizer; moments that it holds of the weights are dropped, since they say nothing of targets.
+        constructed: the states that optimizers' constructors are known to have made.
     """
 
-    def __init__(self, space: TargetSpace, optimizer: Optimizer) -> None:
+    def __init__(self, space: TargetSpace, optimizer: Optimizer, constructed: Sequence[Made] = ()) -> None:
         self.optimizer = optimizer
         self._space = space
         self._weights: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
-        solved: dict[int, list[nn.Parameter]] = {}
-        for layer in space.layers:
-            for whole in layer.wholes:
-                solved.setdefault(id(whole), []).append(space.targets[layer.name])
-        drop_joint_moments(optimizer, (whole for layer in space.layers for whole in layer.wholes))
-        self._made: dict[nn.Parameter, tuple[Optimizer, dict[str, Any]]] = {}
-        made: list[tuple[Optimizer, nn.Parameter, dict[str, Any]]] = []
-        for one, group, weight, state in _constructed(optimizer, solved):
-            self._made[weight] = one, _made(one, group, state, weight)
-            made += [(one, target, _made(one, group, state, target)) for target in solved[id(weight)]]
+        solved = {id(whole): whole for layer in space.layers for whole in layer.wholes}
+        drop_joint_moments(optimizer, solved.values())
+        self._made: list[Made] = []
+        for one in (optimizer, *inner_optimizers(optimizer)):
+            forget_steps(one, solved, constructed)
+            self._made += made_states(one, solved)
+        self._joint = joint_entries(optimizer.state)
         separate = [group for inner in inner_optimizers(optimizer) for group in inner.param_groups]
         self._inner = [
             (group, list(group["params"]))
             for group in separate
             if all(group is not own for own in optimizer.param_groups)
         ]
+        if space.partition.ranks > 1 and not is_numbered(optimizer.state_dict()):
+            raise TargetSpaceError(
+                f"{type(optimizer).__name__} writes its state in a form of its own, in which what each of "
+                f"{space.partition.ranks} processes has of its targets cannot be joined. Use reference.shard=False, or "
+                f"the optimizer that it wraps."
+            )
         space.substitute(optimizer)
-        trained = set(self._trained())
-        for one, target, state in made:
-            if target in trained:
-                one.state[target] = state
-        # a wrapper that does not initialise its base class loads by way of what it wraps
-        known = [
-            o for o in (optimizer, *inner_optimizers(optimizer)) if hasattr(o, "_optimizer_load_state_dict_pre_hooks")
-        ]
         optimizer.__dict__["__getstate__"] = self._of_weights  # which copies and pickles ask for
-        self._handles = [o.register_load_state_dict_pre_hook(self._before_load) for o in known[:1]]
+        # and no hook: classes that override it look at the state ahead of hooks
+        self._load_own = optimizer.load_state_dict
+        optimizer.__dict__["load_state_dict"] = self._load
 
     def undo(self) -> None:
         """Put the weights back, with fresh moments."""
-        targets = set(self._space.targets.values())
-        drop_joint_moments(self.optimizer, targets)
-        self.optimizer.__dict__.pop("__getstate__", None)
+        drop_joint_moments(self.optimizer, self._space.targets.values())
+        for name in ("__getstate__", "load_state_dict"):
+            self.optimizer.__dict__.pop(name, None)
+        self._put_weights_back()
+        restore(self.optimizer)
+
+    def _put_weights_back(self) -> None:
         for group, parameters in zip(self.optimizer.param_groups, self._groups(), strict=True):
             group["params"][:] = parameters
-        for one in (self.optimizer, *inner_optimizers(self.optimizer)):
-            for target in targets:
-                one.state.pop(target, None)
-        for weight, (one, state) in self._made.items():
-            one.state[weight] = _copied(state)
         for group, weights in self._inner:
             group["params"][:] = weights
-        for handle in self._handles:
-            handle.remove()
-        restore(self.optimizer)
+        for one in (self.optimizer, *inner_optimizers(self.optimizer)):
+            for target in self._space.targets.values():
+                one.state.pop(target, None)
+        for made in self._made:
+            made.optimizer.state[made.weight] = made.of(made.weight)
+
+    def _state_of_weights(self) -> dict[str, Any]:
+        """The state of an optimizer that writes it in a form of its own, as it would write it behind :meth:`undo`."""
+        everyone = (self.optimizer, *inner_optimizers(self.optimizer))
+        groups = [(group["params"], list(group["params"])) for one in everyone for group in one.param_groups]
+        states = [(one.state, dict(one.state)) for one in everyone]
+        self._put_weights_back()
+        try:
+            return copy.deepcopy(self.optimizer.state_dict())
+        finally:
+            for place, parameters in groups:
+                place[:] = parameters
+            for held, state in states:
+                held.clear()
+                held.update(state)
 
     def _groups(self) -> list[list[nn.Parameter]]:
         """What is in each of the optimizer's groups, with the weights in the place of their targets."""
@@ -107,7 +122,7 @@ class Substitution:
         optimizer = self.optimizer
         targets = set(self._space.targets.values())
         state = {p: moments for p, moments in optimizer.state.items() if p not in targets}
-        state.update({weight: _copied(made) for weight, (one, made) in self._made.items() if one is optimizer})
+        state.update({made.weight: made.of(made.weight) for made in self._made if made.optimizer is optimizer})
         pairs = zip(optimizer.param_groups, self._groups(), strict=True)
         groups = [{**group, "params": parameters} for group, parameters in pairs]
         given = {name: value for name, value in type(optimizer).__getstate__(optimizer).items() if name not in _OWN}
@@ -122,15 +137,17 @@ class Substitution:
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as a checkpoint holds it; called in all processes."""
-        own = self.optimizer.state_dict()
-        whole = self._changed(own["state"], self._space.partition.whole)
-        names = self.names()
-        moments = {names[number]: state for number, state in whole.items()}
+        own, names = self.optimizer.state_dict(), self.names()
+        if not is_numbered(own):
+            return {**self._state_of_weights(), KEY: {"optimized": names, "own": own}}
+        joint = {key: value for key, value in own["state"].items() if isinstance(key, str)}
+        each = {number: value for number, value in own["state"].items() if number not in joint}
+        moments = {names[n]: state for n, state in self._changed(each, self._space.partition.whole).items()}
         sizes = [*map(len, self._weights), *(len(g["params"]) for g in own["param_groups"][len(self._weights) :])]
-        weights = [weight for group in self._weights for weight in group]
-        made = {place: _copied(self._made[w][1]) for place, w in enumerate(weights) if w in self._made}
-        groups = _numbered(own["param_groups"], sizes)
-        return {"state": made, "param_groups": groups, KEY: {"optimized": names, "moments": moments}}
+        places = {id(w): place for place, w in enumerate(weight for group in self._weights for weight in group)}
+        made = {places[id(m.weight)]: m.of(m.weight) for m in self._made if id(m.weight) in places}
+        entry = {"optimized": names, "moments": moments, **({"joint": joint} if joint else {})}
+        return {"state": {**made, **self._joint}, "param_groups": numbered(own["param_groups"], sizes), KEY: entry}
 
     def load_moments(self, state: Mapping[str, Any]) -> None:
         """Take the moments of a written state, and leave the groups' options as they are; none of another optimizer's.
@@ -138,33 +155,54 @@ class Substitution:
         Raises:
             TargetSpaceError: the state is of other parameters than the optimizer trains.
         """
-        if KEY in state and not of_another_kind(self.optimizer, state["param_groups"]):
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": {}, "param_groups": groups, KEY: state[KEY]})
+        if KEY not in state or ("own" not in state[KEY] and of_another_kind(self.optimizer, state["param_groups"])):
+            return
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self._load({**state, "param_groups": self.optimizer.state_dict().get("param_groups")})
+        for group, kept in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(kept)
 
-    def _before_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        """Turn a state into one in the optimizer's own numbering, with this process's share of the moments."""
-        own = [len(group["params"]) for group in optimizer.param_groups]
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        """Stands for the optimizer's own method: takes a state of targets, and of one of weights what fits."""
+        state = self._own_form(state_dict)
+        if state is not None:
+            self._load_own(state)
+
+    def _own_form(self, state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A state in the optimizer's own form, with this process's share of the moments; None for nothing that fits."""
+        written = state.get(KEY, {})
+        own_form = not is_numbered(self.optimizer.state_dict())
+        if own_form and KEY not in state:
+            return dict(state)  # as the optimizer itself gave it
+        if own_form or "own" in written:
+            self._check_names(written)
+            return dict(written["own"]) if own_form and "own" in written else None
+        own = [len(group["params"]) for group in self.optimizer.param_groups]
         given = [len(group["params"]) for group in state["param_groups"]]
+        joint = {**self._joint, **joint_entries(state["state"])}
         if KEY in state:
-            moments = self._read(state[KEY])
+            moments = {**self._read(written), **written.get("joint", {})}
         elif given == own:
-            moments = _matched(state, self._trained(), self._trained(), optimizer.state)
+            moments = {**matched(state, self._trained(), self._trained(), self.optimizer.state), **joint}
         elif given[: len(self._weights)] == list(map(len, self._weights)):
             weights = [weight for group in self._weights for weight in group]
-            moments = _matched(state, weights, self._trained(), optimizer.state)
+            moments = {**matched(state, weights, self._trained(), self.optimizer.state), **joint}
         else:
-            return state  # which torch refuses
-        return {**state, "state": moments, "param_groups": _numbered(state["param_groups"], own)}
+            return dict(state)  # which torch refuses
+        return {**state, "state": moments, "param_groups": numbered(state["param_groups"], own)}
 
-    def _read(self, entry: Mapping[str, Any]) -> dict[int, Any]:
-        """The moments of an entry by the optimizer's own numbers."""
+    def _check_names(self, entry: Mapping[str, Any]) -> None:
         names = self.names()
-        if entry["optimized"] != names:
+        if entry.get("optimized", names) != names:
             raise TargetSpaceError(
                 f"The checkpoint's optimizers train {', '.join(entry['optimized'])}; found {', '.join(names)}. Give "
                 f"configure_optimizers() the same parameters in the same order, or start from the weights alone."
             )
+
+    def _read(self, entry: Mapping[str, Any]) -> dict[int, Any]:
+        """The moments of an entry by the optimizer's own numbers."""
+        self._check_names(entry)
+        names = self.names()
         moments = {n: entry["moments"][name] for n, name in enumerate(names) if name in entry["moments"]}
         if not any(isinstance(one, TargetAdam) for one in (self.optimizer, *inner_optimizers(self.optimizer))):
             moments = _of_each(moments, self._trained(), type(self.optimizer).__name__)
@@ -201,90 +239,3 @@ def _of_each(moments: Mapping[int, Any], trained: Sequence[nn.Parameter], kind: 
             f"every number, and TargetAdam has one for all."
         )
     return kept
-
-
-def _constructed(
-    optimizer: Optimizer, solved: Container[int]
-) -> Iterator[tuple[Optimizer, Mapping[str, Any], nn.Parameter, Mapping[str, Any]]]:
-    """Take the states of solved weights, by their ids, from an optimizer and its inner ones.
-
-    Yields:
-        Those that a constructor has made, and not a step, whose moments say nothing of targets: of which optimizer, of
-        which of its groups, of which weight.
-    """
-    for one in (optimizer, *inner_optimizers(optimizer)):
-        untouched = all(_may_be_made(state) for state in one.state.values() if isinstance(state, Mapping))
-        for group in one.param_groups:
-            for weight in group["params"]:
-                state = one.state.pop(weight, None) if id(weight) in solved else None
-                if state and isinstance(state, Mapping) and (untouched or isinstance(one, Adagrad)):
-                    yield one, group, weight, state
-
-
-def _made(
-    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], parameter: nn.Parameter
-) -> dict[str, Any]:
-    """The state that an optimizer's constructor makes for a parameter, out of a weight's."""
-    if isinstance(optimizer, Adagrad):
-        start = group["initial_accumulator_value"]
-        return {"step": torch.zeros_like(state["step"]), "sum": torch.full_like(parameter.detach(), start)}
-    return {
-        key: torch.full_like(parameter.detach(), float(value.reshape(-1)[0]), dtype=value.dtype)
-        if isinstance(value, Tensor) and value.dim() and value.numel()
-        else value
-        for key, value in _copied(state).items()
-    }
-
-
-def _may_be_made(state: Mapping[str, Any]) -> bool:
-    """Whether a state may be a constructor's: each tensor has one number throughout, and no step is counted."""
-    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
-    return not state.get("step") and all(bool((tensor == tensor.reshape(-1)[0]).all()) for tensor in tensors)
-
-
-def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-
-
-def _numbered(groups: Iterable[Mapping[str, Any]], sizes: Iterable[int]) -> list[dict[str, Any]]:
-    """The options of groups, for so many parameters in each of them."""
-    numbered: list[dict[str, Any]] = []
-    start = 0
-    for group, size in zip(groups, sizes, strict=True):
-        numbered.append({**group, "params": list(range(start, start + size))})
-        start += size
-    return numbered
-
-
-def _matched(
-    state: Mapping[str, Any],
-    given: Iterable[nn.Parameter],
-    trained: Iterable[nn.Parameter],
-    present: Mapping[Any, Mapping[str, Any]],
-) -> dict[int, Any]:
-    """The moments of a state of the ``given`` parameters, by the numbers of those that are ``trained``, too.
-
-    Those of other shapes than the ``present`` ones are of a weight where its targets stand now.
-    """
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    by_parameter = dict(zip(given, numbers, strict=False))
-    found: dict[int, Any] = {}
-    for number, parameter in enumerate(trained):
-        moments = state["state"].get(by_parameter.get(parameter))
-        if moments is not None and _fit(moments, parameter, present.get(parameter, {})):
-            found[number] = moments
-    return found
-
-
-def _fit(moments: Mapping[str, Any], parameter: nn.Parameter, present: Mapping[str, Any]) -> bool:
-    """Whether moments have the shapes of the ``present`` ones; of those that are not made yet, the parameter's.
-
-    Some have another shape than their parameter, as the rows and columns of Adafactor, and matrices that precondition.
-    """
-    for key, value in moments.items():
-        if isinstance(value, Tensor):
-            made = present.get(key)
-            like = made if isinstance(made, Tensor) else parameter
-            if value.shape != like.shape and (made is like or value.dim() == parameter.dim()):
-                return False
-    return True

@@ -17,6 +17,7 @@ from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 from torch.optim import LBFGS, Optimizer
 
 from ts_lightning.engine.names import listed
+from ts_lightning.engine.steps.made import Made, made_states
 from ts_lightning.engine.targets.partition import looks_at_all
 from ts_lightning.errors import TargetSpaceError, instead
 from ts_lightning.layers.base import TargetLayer
@@ -27,6 +28,10 @@ _NOT_ELEMENTWISE = ("LBFGS", "Muon", "Adafactor")
 _MUON: Any = getattr(torch.optim, "Muon", ())
 #: what every optimizer keeps of its parameters
 _USUAL = ("param_groups", "state", "defaults")
+#: move what is trained without a step: schedule-free optimizers to the average and back, Lookahead to its copies
+_MOVES = ("train", "eval", "backup_and_load_cache", "clear_and_load_backup")
+#: methods that stand on an optimizer with targets
+OWN_METHODS = ("zero_grad", "add_param_group", *_MOVES)
 _DEEP = 4  # containers within containers that are looked into
 
 
@@ -58,9 +63,12 @@ def substitute(
         )
     weights = {id(parameter): parameter for layer in layers for parameter in layer.wholes}
     everyone = [optimizer, *inner_optimizers(optimizer)]
+    made: list[Made] = []
     for each in everyone:
         kind = type(each).__name__
-        if weights.keys() & _with_moments(each):
+        own = made_states(each, weights.keys())
+        made += own
+        if weights.keys() & _with_moments(each) - {id(state.weight) for state in own}:
             raise TargetSpaceError(
                 f"{kind} already holds state for weights that targets should replace. Make the substitution before the "
                 f"first step."
@@ -89,8 +97,14 @@ def substitute(
             solved += [p for p in group["params"] if id(p) in weights]
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in weights]
             group["params"][:] = [new for p in kept for new in replacement.get(id(p), [p])]
+    for state in made:
+        del state.optimizer.state[state.weight]
+        state.optimizer.state.update({new: state.of(new) for new in replacement.get(id(state.weight), [])})
     # so that it clears what it would have cleared
     optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
+    for name in _MOVES:
+        if callable(method := getattr(optimizer, name, None)):
+            optimizer.__dict__[name] = partial(_move, method, prepare)
     names = {id(parameter): layer.module_name for layer in layers for parameter in layer.wholes}
     optimizer.__dict__["add_param_group"] = partial(_add_param_group, optimizer.add_param_group, names)
 
@@ -153,23 +167,39 @@ def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     return list(found.values())
 
 
+def constructed_states(optimizer: Optimizer) -> list[Made]:
+    """The states that the constructors of an optimizer, and of those that it holds, have made."""
+    if not hasattr(optimizer, "param_groups"):
+        return []
+    return [made for one in (optimizer, *inner_optimizers(optimizer)) for made in made_states(one, trained_by(one))]
+
+
 def _with_moments(optimizer: Optimizer) -> set[int]:
     """The ids of the parameters of which an optimizer holds moments; LBFGS has those of all with its first one."""
-    held = {id(p) for p, state in optimizer.state.items() if state}
-    return trained_by(optimizer) if held and isinstance(optimizer, LBFGS) else held
+    held = {id(p) for p, state in optimizer.state.items() if isinstance(p, Tensor) and state}
+    joint = {id(p) for name in _joint(optimizer) for p in optimizer.state[name]}
+    return trained_by(optimizer) if held and isinstance(optimizer, LBFGS) else held | joint
+
+
+def _joint(optimizer: Optimizer) -> list[Any]:
+    """The entries of an optimizer's state that hold moments of all its parameters together, under a name."""
+    return [name for name, held in optimizer.state.items() if isinstance(name, str) and isinstance(held, Mapping)]
 
 
 def drop_joint_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Drop the moments that LBFGS has of all its parameters together, where some of ``parameters`` are among them."""
+    """Drop the moments that an optimizer has of all its parameters together, where ``parameters`` are among them."""
     given = set(map(id, parameters))
     for one in (optimizer, *inner_optimizers(optimizer)):
         if isinstance(one, LBFGS) and given & trained_by(one):
             one.state.clear()
+        for name in _joint(one):
+            if given & set(map(id, one.state[name])):
+                del one.state[name]
 
 
 def restore(optimizer: Optimizer) -> None:
     """Give an optimizer its own methods back, and let LBFGS count its numbers anew."""
-    for name in ("zero_grad", "add_param_group"):
+    for name in OWN_METHODS:
         optimizer.__dict__.pop(name, None)
     for one in (optimizer, *inner_optimizers(optimizer)):
         if isinstance(one, LBFGS):
@@ -209,6 +239,13 @@ def _held(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
             rest += [(name, item, deep - 1) for item in value]
         else:
             yield name, value
+
+
+def _move(original: Callable[..., Any], prepare: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
+    """Let the weights follow at once: what comes next evaluates or saves them."""
+    result = original(*args, **kwargs)
+    prepare()
+    return result
 
 
 def _zero_grad(
