@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -16,12 +16,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast, TF32 and bfloat16 products off on ``device`` for a while."""
     restore = [*_general(), *_by_library()]
     try:
-        # entering it takes as long as a small product, also where autocast is off already
-        with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
+        with without_autocast(device):
             yield
     finally:
         for undo in reversed(restore):
             undo()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off for a while; entering it takes as long as a small product, also where it is off already."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

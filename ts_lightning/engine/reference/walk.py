@@ -19,7 +19,7 @@ from ts_lightning.engine.reference.loops import Force, LoopRun, loops_of
 from ts_lightning.engine.running.batches import mapped
 from ts_lightning.errors import TargetSpaceError
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.ridge.precision import cast
+from ts_lightning.ridge.precision import cast, without_autocast
 
 #: stands for a layer's forward where it is visited: (layer, its input) -> values of its parameters, what it passes on
 Solve = Callable[[TargetLayer, Any], tuple[Sequence[Tensor], Any]]
@@ -117,7 +117,8 @@ class Walk:
         x = _apart(x)
         if self._constant:
             x = _without_graph(layer, x)
-        self.solved[layer.name], passed = self._visit(layer, x)
+        with without_autocast(layer.parameters[0].device):  # which a model of several precisions may have entered
+            self.solved[layer.name], passed = self._visit(layer, x)
         pairs = zip(layer.parameters, self.solved[layer.name], strict=True)
         self.values.update({id(parameter): cast(value, parameter.dtype) for parameter, value in pairs})
         return passed
