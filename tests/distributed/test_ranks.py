@@ -15,6 +15,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from tests.support.fits import CONFIG, Lit, build, data, fit
 from tests.support.manual import Two
+from tests.support.optimizer_states import Columns
 from tests.support.processes import run
 from tests.support.resuming import Preconditioned
 from ts_lightning import ReferenceConfig, TargetSpace, TargetSpaceConfig, TargetSpaceError
@@ -212,9 +213,8 @@ def refusals():
     averager = PeriodicModelAverager(period=4)
     averaged = PostLocalSGDOptimizer(torch.optim.Adam(model.parameters()), averager)
     refused("averaged", lambda: space.substitute(averaged))
-    own = Preconditioned(space.parameters(), 0.01)
 
-    def two_steps():
+    def two_steps(own):
         for _ in range(2):
             own.zero_grad()
             model.net(x).square().mean().backward()
@@ -222,7 +222,9 @@ def refusals():
             own.step()
             space.solve()
 
-    refused("preconditioned", two_steps)
+    refused("preconditioned", lambda: two_steps(Preconditioned(space.parameters(), 0.01)))
+    space.solve()
+    refused("columns", lambda: two_steps(Columns(space.parameters())))
     space.release()
     replicated = TargetSpaceConfig(reference=ReferenceConfig(shard=False))
     space = TargetSpace(model.net, lambda: model.net(x), replicated, group=group)
@@ -239,6 +241,7 @@ def test_what_cannot_be_shared_is_refused_in_all_processes():
     assert "'rnn.l0' receives a PackedSequence, whose rows go by steps" in one["packed"]
     assert one["packed alike"] == one["packed"]
     assert "LBFGS looks at all targets at once, and each of 2 processes has its own" in one["lbfgs"]
-    assert "Preconditioned looks at all targets at once" in one["preconditioned"]
+    assert "Preconditioned holds a moment (" in one["preconditioned"]
+    assert "Columns holds a moment (1, 8) of targets, which is not one for each" in one["columns"]
     assert "PostLocalSGDOptimizer averages what the processes train" in one.pop("averaged")
     assert all("reference.shard=False" in sentence for sentence in one.values())

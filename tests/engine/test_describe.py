@@ -24,6 +24,19 @@ def test_the_line_counts_no_samples_where_the_tensors_do_not_say_how_many():
     assert "in weight space: words (nn.EmbeddingBag: a table)." in space.describe()
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+@pytest.mark.parametrize("layer", [nn.Linear(3, 4), nn.Conv1d(3, 4, 1)], ids=["dense", "convolution"])
+def test_a_layer_of_which_a_part_is_frozen_is_named_whichever_part_it_is(layer, frozen):
+    """With the weight frozen, nothing but a vector of it is trained."""
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(4 if isinstance(layer, nn.Linear) else 5, 2))
+    getattr(layer.requires_grad_(True), frozen).requires_grad_(False)
+    x = torch.randn(20, 3) if isinstance(layer, nn.Linear) else torch.randn(20, 3, 5)
+    kind = type(layer).__name__
+    line = TargetSpace(model, x).describe()
+    assert "Target space: 1 of 2 layers (" in line
+    assert f"in weight space: 0 (nn.{kind}: partly frozen)." in line
+
+
 def test_parameters_of_the_model_itself_are_named():
     class Positions(nn.Module):
         def __init__(self):

@@ -115,3 +115,26 @@ def test_methods_of_every_kind_give_the_batch(way):
     for model in (build(type("Given", (TargetSpaceMixin, Given), {})), convert(build(Given))):
         fit(model)
         assert model.target_space_engine.targets["net.0"].shape == (20, 8)
+
+
+REGISTERED = {
+    "buffer": lambda module, name: module.register_buffer(name, torch.zeros(2)),
+    "parameter": lambda module, name: module.register_parameter(name, nn.Parameter(torch.zeros(2))),
+    "set parameter": lambda module, name: setattr(module, name, nn.Parameter(torch.zeros(2))),
+    "module": lambda module, name: module.add_module(name, nn.Linear(2, 2)),
+    "registered module": lambda module, name: module.register_module(name, nn.Linear(2, 2)),
+}
+
+
+@pytest.mark.parametrize("way", REGISTERED)
+@pytest.mark.parametrize("name", ["reference_batch", "target_space", "target_space_engine"])
+def test_what_is_registered_under_such_a_name_is_refused_there(way, name):
+    """PyTorch says that the attribute exists already, and not by whom."""
+
+    class Own(TargetSpaceMixin, Plain):
+        def __init__(self):
+            super().__init__()
+            REGISTERED[way](self, name)
+
+    with pytest.raises(TargetSpaceError, match=rf"Own\.{name}: found a \w+, where target space has"):
+        build(Own)

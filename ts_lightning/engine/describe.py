@@ -41,7 +41,8 @@ def described(
     reasons = {**{name: why for name, why in of_wholes.items() if why is not None}, **reasons}
     modules = {}
     for name, module in everything.items():
-        if any(p.requires_grad and is_matrix(p) for p in module.parameters(recurse=False)):
+        # of a layer whose weight is frozen, a bias may be left
+        if any(p.requires_grad and (is_matrix(p) or name in reasons) for p in module.parameters(recurse=False)):
             if isinstance(module, parametrize.ParametrizationList):  # it stands for the module whose weight it makes
                 name = name.rpartition(".parametrizations.")[0]
             modules[name] = everything[name]

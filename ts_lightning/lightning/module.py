@@ -36,11 +36,16 @@ def refuse_other_uses(module: LightningModule) -> None:
             given = [vars(holder)[name] for holder in (module, *type(module).__mro__) if name in vars(holder)]
             others = [one for one in given if not (callable(one) or isinstance(one, (classmethod, partialmethod)))]
         if others:
-            has = "settings" if name == "target_space" else "a method"
-            raise TargetSpaceError(
-                f"{type(module).__name__}.{name}: found {instead(others[0])}, where target space has {has}. Give what "
-                f"the module keeps there another name."
-            )
+            raise _other_use(module, name, others[0])
+
+
+def _other_use(module: LightningModule, name: str, found: Any) -> TargetSpaceError:
+    """The error of a module that keeps something of its own under a name of target space's."""
+    has = "a method" if name in OVERRIDABLE else "the engine" if name == "target_space_engine" else "settings"
+    return TargetSpaceError(
+        f"{type(module).__name__}.{name}: found {instead(found)}, where target space has {has}. Give what the module "
+        f"keeps there another name."
+    )
 
 
 class TargetSpaceModule(LightningModule):
@@ -54,6 +59,30 @@ class TargetSpaceModule(LightningModule):
     # in comments, since TorchScript reads a class's annotations and refuses these
     target_space = TargetSpaceConfig()  # type: TargetSpaceConfig | None
     target_space_engine = None  # type: TargetSpace | None
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """As in PyTorch."""
+        self._refuse(name, tensor)
+        super().register_buffer(name, tensor, persistent)
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        """As in PyTorch."""
+        self._refuse(name, param)
+        super().register_parameter(name, param)
+
+    def add_module(self, name: str, module: Any) -> None:
+        """As in PyTorch."""
+        self._refuse(name, module)
+        super().add_module(name, module)
+
+    def register_module(self, name: str, module: Any) -> None:
+        """As in PyTorch."""
+        self.add_module(name, module)
+
+    def _refuse(self, name: str, given: Any) -> None:
+        """Refuse a name of target space's, of which PyTorch says that it exists already."""
+        if name in (*OVERRIDABLE, "target_space", "target_space_engine"):
+            raise _other_use(self, name, given)
 
     if TYPE_CHECKING:  # a class written without the mixin may have methods of these names behind this one
 

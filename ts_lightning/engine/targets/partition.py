@@ -136,8 +136,9 @@ class Partition:
             return
         if optimizer not in self._elementwise:
             held = [(target, optimizer.state[target]) for target in trained() if optimizer.state.get(target)]
-            if not all(_of_each(value, target) for target, state in held for value in tensors_in(state)):
-                raise looks_at_all(type(optimizer).__name__, self.ranks)
+            odd = [value for target, state in held for value in tensors_in(state) if not _of_each(value, target)]
+            if odd:
+                raise _of_other_forms(type(optimizer).__name__, odd[0], self.ranks)
             if held:
                 self._elementwise.add(optimizer)
         if not self.looks:
@@ -224,10 +225,21 @@ def looks_at_all(kind: str, ranks: int) -> TargetSpaceError:
     )
 
 
+def _of_other_forms(kind: str, moment: Tensor, ranks: int) -> TargetSpaceError:
+    """The error for an optimizer, by the name of its class, that holds a moment of many of a target's rows."""
+    return TargetSpaceError(
+        f"{kind} holds a moment {tuple(moment.shape)} of targets, which is not one for each of their numbers or rows, "
+        f"and each of {ranks} processes has its own rows. Use reference.shard=False, or an optimizer with moments of "
+        f"each number, as Adam."
+    )
+
+
 def _of_each(moment: Tensor, target: Tensor) -> bool:
-    """Whether a moment is one number, or one for each number or row of a target."""
-    like = zip(moment.shape, target.shape, strict=False)
-    return moment.numel() == 1 or (moment.dim() == target.dim() and all(a in (1, b) for a, b in like))
+    """Whether a moment is one number, or one for each number or row of a target, and none of many rows."""
+    if moment.numel() == 1 or moment.dim() != target.dim():
+        return moment.numel() == 1
+    pairs = zip(moment.shape, target.shape, strict=True)
+    return all(a in (1, b) for a, b in pairs) and moment.shape[0] == target.shape[0]
 
 
 def _varies(tensor: Tensor) -> bool:
