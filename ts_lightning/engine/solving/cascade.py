@@ -85,6 +85,7 @@ class Cascade:
 
     def solve(self) -> None:
         """Solve all weights and write them; see :meth:`TargetSpace.solve`."""
+        self.solution.check_precision()
         self._hold()
         untangling = self.untangling
         if not self.solution.lasts:
@@ -192,6 +193,7 @@ class Cascade:
         solution = self.solution
         self.checked = True
         self.outside.keep(own_loop=not keep)
+        solution.check_precision()
         changed = solution.changed()
         moved = [layer.name for layer in self.trained.moved(changed)]
         if moved:

@@ -199,8 +199,8 @@ class Pulled:
         """Raise TargetSpaceError if a gradient has a graph of its own, through which second derivatives would go."""
         if any(gradient.requires_grad for gradient in self.gradients()):
             raise TargetSpaceError(
-                "The weights' gradients were made with create_graph=True, for second derivatives, which are not "
-                "available through the solve. Call backward() without it, or train in weight space: target_space=None."
+                "The weights' gradients were made with create_graph=True, for second derivatives, which the solve does "
+                "not have. Call backward() without it, detach what torch.func gives, or take target_space=None."
             )
         if not self._said_early and any(
             is_as_marked(gradient, READ) and not is_as_marked(gradient, _PULLED) for gradient in self.gradients()

@@ -56,6 +56,7 @@ class Solution:
         self.pairs: Solved = []
         self._graph: Solved = []  # the Parameters and the values of the last pass, with its graph
         self._versions: dict[int, tuple[int, int]] = {}
+        self._precisions: list[tuple[nn.Parameter, torch.dtype]] = []  # of what the graph was made of
         self._written: list[tuple[int, int]] = []
         self._accepted: list[Tensor] | None = None
 
@@ -101,6 +102,7 @@ class Solution:
         replayed = None if self.graphs is None else replay()
         self._made(self._run(None) if replayed is None else replayed, kept=False)
         self._graph = self.pairs
+        self._precisions = [(p, p.dtype) for p in self._read()]
 
     def make_kept(self, solved: Callable[[], Solved]) -> None:
         """Take what kept maps give, without writing to the Parameters; the graph is that of the last pass."""
@@ -154,6 +156,17 @@ class Solution:
     def outdate(self) -> None:
         """Take all but targets for changed since the solve."""
         self._versions = {id(p): version(p) for p in self._read() if isinstance(p, Target)}
+
+    def check_precision(self) -> None:
+        """Raise TargetSpaceError if parameters in the graph have another precision than it was made with."""
+        other = [(p.dtype, dtype) for p, dtype in self._precisions if p.dtype != dtype]
+        if other:
+            found, made = (str(one).removeprefix("torch.") for one in other[0])
+            raise TargetSpaceError(
+                f"Parameters that are trained beside targets, as norms, were converted behind a solve: found {found}, "
+                f"expected {made}, of which targets and reference batch are. Convert the model, call space.release(), "
+                f"and make another TargetSpace with init='weights', and another optimizer."
+            )
 
     @torch.no_grad()
     def distances(self, *, unseen: bool) -> dict[int, float]:
