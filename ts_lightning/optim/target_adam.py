@@ -295,11 +295,6 @@ class TargetAdam(Optimizer):
         torch._foreach_add_([self.state[target]["moved"] for target, _ in pairs], moves)
 
 
-#: what :class:`TargetAdam` keeps of a target; other optimizers have a mean square of a whole tensor, too
-_STATE = frozenset(("step", "exp_avg", "exp_avg_sq", "moved", "distance", "highest_lr"))
-
-
 def shares_one(state: Mapping[str, Any]) -> bool:
-    """Whether a target's state is one of this optimizer, whose mean square is one for all targets."""
-    mean_square = state.get("exp_avg_sq")
-    return isinstance(mean_square, Tensor) and mean_square.dim() == 0 and _STATE.issuperset(state)
+    """Whether a state is this optimizer's: others with one mean square for a target count no steps beside it."""
+    return {"exp_avg", "step"} <= set(state) and getattr(state.get("exp_avg_sq"), "shape", None) == ()
