@@ -93,6 +93,48 @@ def test_a_small_bias_that_is_the_same_for_all_outputs_is_a_start_and_a_prior_is
     assert [layer.anchor is not None for layer in space.layers] == [False, kept]
 
 
+DRAWS = {
+    "xavier": nn.init.xavier_uniform_,
+    "he": nn.init.kaiming_normal_,
+    "he, by outputs": lambda weight: nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu"),
+    "one bound": lambda weight: nn.init.uniform_(weight, -0.07, 0.07),
+    "one deviation": lambda weight: nn.init.normal_(weight, std=0.03),
+}
+
+
+def narrow(draw):
+    """A network of small layers, whose weights a loop draws and whose biases stay."""
+    layers = [nn.Conv2d(1, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(4)), nn.Flatten()]
+    layers += [nn.Linear(32, 30), *(nn.Linear(30, 30) for _ in range(3)), nn.Linear(30, 10)]
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            draw(parameter)
+    return model
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_small_layers_of_one_draw_start_from_targets_around_zero(draw):
+    """One by one they counted as trained beside biases as PyTorch draws them, or with a scale that few use."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        space = TargetSpace(narrow(draw), torch.randn(20, 1, 12, 12))
+        assert [layer.name for layer in space.layers if layer.anchor is not None] == []
+
+
+@pytest.mark.parametrize("draw", [lambda weight: weight, *DRAWS.values()], ids=["PyTorch's", *DRAWS])
+def test_small_layers_that_were_trained_from_one_draw_are_kept(draw):
+    torch.manual_seed(0)
+    model, x, y = narrow(draw), torch.randn(100, 1, 12, 12), torch.arange(100) % 10
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    space = TargetSpace(model, x[:20])
+    assert all(layer.anchor is not None for layer in space.layers)
+
+
 def forgetting(inputs, drawn):
     """An LSTM whose forget gate starts open, as many set it, beside other biases at zero or as PyTorch draws them."""
     lstm = nn.LSTM(inputs, 16, batch_first=True)
