@@ -1,6 +1,7 @@
-"""Autocast that a model enters by itself, as one does that accelerate has prepared: off, as around the whole run.
+"""Autocast that a model enters by itself, as one does that accelerate has prepared: to float32, as around the whole run.
 
-A run has full precision. What it gives would differ otherwise before and behind the preparation of a model.
+A run has full precision. What it gives would differ otherwise before and behind the preparation of a model. Autocast to
+float32 changes nothing in float32, and still joins what a forward casts by hand with parameters in float32.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from torch import nn
 
 
 @contextmanager
-def no_autocast(model: nn.Module) -> Iterator[None]:
-    """Let ``torch.autocast``, by whatever name it was imported, change nothing in this thread for a while.
+def to_float32(model: nn.Module) -> Iterator[None]:
+    """Let ``torch.autocast``, by whatever name it was imported, cast to float32 in this thread for a while.
 
-    Not in a model with parameters of several precisions, whose layers may rely on it.
+    Not in a model with parameters of a lower precision, with which other layers, as norms, would no longer go together.
     """
     kind: Any = torch.autocast
     enter, thread = kind.__enter__, get_ident()
 
     def entered(self: Any) -> Any:
-        if get_ident() != thread or not self._enabled or _mixed(model):
+        if get_ident() != thread or not self._enabled or _is_low(model):
             return enter(self)
-        self._enabled = False
+        asked, self.fast_dtype = self.fast_dtype, torch.float32
         try:
             return enter(self)
         finally:
-            self._enabled = True
+            self.fast_dtype = asked
 
     kind.__enter__ = entered
     try:
@@ -39,5 +40,5 @@ def no_autocast(model: nn.Module) -> Iterator[None]:
         kind.__enter__ = enter
 
 
-def _mixed(model: nn.Module) -> bool:
-    return len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1
+def _is_low(model: nn.Module) -> bool:
+    return any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from ts_lightning.engine.running.autocast import no_autocast
+from ts_lightning.engine.running.autocast import to_float32
 from ts_lightning.engine.running.hooks import Hooks
 from ts_lightning.engine.running.lazy import LazyModules
 from ts_lightning.engine.running.learned import Learned
@@ -32,7 +32,7 @@ class Untraced:
       they were;
     - hooks of others run only if they take part in what the module computes (:mod:`ts_lightning.engine.running.hooks`);
     - gradient checkpointing is off, whose second run would come when all this is over;
-    - autocast that the model enters by itself is off (:mod:`ts_lightning.engine.running.autocast`);
+    - autocast that the model enters by itself is one to float32 (:mod:`ts_lightning.engine.running.autocast`);
     - compiled modules run as they were written;
     - lazy modules stay lazy, and copies of them run (:mod:`ts_lightning.engine.running.lazy`).
 
@@ -75,7 +75,7 @@ class Untraced:
             stack.enter_context(self._hooks.chosen(modules))
             stack.enter_context(self._random_numbers(device))
             stack.enter_context(_no_checkpointing())
-            stack.enter_context(no_autocast(self.model))
+            stack.enter_context(to_float32(self.model))
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if copied:
