@@ -120,7 +120,60 @@ class Automatic(Gan):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-KINDS = [Gan, Raw, Closures, Aware, Automatic]
+class Setting(Automatic):
+    """A rate that falls, and moments that start anew, by hand."""
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        super().training_step(batch, batch_idx)
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.9
+        for state in optimizer.state.values():
+            state.clear()
+
+
+class Agent:
+    def __init__(self, parameter):
+        self.inner = {"optimizers": [torch.optim.Adam([parameter], lr=0.1)]}
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.inner["optimizers"][0], 1)
+
+
+class Keeping(Automatic):
+    """A weight of the loss with an optimizer and a schedule that no configure_optimizers() returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.agent = Agent(self.weight)
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        optimizer = self.agent.inner["optimizers"][0]
+        optimizer.zero_grad()
+        (self.weight * self.critic(batch[0]).detach().mean()).backward()
+        optimizer.step()
+        self.agent.schedule.step()
+        self.seen.append((self.agent.schedule.last_epoch, len(optimizer.state), self.weight.isfinite().item()))
+
+
+class Scaling(Automatic):
+    """A gradient scaler of the module's own, of which each step has to follow its backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.scaler.scale((self.critic(self(torch.randn(len(batch[0]), 4))) - self.critic(batch[0])).mean()).backward()
+        self.scaler.unscale_(optimizer)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.seen.append(self.scaler.get_scale())
+
+
+KINDS = [Gan, Raw, Closures, Aware, Automatic, Setting, Keeping, Scaling]
 
 
 class Log(Callback):
@@ -157,6 +210,7 @@ def test_both_networks_are_solved_without_a_method_of_the_users(kind):
     assert plain.target_space_engine is None
     assert rows == plain_rows
     assert run.global_step == plain_run.global_step
+    assert model.seen == plain.seen
 
 
 def test_the_call_is_that_of_a_reference_forward_with_the_same_calls():

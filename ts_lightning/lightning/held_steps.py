@@ -1,19 +1,29 @@
 """A training step of manual optimisation, run for the calls that it makes: its optimizers and schedules stand still.
 
 Optimizers are the real ones, whose groups may be read. Whatever of them is called a step does nothing, but runs a
-closure that it is given. Backward passes by way of the module, and what belongs to them, are left out.
+closure that it is given. Backward passes by way of the module, and what belongs to them, are left out. What the step
+sets itself, as a rate in a group, is put back. So it is with optimizers, schedules and gradient scalers that the module
+or an object of the user's keeps, beside those of the fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ts_lightning.engine.running.libraries import of_user
+from ts_lightning.engine.steps.optimizers import inner_optimizers
 
 _OF_MODULES = ("manual_backward", "toggle_optimizer", "untoggle_optimizer", "clip_gradients")
+_FEW, _DEEP = 64, 4  # entries of containers that are looked into, and containers or objects within each other
 
 
 @contextmanager
@@ -21,12 +31,8 @@ def held_steps(module: LightningModule) -> Iterator[None]:
     """Let no optimizer and no schedule of a module's fit move for a while."""
     with ExitStack() as stack:
         stack.enter_context(_set(module, dict.fromkeys(_OF_MODULES, _nothing)))
-        strategy = getattr(module._trainer, "strategy", None)
-        if strategy is not None:
-            for optimizer in (*strategy.optimizers, *strategy._lightning_optimizers):
-                stack.enter_context(_set(optimizer, dict.fromkeys(_steps(optimizer), _closed) | _BESIDE))
-            for config in strategy.lr_scheduler_configs:
-                stack.enter_context(_set(config.scheduler, {"step": _nothing}))
+        for one in _moving(module):
+            stack.enter_context(_still(one))
         yield
 
 
@@ -44,9 +50,62 @@ def _set(holder: Any, stand_ins: dict[str, Callable[..., Any]]) -> Iterator[None
         own.update(kept)
 
 
-def _steps(optimizer: Any) -> list[str]:
+@contextmanager
+def _still(one: Any) -> Iterator[None]:
+    """Hold an optimizer, a schedule or a gradient scaler, and put back what is set of it."""
+    stand_ins: dict[str, Callable[..., Any]] = {"step": _nothing}
+    held = [vars(one)]
+    if isinstance(one, Optimizer):
+        stand_ins = dict.fromkeys(_steps(one), _closed) | _BESIDE
+        held += [*one.param_groups, one.state, *(state for state in one.state.values() if isinstance(state, dict))]
+    elif isinstance(one, GradScaler):
+        stand_ins = {"step": _scaled, "unscale_": _nothing, "update": _nothing}
+    kept = [dict(entries) for entries in held]
+    try:
+        vars(one).update(stand_ins)
+        yield
+    finally:
+        for entries, before in zip(held, kept, strict=True):
+            entries.clear()
+            entries.update(before)
+
+
+def _moving(module: LightningModule) -> list[Any]:
+    """The optimizers, schedules and gradient scalers of a module's fit, and those that it holds."""
+    found: list[Any] = []
+    strategy = getattr(module._trainer, "strategy", None)
+    if strategy is not None:
+        found += [*strategy.optimizers, *strategy._lightning_optimizers]
+        found += [config.scheduler for config in strategy.lr_scheduler_configs]
+        found += _held(getattr(strategy.precision_plugin, "scaler", None))
+    for part in module.modules():
+        for value in vars(part).values():
+            found += _held(value)
+    found += [inner for one in found if isinstance(one, Optimizer) for inner in inner_optimizers(one)]
+    return list({id(one): one for one in found}.values())
+
+
+def _held(value: Any, deep: int = _DEEP) -> Iterator[Any]:
+    """The optimizers, schedules and gradient scalers in containers and in objects of the user's."""
+    if isinstance(value, (Optimizer, LRScheduler, GradScaler)):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        if deep and len(value) <= _FEW:
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from _held(item, deep - 1)
+    elif (
+        deep
+        and hasattr(value, "__dict__")
+        and not isinstance(value, (nn.Module, type))
+        and of_user(type(value).__module__)
+    ):
+        yield from _held(vars(value), deep - 1)
+
+
+def _steps(optimizer: Optimizer) -> list[str]:
     """The methods of an optimizer that are called a step, as the two of a sharpness-aware one."""
-    return [name for name in dir(type(optimizer)) if "step" in name and not name.startswith(("_", "register"))]
+    names = [name for name in dir(type(optimizer)) if "step" in name and not name.startswith(("_", "register"))]
+    return [name for name in names if callable(getattr(type(optimizer), name))]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -60,6 +119,11 @@ def _closed(*args: Any, closure: Callable[[], Any] | None = None, **kwargs: Any)
         return None
     with torch.enable_grad():
         return closure()
+
+
+def _scaled(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    """Stands for a gradient scaler's step of an optimizer."""
+    return optimizer.step(*args, **kwargs)
 
 
 def _open(*args: Any, **kwargs: Any) -> AbstractContextManager[None]:

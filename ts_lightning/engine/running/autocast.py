@@ -1,7 +1,7 @@
-"""Autocast that a model enters by itself, as one does that accelerate has prepared: to float32, as around the whole run.
+"""Autocast that a model enters by itself, as one does that accelerate has prepared, casts to float32 in a run.
 
-A run has full precision. What it gives would differ otherwise before and behind the preparation of a model. Autocast to
-float32 changes nothing in float32, and still joins what a forward casts by hand with parameters in float32.
+A run has full precision: it gives the same before and behind the preparation of a model. Autocast to float32 changes
+nothing in float32, and still joins what a forward casts by hand with parameters in float32.
 """
 
 from __future__ import annotations
