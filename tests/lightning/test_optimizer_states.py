@@ -130,3 +130,14 @@ def test_a_callback_loads_a_state_of_its_own_form():
     trainer(max_epochs=1, callbacks=[Back()]).fit(module, DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 8))
     assert len(seen) == 2
     assert all(map(torch.equal, *seen))
+
+
+def test_settings_of_an_optimizer_under_names_of_methods_stay():
+    """The methods train() and eval() of schedule-free ones are taken back behind the fit."""
+    model = network()
+    space = TargetSpace(model, torch.randn(20, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.train = True
+    substitution = Substitution(space, optimizer)
+    substitution.undo()
+    assert optimizer.train is True

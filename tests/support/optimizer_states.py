@@ -165,8 +165,24 @@ class Wrapper(torch.optim.Optimizer):
             group["lr"] = rate
 
 
+class Sharing(torch.optim.Optimizer):
+    """Shares groups and state with the optimizer that it wraps, whose constructor has made some."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+        self.inner = Anchored(self.param_groups)
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+    def load_state_dict(self, state_dict):
+        self.inner.load_state_dict(state_dict)
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+
+
 #: those that train targets
-KINDS = (Counting, Anchored, Alike, Reading, Together, Wrapper)
+KINDS = (Counting, Anchored, Alike, Reading, Together, Wrapper, Sharing)
 
 
 def network():

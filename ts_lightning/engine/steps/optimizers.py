@@ -98,7 +98,7 @@ def substitute(
             kept = [p for p in group["params"] if id(p) in replacement or id(p) not in weights]
             group["params"][:] = [new for p in kept for new in replacement.get(id(p), [p])]
     for state in made:
-        del state.optimizer.state[state.weight]
+        state.optimizer.state.pop(state.weight, None)  # which a wrapper may share with what it wraps
         state.optimizer.state.update({new: state.of(new) for new in replacement.get(id(state.weight), [])})
     # so that it clears what it would have cleared
     optimizer.__dict__["zero_grad"] = partial(_zero_grad, optimizer.zero_grad, partial(clear, solved), prepare)
@@ -200,7 +200,8 @@ def drop_joint_moments(optimizer: Optimizer, parameters: Iterable[nn.Parameter])
 def restore(optimizer: Optimizer) -> None:
     """Give an optimizer its own methods back, and let LBFGS count its numbers anew."""
     for name in OWN_METHODS:
-        optimizer.__dict__.pop(name, None)
+        if callable(optimizer.__dict__.get(name)):  # and no setting of that name
+            del optimizer.__dict__[name]
     for one in (optimizer, *inner_optimizers(optimizer)):
         if isinstance(one, LBFGS):
             one._numel_cache = None
