@@ -75,10 +75,6 @@ class TargetSpaceModule(LightningModule):
         self._refuse(name, module)
         super().add_module(name, module)
 
-    def register_module(self, name: str, module: Any) -> None:
-        """As in PyTorch."""
-        self.add_module(name, module)
-
     def _refuse(self, name: str, given: Any) -> None:
         """Refuse a name of target space's, of which PyTorch says that it exists already."""
         if name in (*OVERRIDABLE, "target_space", "target_space_engine"):
