@@ -121,15 +121,24 @@ class Automatic(Gan):
 
 
 class Setting(Automatic):
-    """A rate that falls, and moments that start anew, by hand."""
+    """A rate that falls, moments that start anew, and a group that comes later, by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.later = nn.Parameter(torch.zeros(()))
 
     def training_step(self, batch, batch_idx):
         optimizer = self.optimizers()
+        if len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": [self.later]})
         super().training_step(batch, batch_idx)
         for group in optimizer.param_groups:
             group["lr"] *= 0.9
         for state in optimizer.state.values():
             state.clear()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.generator.parameters(), *self.critic.parameters()], lr=0.01)
 
 
 class Agent:

@@ -54,10 +54,10 @@ def _set(holder: Any, stand_ins: dict[str, Callable[..., Any]]) -> Iterator[None
 def _still(one: Any) -> Iterator[None]:
     """Hold an optimizer, a schedule or a gradient scaler, and put back what is set of it."""
     stand_ins: dict[str, Callable[..., Any]] = {"step": _nothing}
-    held = [vars(one)]
+    held, groups = [vars(one)], list(getattr(one, "param_groups", ()))
     if isinstance(one, Optimizer):
         stand_ins = dict.fromkeys(_steps(one), _closed) | _BESIDE
-        held += [*one.param_groups, one.state, *(state for state in one.state.values() if isinstance(state, dict))]
+        held += [*groups, one.state, *(state for state in one.state.values() if isinstance(state, dict))]
     elif isinstance(one, GradScaler):
         stand_ins = {"step": _scaled, "unscale_": _nothing, "update": _nothing}
     kept = [dict(entries) for entries in held]
@@ -68,6 +68,8 @@ def _still(one: Any) -> Iterator[None]:
         for entries, before in zip(held, kept, strict=True):
             entries.clear()
             entries.update(before)
+        if groups:
+            one.param_groups[:] = groups
 
 
 def _moving(module: LightningModule) -> list[Any]:

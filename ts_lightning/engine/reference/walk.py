@@ -117,7 +117,7 @@ class Walk:
         x = _apart(x)
         if self._constant:
             x = _without_graph(layer, x)
-        with without_autocast(layer.parameters[0].device):  # which a model of several precisions may have entered
+        with without_autocast(layer.parameters[0].device):  # which the model may have entered
             self.solved[layer.name], passed = self._visit(layer, x)
         pairs = zip(layer.parameters, self.solved[layer.name], strict=True)
         self.values.update({id(parameter): cast(value, parameter.dtype) for parameter, value in pairs})
