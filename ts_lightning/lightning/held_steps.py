@@ -23,6 +23,7 @@ from ts_lightning.engine.running.libraries import of_user
 from ts_lightning.engine.steps.optimizers import inner_optimizers
 
 _OF_MODULES = ("manual_backward", "toggle_optimizer", "untoggle_optimizer", "clip_gradients")
+_OF_EVERY_MODULE = vars(nn.Module()).keys()  # parameters, layers and hooks, which hold none
 _FEW, _DEEP = 64, 4  # entries of containers that are looked into, and containers or objects within each other
 
 
@@ -81,8 +82,9 @@ def _moving(module: LightningModule) -> list[Any]:
         found += [config.scheduler for config in strategy.lr_scheduler_configs]
         found += _held(getattr(strategy.precision_plugin, "scaler", None))
     for part in module.modules():
-        for value in vars(part).values():
-            found += _held(value)
+        for name, value in vars(part).items():
+            if name not in _OF_EVERY_MODULE:
+                found += _held(value)
     found += [inner for one in found if isinstance(one, Optimizer) for inner in inner_optimizers(one)]
     return list({id(one): one for one in found}.values())
 
