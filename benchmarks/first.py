@@ -38,11 +38,11 @@ def _deep(whole: Summary) -> Iterator[Drawn]:
 
 
 def _images() -> Iterator[Drawn]:
-    """The convolutional network: whole schedules with Adam, Muon and AdamW, and the longest that is handed over."""
+    """The convolutional network: whole schedules with TargetAdam, Muon and AdamW, and the longest that is handed over."""
     curves = [one for one in map(images.curve, images.runs()) if one is not None]
     by = {one.run[0]: one for one in curves if one.steps == images.WHOLE or one.run[0] == "target-muon"}
     for name, style in (
-        ("target", _TARGET),
+        ("target-default", _TARGET),
         ("target-muon", _HANDED),
         ("muon", _peer("muon")),
         ("adamw", _peer("adamw")),
