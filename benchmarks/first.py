@@ -38,7 +38,7 @@ def _deep(whole: Summary) -> Iterator[Drawn]:
 
 
 def _images() -> Iterator[Drawn]:
-    """The convolutional network: whole schedules with TargetAdam, Muon and AdamW, and the longest that is handed over."""
+    """The convolutional network: whole schedules of TargetAdam, Muon and AdamW, and the longest handed over."""
     curves = [one for one in map(images.curve, images.runs()) if one is not None]
     by = {one.run[0]: one for one in curves if one.steps == images.WHOLE or one.run[0] == "target-muon"}
     for name, style in (

@@ -104,7 +104,10 @@ LOADERS = {
     "collate, partial": lambda noise: DataLoader(Samples(), 16, collate_fn=partial(collated, noise)),
     "collate, closure": lambda noise: DataLoader(Samples(), 16, collate_fn=enclosed(noise)),
     "stream": lambda noise: DataLoader(Stream(noise), 16),
-    "workers": lambda noise: DataLoader(Samples(noise), 16, num_workers=1, persistent_workers=True),
+    # by fork, since these data sets cannot be pickled
+    "workers": lambda noise: DataLoader(
+        Samples(noise), 16, num_workers=1, persistent_workers=True, multiprocessing_context="fork"
+    ),
 }
 
 
