@@ -122,6 +122,15 @@ def test_small_layers_of_one_draw_start_from_targets_around_zero(draw):
         assert [layer.name for layer in space.layers if layer.anchor is not None] == []
 
 
+def test_an_identity_among_small_layers_of_one_draw_is_kept():
+    torch.manual_seed(0)
+    model = narrow(nn.init.xavier_uniform_)
+    layer = model[14]
+    nn.init.eye_(layer.weight)
+    space = TargetSpace(model, torch.randn(20, 1, 12, 12))
+    assert "14" in [layer.name for layer in space.layers if layer.anchor is not None]
+
+
 @pytest.mark.parametrize("draw", [lambda weight: weight, *DRAWS.values()], ids=["PyTorch's", *DRAWS])
 def test_small_layers_that_were_trained_from_one_draw_are_kept(draw):
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,11 +37,10 @@ def drawn(weight: Tensor, bound: float, usual: bool) -> bool:
         return True
     if not usual:
         return False
-    if _orthogonal(weight):
-        return bool((values != 0).all())  # a permutation is no draw
+    form = _form(weight, values)
+    if form != "independent":
+        return form == "orthogonal"
     std, n = _deviation(values), len(values)
-    if not _without_structure(weight):
-        return False
     if n < TELLING and min(abs(std / scale - 1) for scale in _scales(weight)) > 4 / math.sqrt(2 * n):
         return False
     return _of_usual_form(values)
@@ -52,11 +52,18 @@ def of_one_draw(weights: Sequence[Tensor]) -> bool:
     Their standard deviations are the same, or follow one rule by their sizes. The rule of PyTorch's own draw does not
     count: weights that were trained from there keep to it for a while.
     """
-    weights = [weight for weight in weights if not _orthogonal(weight)]
-    values = [_values(weight) for weight in weights]
-    if sum(map(len, values)) < TELLING or not all(map(_without_structure, weights)):
+    independent: list[tuple[Tensor, Tensor]] = []
+    for weight in weights:
+        entries = _values(weight)
+        form = _form(weight, entries)
+        if form == "structured":
+            return False
+        if form == "independent":
+            independent.append((weight, entries))
+    values = [entries for _, entries in independent]
+    if sum(map(len, values)) < TELLING:
         return False
-    rules = list(zip(*map(_scales, weights), strict=True))
+    rules = list(zip(*(_scales(weight) for weight, _ in independent), strict=True))
     del rules[_OWN]
     rules.append((_deviation(torch.cat(values)),) * len(values))
     for rule in rules:
@@ -76,26 +83,23 @@ def _deviation(values: Tensor) -> float:
     return float(values.std(correction=0))
 
 
-def _singular(weight: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """The singular values of a block of a weight, and its shape."""
+def _form(weight: Tensor, values: Tensor) -> Literal["orthogonal", "independent", "structured"]:
+    """Whether a weight has the mean and singular values of independent draws around zero; a permutation is structured.
+
+    Args:
+        weight: the weight.
+        values: its entries that are looked at.
+    """
     matrix = weight.detach().reshape(len(weight), -1)[:_SIDE, :_SIDE].double().cpu()
-    return torch.linalg.svdvals(matrix), (matrix.shape[0], matrix.shape[1])
-
-
-def _orthogonal(weight: Tensor) -> bool:
-    singular, shape = _singular(weight)
-    return min(shape) > 1 and float(singular[-1]) > 0.999 * float(singular[0])
-
-
-def _without_structure(weight: Tensor) -> bool:
-    """Whether a weight has the mean and the singular values of independent draws around zero."""
-    values = _values(weight)
+    singular = torch.linalg.svdvals(matrix)
+    if min(matrix.shape) > 1 and float(singular[-1]) > 0.999 * float(singular[0]):
+        return "orthogonal" if bool((values != 0).all()) else "structured"
     std = _deviation(values)
     if std == 0 or abs(float(values.mean())) > 5 * std / math.sqrt(len(values)):
-        return False
-    singular, (rows, columns) = _singular(weight)
-    edge: float = (math.sqrt(rows) + math.sqrt(columns)) * std * (1 + 1.5 * min(rows, columns) ** (-2 / 3))
-    return float(singular[0]) <= edge
+        return "structured"
+    rows, columns = matrix.shape
+    edge = (math.sqrt(rows) + math.sqrt(columns)) * std * (1 + 1.5 * min(rows, columns) ** (-2 / 3))
+    return "independent" if float(singular[0]) <= edge else "structured"
 
 
 def _of_usual_form(values: Tensor) -> bool:

@@ -39,8 +39,9 @@ def given_layers(layers: Sequence[TargetLayer], loaded: Collection[nn.Parameter]
     }
     for kind in {type(layer.module) for layer in layers if verdicts[layer.name] == "trained"}:
         alike = [layer for layer in layers if type(layer.module) is kind and verdicts[layer.name] != "given"]
-        unlike_own = [p for layer in alike for p in _matrices(layer) if not drawn(p, _bound(layer), usual=False)]
-        if not any(id(p) in known for layer in alike for p in layer.wholes) and of_one_draw(unlike_own):
+        if any(id(p) in known for layer in alike for p in layer.wholes):
+            continue
+        if of_one_draw([p for layer in alike for p in _matrices(layer) if not drawn(p, _bound(layer), usual=False)]):
             verdicts.update({layer.name: verdict(layer, one_draw=True) for layer in alike})
     # biases of one's own in several layers are those of training; in one they may be priors
     trained = "trained" in verdicts.values() or list(verdicts.values()).count("given") > 1
