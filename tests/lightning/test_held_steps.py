@@ -193,7 +193,8 @@ class Log(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        random_state = (torch.get_rng_state().sum(), np.random.get_state()[2], random.getstate()[1][-1])  # noqa: NPY002
+        position = np.random.get_state()[2]  # noqa: NPY002 (the global state is meant)
+        random_state = (torch.get_rng_state().sum(), position, random.getstate()[1][-1])
         grads = [p.grad is None for p in module.parameters()] if trainer.global_step == 0 else []
         flags = [p.requires_grad for p in module.parameters()]
         self.rows.append((batch[0].sum(), *map(int, random_state), trainer.global_step, rates, flags, grads))

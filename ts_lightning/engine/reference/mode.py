@@ -115,17 +115,17 @@ def forwards(given: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
 @contextmanager
 def inherited(given: Mapping[nn.Module, Callable[..., Any]], bases: Collection[type[nn.Module]]) -> Iterator[None]:
     """Give modules another forward for a while, in the place of that of ``bases``, which their own ones call."""
-    kept = {base: vars(base).get("forward") for base in bases}
+    kept: dict[Any, Any] = {base: vars(base).get("forward") for base in bases}
     try:
         for base in kept:
-            base.forward = _either(given, base.forward)  # type: ignore[method-assign]
+            base.forward = _either(given, base.forward)
         yield
     finally:
         for base, own_forward in kept.items():
             if own_forward is None:
                 del base.forward
             else:
-                base.forward = own_forward  # type: ignore[method-assign]
+                base.forward = own_forward
 
 
 def _either(given: Mapping[nn.Module, Callable[..., Any]], forward: Callable[..., Any]) -> Callable[..., Any]:
