@@ -26,11 +26,15 @@ class Forecaster(pl.LightningModule):
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.randn(40, 3), 10)
+
 def trained(model):
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     callback = LambdaCallback(on_train_start=lambda trainer, module: print("began"))
     trainer = pl.Trainer(max_epochs=1, callbacks=[callback], enable_model_summary=False, **options)
-    trainer.fit(model, torch.utils.data.DataLoader(torch.randn(40, 3), 10))
+    trainer.fit(model, datamodule=Data())
     return model
 """
 ALIASED = "import ts_lightning; ts_lightning.alias_pytorch_lightning()"
@@ -64,6 +68,23 @@ def ended(folder, script):
 def test_modules_of_a_library_train_in_target_space(script, tmp_path):
     run = ended(tmp_path, script)
     assert (run.returncode, run.stdout) == (0, "began\nnet.0 net.2\n"), run.stderr
+
+
+def test_a_file_of_ones_own_brings_the_library_to_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text(f"{ALIASED}\nfrom library import Data, Forecaster\n")
+    options = [
+        "--model",
+        "mine.Forecaster",
+        "--data",
+        "mine.Data",
+        "--trainer.fast_dev_run",
+        "1",
+        "--target_space",
+        "{}",
+    ]
+    run = ended(tmp_path, f"from ts_lightning.cli.main import main; main({['fit', *options]})")
+    assert run.returncode == 0, run.stderr
+    assert "2 of 2 layers" in run.stdout + run.stderr
 
 
 def test_both_names_are_one_library_which_keeps_its_own(tmp_path):
