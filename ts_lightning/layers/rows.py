@@ -32,6 +32,16 @@ def sequence_ridge(share: float, scale: RidgeScale) -> float:
     return 1.0 if scale.grows_with_rows else share
 
 
+def patch_ridge(rows: int, columns: int, scale: RidgeScale) -> float:
+    """The "auto" ridge of a convolution that is solved from a sample of its rows.
+
+    It makes R half the mean of the eigenvalues of A'A that are not zero, however many rows a layer with few inputs has:
+    a step of the targets moves the weights by l / (l + R)^2 along the eigenvector of l, most where l is R, and a much
+    smaller R spends it on directions that hardly occur.
+    """
+    return 0.5 if scale.grows_with_rows else 0.5 * max(1.0, rows / columns)
+
+
 def sample_rows(
     rows: Rows | Tensor, total: int, auto: int, generator: torch.Generator, device: torch.device
 ) -> Tensor | None:

@@ -21,7 +21,7 @@ from ts_lightning.layers.binding import Binding, Size, StepUnit
 from ts_lightning.layers.conv.operator import ConvSolve
 from ts_lightning.layers.conv.patches import Geometry, PatchRows
 from ts_lightning.layers.reproduce import reproduce_correction, reproduce_matrix
-from ts_lightning.layers.rows import sample_rows
+from ts_lightning.layers.rows import patch_ridge, sample_rows
 from ts_lightning.ridge.processes import Cut, Shards
 from ts_lightning.ridge.solve import solve
 
@@ -99,7 +99,7 @@ class ConvTargets(AffineLayer):
             places=places,
             rows=chosen,
             shape=self.target_shape(places, chosen),
-            ridge=self._ridge(1.0 if chosen is None else 0.5),
+            ridge=self._ridge(1.0 if chosen is None else patch_ridge(len(chosen), columns, self.solver.scale)),
             unit=unit.times(1.0 if chosen is None else 3.0),
             gradient_is_replicated=self.ocu or not gathered,
             patches=PatchRows(self.geometry, self.geometry.pad(x), chosen) if gathered else None,
