@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from ts_lightning.checks import check_patterns
 from ts_lightning.engine.memory import sharing
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.layers.registry import inner_modules, registered
+from ts_lightning.layers.registry import inner_modules, own_weights
 
 _LISTED = 3  # names that a text gives, the others are counted
 
@@ -34,12 +34,12 @@ def kind_of(module: nn.Module) -> str:
 
 
 def choosable_names(modules: Mapping[str, nn.Module]) -> list[str]:
-    """What names and globs can mean: modules, and weights of those that hold several without being layers."""
+    """What names and globs can mean: modules, and weights that modules hold beside the layers that they are."""
     names = []
     for name, module in modules.items():
-        names.append(name)
-        if registered(module) is None:
-            names += [join(name, own) for own, p in module.named_parameters(recurse=False) if is_matrix(p)]
+        layers = {id(p) for p in own_weights(module) or ()}
+        beside = [own for own, p in module.named_parameters(recurse=False) if id(p) not in layers and is_matrix(p)]
+        names += [name, *(join(name, own) for own in beside)]
     return names
 
 

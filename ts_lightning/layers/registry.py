@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.layers.attention.projections import InProjection
 from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.bilinear import BilinearTargets
@@ -42,6 +44,14 @@ def family(module: nn.Module) -> type[TargetLayer] | None:
     """The family that can solve ``module``, or None; see :meth:`TargetLayer.solves`."""
     found = registered(module)
     return found[1] if found is not None and found[1].solves(module, found[0]) else None
+
+
+def own_weights(module: nn.Module) -> list[nn.Parameter] | None:
+    """The parameters of the layers that ``module`` is, which may hold others beside; None where it is none."""
+    kind, own = family(module), list(module.parameters(recurse=False))
+    if kind is None or any(is_lazy(p) or not p.numel() for p in own):
+        return None if kind is None else own
+    return [p for layer in kind.of("", module, TargetSpaceConfig()) for p in layer.parameters]
 
 
 def inherited_forward(module: nn.Module) -> type[nn.Module] | None:

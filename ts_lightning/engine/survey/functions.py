@@ -18,6 +18,7 @@ from ts_lightning.layers.base import TargetLayer
 from ts_lightning.layers.functional import layer_of
 from ts_lightning.layers.linear import LinearTargets
 from ts_lightning.layers.part import Part, Region, is_partition
+from ts_lightning.layers.registry import own_weights
 from ts_lightning.layers.seen import Seen
 
 
@@ -54,7 +55,7 @@ def functional_layers(
         prefix = plain_name(prefix)
         own = {n: p for n, p in module.named_parameters(recurse=False) if _applied(p, watch) and id(p) not in taken}
         for local, weight in own.items():
-            alone = len(own) == 1 and bool(prefix)
+            alone = len(own) == 1 and bool(prefix) and _stands_for(module, weight)
             name = prefix if alone else join(prefix, local)
             if found.dropped(prefix, join(prefix, local)) or name in found.left or len(owners[id(weight)]) > 1:
                 continue
@@ -155,6 +156,12 @@ def _applied(parameter: Tensor, watch: Watch) -> bool:
     if not parts or not one_way:
         return False
     return len(parts) == 1 if None in parts else unfit_parts(parameter, watch) is None
+
+
+def _stands_for(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a module's only weight of functions has its name: not where the module is a layer of other weights."""
+    own = own_weights(module)
+    return own is None or any(p is weight for p in own)
 
 
 def _added(calls: Sequence[Noted]) -> Seen | None:

@@ -16,7 +16,7 @@ from ts_lightning.engine.reference.watch import IN_PART, IN_SEVERAL_WAYS, Watch
 from ts_lightning.engine.survey.functions import unfit_parts
 from ts_lightning.engine.survey.selection import Left, Selection, solvable_modules
 from ts_lightning.errors import TargetSpaceError, Unreached
-from ts_lightning.layers.registry import inner_modules, registered, supported
+from ts_lightning.layers.registry import family, inner_modules, registered, supported
 
 _PARAMETRIZED = "parametrized weight"
 _NOT_CALLED = "not called in the reference forward"
@@ -107,12 +107,10 @@ def _why(module: nn.Module, weights: Sequence[nn.Parameter], watch: Watch) -> st
     own = not isinstance(module, (nn.ParameterList, nn.ParameterDict))  # whose parameters others use
     if own and registered(module) is None and kind_of(module).startswith("nn."):
         return "not supported"
-    known = registered(module)
-    if known is not None and module._parameters.get("weight") is None:
+    if registered(module) is not None and family(module) is None and module._parameters.get("weight") is None:
         if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values()):
             return _PARAMETRIZED
-        own_forward = type(module).forward is not known[0].forward
-        return "a subclass with a forward of its own" if own_forward else "a weight or option not supported"
+        return "a weight or option not supported"
     return use_of(weights, watch)
 
 
