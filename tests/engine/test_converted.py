@@ -65,6 +65,17 @@ def test_there_and_back_changes_nothing(norm):
     assert backward(model) < before
 
 
+def test_weights_that_were_rounded_are_not_written_ones_in_full_precision(recwarn):
+    model, space = begin(dtype=torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    space.attach(optimizer)
+    model.float()
+    before = backward(model)
+    optimizer.step()
+    assert backward(model) < before
+    assert not any("were changed since the last optimizer step" in str(one.message) for one in recwarn)
+
+
 def test_gradients_of_functions_are_taken_detached():
     model, space = begin()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -15,11 +15,12 @@ from torch import nn
 
 from ts_lightning.config import TargetSpaceConfig
 from ts_lightning.engine.beginning import from_weights
-from ts_lightning.engine.running.batches import batch_size, formed, tensors_in
+from ts_lightning.engine.running.batches import batch_size, formed, mapped, tensors_in
 from ts_lightning.engine.running.generators import unmoved
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.lightning.checkpoint import Restored
+from ts_lightning.lightning.conversion import Change
 from ts_lightning.lightning.fingerprint import differing
 from ts_lightning.lightning.module import TargetSpaceModule, gives
 from ts_lightning.lightning.reference_call import by_position, by_signature, needs, reference_call
@@ -95,15 +96,19 @@ class Construction:
         rank_zero_warn(f"{why} Target space starts from the weights, on a reference batch of the present data.")
         return self._made(self.drawn(), kept), False
 
-    def again(self, settings: TargetSpaceConfig, space: TargetSpace) -> TargetSpace:
-        """A target space around the present weights, on the reference batch of an earlier one; in all processes."""
+    def again(self, settings: TargetSpaceConfig, space: TargetSpace, converted: Change | None = None) -> TargetSpace:
+        """A target space on the reference batch of an earlier one; in all processes.
+
+        Around the present weights, or with the earlier one's targets where the module was ``converted``.
+        """
         entry = space.state_dict()
         if entry["reference"] is None:
             batch = self.drawn(self.epoch)
         else:
             batch = move_data_to_device(entry["reference"], self._module.device)
             batch = batch if entry["plain"] else formed(batch, self.drawn(self.epoch))
-        return self._made(batch, from_weights(settings))
+            batch = batch if converted is None else mapped(batch, converted.of)
+        return self._made(batch, from_weights(settings)) if converted is None else self._made(batch, settings, entry)
 
     def drawn(self, epoch: int = 0, seed: int | None = None) -> Any:
         """A new reference batch, the same in all processes, as the training loop would hand it on.
@@ -189,7 +194,7 @@ class Construction:
         if not entry["plain"]:
             batch = formed(batch, drawn)
         if _same(batch, drawn):
-            return batch, True
+            return drawn, True  # in the precision that the module has now
         if _same(drawn, self._drawn_otherwise()):
             return drawn, False
         rank_zero_info(

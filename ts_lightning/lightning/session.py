@@ -24,6 +24,7 @@ from ts_lightning.engine.steps.optimizers import constructed_states
 from ts_lightning.errors import NothingToSolve
 from ts_lightning.lightning.checkpoint import SETTINGS, Restored, class_path, save
 from ts_lightning.lightning.construction import Construction
+from ts_lightning.lightning.conversion import Conversion, say_changed
 from ts_lightning.lightning.covers import Covers
 from ts_lightning.lightning.fingerprint import fingerprints, written_since
 from ts_lightning.lightning.handing_over import HandingOver
@@ -60,6 +61,7 @@ class Session:
         self._constructed: list[Made] = []  # states, by the constructors of the present optimizers
         self._substitutions: list[Substitution] = []
         self._hook: SolveHook | None = None
+        self._conversion: Conversion | None = None
         self._covers = Covers()
         self._begun = False  # for as long as a fit goes on
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
@@ -204,35 +206,38 @@ class Session:
             substitution.load_moments(state)
         self._hook = SolveHook(self.trainer.strategy, space)
         self._hook.attach()
-        self.module.target_space_engine = space
+        self.module.target_space_engine, self._conversion = space, Conversion(self.module)
         self._handing_over.say_what_it_ends()
 
     def _follow_model(self) -> None:
-        """Begin anew from the present weights where parameters or optimizers are others than those of the targets."""
+        """Begin anew from the present weights where parameters or optimizers are others than those of the targets.
+
+        Where the parameters have another precision alone, targets and moments go on in it.
+        """
         module, space = self.module, self.module.target_space_engine
-        if space is None or self._hook is None:
+        if space is None or self._hook is None or self._conversion is None:
             return
-        what = space.follow_model()
+        converted, what, optimizers = self._conversion.found(), space.follow_model(), self.trainer.strategy.optimizers
         if what is None:
-            trained, present = [s.optimizer for s in self._substitutions], self.trainer.strategy.optimizers
-            if len(trained) == len(present) and all(map(is_, trained, present)):
+            trained = [s.optimizer for s in self._substitutions]
+            if len(trained) != len(optimizers) or not all(map(is_, trained, optimizers)):
+                what = "other optimizers"
+            elif converted is None:
                 return
-            what = "other optimizers"
-        rank_zero_warn(
-            f"The model was changed during the fit ({what}). Target space starts anew from the present weights, on the "
-            f"same reference batch, with fresh moments."
-        )
-        self._leave()
+        converted = converted if what is None else None
+        say_changed(what, converted)
+        states = self._leave()
         self._begun = True
-        settings = optimized_only(module, module.target_space, self.trainer.strategy.optimizers)
+        settings = optimized_only(module, module.target_space, optimizers)
         if settings is not None:
             with isolated(self.trainer):
                 try:
-                    again = self.construction.again(settings, space)
+                    again = self.construction.again(settings, space, converted)
                 except NothingToSolve as error:
                     say_nothing_is_solved(error)
                     return
-            self._train(again)
+            own = [] if converted is None else [states.get(id(optimizer), {}) for optimizer in optimizers]
+            self._train(again, Restored(None, own))
 
     def _hand_over(self) -> None:
         """Go on in weight space where target space is over."""
@@ -262,13 +267,13 @@ class Session:
             f"Target space: a new reference batch in epoch {epoch}; largest change of any output on it {change:.3g}."
         )
 
-    def _leave(self) -> None:
-        """Go back to weight space in mid-fit, until training goes on."""
+    def _leave(self) -> dict[int, dict[str, Any]]:
+        """Go back to weight space in mid-fit, until training goes on; returns what :meth:`_give_back` does."""
         if self._hook is None:
-            return
+            return {}
         self._hook.detach()
         self._hook, self._begun, self.module.target_space_engine = None, False, None
-        self._give_back()
+        return self._give_back()
 
     def _give_back(self) -> dict[int, dict[str, Any]]:
         """Put the weights back into optimizers; returns the states that these had with targets, by their id."""

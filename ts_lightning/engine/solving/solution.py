@@ -58,6 +58,7 @@ class Solution:
         self._versions: dict[int, tuple[int, int]] = {}
         self._precisions: list[tuple[nn.Parameter, torch.dtype]] = []  # of what the graph was made of
         self._written: list[tuple[int, int]] = []
+        self._rounded: list[torch.dtype] = []  # the precisions in which it was written
         self._accepted: list[Tensor] | None = None
 
     def drop(self) -> None:
@@ -144,6 +145,7 @@ class Solution:
             copied: keep a copy of them, where they differ by rounding from this process's own solution.
         """
         self._written = [version(parameter) for parameter, _ in self.pairs]
+        self._rounded = [parameter.dtype for parameter, _ in self.pairs]
         self._accepted = [parameter.detach().clone() for parameter, _ in self.pairs] if copied else None
 
     def changed(self) -> list[nn.Parameter]:
@@ -164,8 +166,9 @@ class Solution:
             found, made = (str(one).removeprefix("torch.") for one in other[0])
             raise TargetSpaceError(
                 f"Parameters that are trained beside targets, as norms, were converted behind a solve: found {found}, "
-                f"expected {made}, of which targets and reference batch are. Convert the model, call space.release(), "
-                f"and make another TargetSpace with init='weights', and another optimizer."
+                f"expected {made}, of which targets and reference batch are. In a fit convert the model between steps, "
+                f"as in on_train_batch_end. In a loop of your own convert it, call space.release(), and make another "
+                f"TargetSpace with init='weights', and another optimizer."
             )
 
     @torch.no_grad()
@@ -209,11 +212,12 @@ class Solution:
         }
 
     def _expected(self) -> Solved:
-        """The Parameters and the values that they were given."""
+        """The Parameters and the values that they were given, in the precision of then if the model was converted."""
         self.follow()
-        if self._accepted is None or not self.pairs:
-            return self.pairs
-        return [(parameter, kept) for (parameter, _), kept in zip(self.pairs, self._accepted, strict=True)]
+        if self._accepted is not None and self.pairs:
+            return [(parameter, kept) for (parameter, _), kept in zip(self.pairs, self._accepted, strict=True)]
+        given = zip(self.pairs, self._rounded, strict=False)
+        return [(p, value if p.dtype == dtype else cast(value, dtype)) for (p, value), dtype in given]
 
     def gradients(self, trained: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
         """The gradients on ``trained`` for the weights' gradients times ``scale``; uses a graph up that does not last.
