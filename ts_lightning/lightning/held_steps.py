@@ -3,7 +3,7 @@
 Optimizers are the real ones, whose groups may be read. Whatever of them is called a step does nothing, but runs a
 closure that it is given. Backward passes by way of the module, and what belongs to them, are left out. What the step
 sets itself, as a rate in a group, is put back. So it is with optimizers, schedules and gradient scalers that the module
-or an object of the user's keeps, beside those of the fit.
+or an object of the user's keeps, beside those of the fit. Those that others hold stand still, too (``held.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ts_lightning.engine.running.libraries import of_user
+from ts_lightning.engine.steps.held import all_still, is_step, recorded, scaled
 from ts_lightning.engine.steps.optimizers import inner_optimizers
 
 _OF_MODULES = ("manual_backward", "toggle_optimizer", "untoggle_optimizer", "clip_gradients")
@@ -31,6 +32,7 @@ _FEW, _DEEP = 64, 4  # entries of containers that are looked into, and container
 def held_steps(module: LightningModule) -> Iterator[None]:
     """Let no optimizer and no schedule of a module's fit move for a while."""
     with ExitStack() as stack:
+        stack.enter_context(all_still())
         stack.enter_context(_set(module, dict.fromkeys(_OF_MODULES, _nothing)))
         for one in _moving(module):
             stack.enter_context(_still(one))
@@ -55,22 +57,16 @@ def _set(holder: Any, stand_ins: dict[str, Callable[..., Any]]) -> Iterator[None
 def _still(one: Any) -> Iterator[None]:
     """Hold an optimizer, a schedule or a gradient scaler, and put back what is set of it."""
     stand_ins: dict[str, Callable[..., Any]] = {"step": _nothing}
-    held, groups = [vars(one)], list(getattr(one, "param_groups", ()))
     if isinstance(one, Optimizer):
         stand_ins = dict.fromkeys(_steps(one), _closed) | _BESIDE
-        held += [*groups, one.state, *(state for state in one.state.values() if isinstance(state, dict))]
     elif isinstance(one, GradScaler):
-        stand_ins = {"step": _scaled, "unscale_": _nothing, "update": _nothing}
-    kept = [dict(entries) for entries in held]
+        stand_ins = {"step": scaled, "unscale_": _nothing, "update": _nothing}
+    put_back = recorded(one)
     try:
         vars(one).update(stand_ins)
         yield
     finally:
-        for entries, before in zip(held, kept, strict=True):
-            entries.clear()
-            entries.update(before)
-        if groups:
-            one.param_groups[:] = groups
+        put_back()
 
 
 def _moving(module: LightningModule) -> list[Any]:
@@ -108,7 +104,7 @@ def _held(value: Any, deep: int = _DEEP) -> Iterator[Any]:
 
 def _steps(optimizer: Optimizer) -> list[str]:
     """The methods of an optimizer that are called a step, as the two of a sharpness-aware one."""
-    names = [name for name in dir(type(optimizer)) if "step" in name and not name.startswith(("_", "register"))]
+    names = filter(is_step, dir(type(optimizer)))
     return [name for name in names if callable(getattr(type(optimizer), name))]
 
 
@@ -123,11 +119,6 @@ def _closed(*args: Any, closure: Callable[[], Any] | None = None, **kwargs: Any)
         return None
     with torch.enable_grad():
         return closure()
-
-
-def _scaled(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-    """Stands for a gradient scaler's step of an optimizer."""
-    return optimizer.step(*args, **kwargs)
 
 
 def _open(*args: Any, **kwargs: Any) -> AbstractContextManager[None]:

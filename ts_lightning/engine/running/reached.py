@@ -1,13 +1,14 @@
 """What a function can write to beside its arguments, to put it back.
 
-Global variables that it names, those of functions of a user's that it names in turn, attributes of a user's classes
-among these, what it closes over, and defaults.
+Global variables that it names, also by a module of a user's (``helpers.count``), those of functions of a user's that it
+names in turn, attributes of a user's classes among these, what it closes over, and defaults.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from ts_lightning.engine.running.generators import names_of
@@ -45,15 +46,22 @@ class Reached:
         self._seen[id(function)] = function
         yield None, None, function.__defaults__
         yield None, None, function.__kwdefaults__
+        names, modules = names_of(function.__code__), []
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
             except ValueError:  # not filled yet
                 continue
             self._cells.append((cell, value))
+            modules.append(value)
             yield None, None, value
-        for name in names_of(function.__code__):
+        for name in names:
             yield from self._named(function.__globals__, name)
+            modules.append(function.__globals__.get(name, sys.modules.get(name)))  # the latter of an import within
+        for module in modules:
+            if isinstance(module, ModuleType) and of_user(module.__name__):
+                for name in names & vars(module).keys():
+                    yield from self._named(vars(module), name)
 
     def add_class(self, kind: type) -> Iterator[tuple[Any, Any, Any]]:
         """Record the attributes of a class, without its methods."""
