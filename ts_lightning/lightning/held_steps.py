@@ -1,14 +1,15 @@
 """A training step of manual optimisation, run for the calls that it makes: its optimizers and schedules stand still.
 
 Optimizers are the real ones, whose groups may be read. Whatever of them is called a step does nothing, but runs a
-closure that it is given. Backward passes by way of the module, and what belongs to them, are left out. What the step
-sets itself, as a rate in a group, is put back. So it is with optimizers, schedules and gradient scalers that the module
-or an object of the user's keeps, beside those of the fit. Those that others hold stand still, too (``held.py``).
+closure that it is given. Backward passes by way of the module are left out, unless the step reads gradients behind
+them, and so is what belongs to them. What the step sets itself, as a rate in a group, is put back. So it is with
+optimizers, schedules and gradient scalers that the module or an object of the user's keeps, beside those of the fit.
+Those that others hold stand still, too (``held.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -19,24 +20,78 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ts_lightning.engine.reference.derivatives import without_gradients
 from ts_lightning.engine.running.libraries import of_user
 from ts_lightning.engine.steps.held import all_still, is_step, recorded, scaled
 from ts_lightning.engine.steps.optimizers import inner_optimizers
+from ts_lightning.engine.targets.target import Target
+
+#: stands for ``manual_backward``
+Backward = Callable[..., None]
 
 _OF_MODULES = ("manual_backward", "toggle_optimizer", "untoggle_optimizer", "clip_gradients")
 _OF_EVERY_MODULE = vars(nn.Module()).keys()  # parameters, layers and hooks, which hold none
 _FEW, _DEEP = 64, 4  # entries of containers that are looked into, and containers or objects within each other
 
 
+def no_backward(module: LightningModule) -> Backward:
+    """Makes no backward passes, so that gradients are as they were."""
+    return _nothing
+
+
+def own_backward(module: LightningModule) -> Backward:
+    """Makes the backward passes that a step asks for; in a reference pass NaNs stand for their gradients."""
+    return lambda loss, *args, **kwargs: loss.backward(*args, **kwargs)
+
+
+def ones_backward(module: LightningModule) -> Backward:
+    """Gives gradients of ones, for a step whose layers do not depend on any."""
+    parameters = set(module.parameters()).union(_trained(_moving(module)))
+
+    def backward(*args: Any, **kwargs: Any) -> None:
+        for parameter in parameters:
+            if parameter.requires_grad:
+                before = parameter.grad
+                ones = torch.ones(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+                parameter.grad = ones if before is None else before + ones
+
+    return backward
+
+
 @contextmanager
-def held_steps(module: LightningModule) -> Iterator[None]:
-    """Let no optimizer and no schedule of a module's fit move for a while."""
+def held_steps(
+    module: LightningModule, backward: Callable[[LightningModule], Backward] = no_backward
+) -> Iterator[None]:
+    """Let no optimizer and no schedule of a module's fit move for a while.
+
+    Args:
+        module: the module.
+        backward: what its ``manual_backward`` does.
+    """
+    moving = _moving(module)
     with ExitStack() as stack:
         stack.enter_context(all_still())
-        stack.enter_context(_set(module, dict.fromkeys(_OF_MODULES, _nothing)))
-        for one in _moving(module):
+        beside = {"manual_backward": backward(module)}
+        stack.enter_context(_set(module, dict.fromkeys(_OF_MODULES, _nothing) | beside))
+        stack.enter_context(_unheard(moving))
+        stack.enter_context(without_gradients(set(_trained(moving)).difference(module.parameters())))
+        for one in moving:
             stack.enter_context(_still(one))
         yield
+
+
+@contextmanager
+def _unheard(moving: Sequence[Any]) -> Iterator[None]:
+    """Let gradients of targets in optimizers be read and cleared without anything being pulled back."""
+    targets = {parameter for parameter in _trained(moving) if isinstance(parameter, Target)}
+    kept = [(target, target.before_reading, target.weights) for target in targets]
+    try:
+        for target in targets:
+            target.before_reading, target.weights = None, ()
+        yield
+    finally:
+        for target, before_reading, weights in kept:
+            target.before_reading, target.weights = before_reading, weights
 
 
 @contextmanager
@@ -67,6 +122,13 @@ def _still(one: Any) -> Iterator[None]:
         yield
     finally:
         put_back()
+
+
+def _trained(moving: Sequence[Any]) -> Iterator[nn.Parameter]:
+    """What optimizers among these train."""
+    for one in moving:
+        for group in getattr(one, "param_groups", ()):
+            yield from group["params"]
 
 
 def _moving(module: LightningModule) -> list[Any]:

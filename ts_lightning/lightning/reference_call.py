@@ -27,7 +27,7 @@ from ts_lightning.engine.running.copies import fresh
 from ts_lightning.engine.running.learned import Learned
 from ts_lightning.engine.running.written import known_written
 from ts_lightning.errors import TargetSpaceError, first_line
-from ts_lightning.lightning.held_steps import held_steps
+from ts_lightning.lightning.held_steps import Backward, held_steps, no_backward, ones_backward, own_backward
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.reference_data import form_of
 from ts_lightning.lightning.training_data import training_batch_size
@@ -185,13 +185,7 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
         return "Nor can training_step() be run in its place, since it takes batches from an iterator."
     index = (0,) if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2) else ()
 
-    learned = Learned()
-
-    def step(batch: Any) -> Any:
-        with untouched(module, learned), held_steps(module):
-            return module.training_step(batch, *index)
-
-    given = fresh(batch)
+    learned, given = Learned(), fresh(batch)
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     forward = module.forward
 
@@ -199,12 +193,20 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
         seen.append((args, kwargs))
         return forward(*args, **kwargs)
 
-    def watched(batch: Any) -> Any:
-        with forwards({module: recorded}):
-            return step(batch)
+    def by(backward: Callable[..., Backward]) -> tuple[Call, Inputs]:
+        def step(batch: Any) -> Any:
+            with untouched(module, learned), held_steps(module, backward):
+                return module.training_step(batch, *index)
+
+        def watched(batch: Any) -> Any:
+            with forwards({module: recorded}):
+                return step(batch)
+
+        seen.clear()
+        return step, tried(module, given, watched)
 
     try:
-        inputs = tried(module, given, watched)
+        step, inputs = _first_run(by, reads=not module.automatic_optimization)
     except TargetSpaceError:
         raise
     except Exception as error:  # whatever a user's training_step raises
@@ -221,6 +223,28 @@ def _watched(module: TargetSpaceModule, batch: Any) -> str | tuple[Call, Call | 
         return module(*(at(batch) for at in places[0]), **{key: at(batch) for key, at in places[1].items()})
 
     return step, call, inputs
+
+
+def _first_run(by: Callable[[Callable[..., Backward]], tuple[Call, Inputs]], *, reads: bool) -> tuple[Call, Inputs]:
+    """A training step as a call, by the cheapest backward passes with which it can be run, and what it gave to layers.
+
+    Args:
+        by: runs it with what makes its backward passes.
+        reads: whether it may read gradients behind them.
+    """
+    try:
+        return by(no_backward)
+    except TargetSpaceError:
+        raise
+    except Exception:
+        if not reads:
+            raise
+    with suppress(Exception):  # where it reads others than those of parameters
+        step, given = by(ones_backward)
+        _, expected = by(own_backward)
+        if agree(given, expected) and agree(expected, given):
+            return step, given
+    return by(own_backward)
 
 
 def _place(value: Any, batch: Any) -> Call:
