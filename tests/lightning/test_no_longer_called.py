@@ -260,10 +260,11 @@ def test_in_several_processes():
     assert bool(one.isfinite().all())
 
 
-@pytest.mark.parametrize("cls", [Skipped, Applied, AppliedInParts])
-@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(
+    ("cls", "epoch"), [(Skipped, 0), (Applied, 0), (Applied, 1), (AppliedInParts, 0), (AppliedInParts, 1)]
+)
 def test_a_fit_resumes(cls, epoch, tmp_path):
-    """From a checkpoint of the last epoch in which it was called, and of the first in which it was not."""
+    """From a checkpoint of the last epoch in which it was called, and of the first in which a function did not."""
     path = tmp_path / "kept.ckpt"
 
     class Saving(cls):

@@ -103,7 +103,7 @@ class TargetSpace:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         batch = self.partition.batch(model, reference, forward, device, state)
         self.partition.same_model(batch)
-        found = choose(batch, self.config, state)
+        found = choose(batch, self.config, state, alone=group is None)
         check_alone(model, found.layers)
         self.left = list(found.left.values())
         self.cascade = Cascade(model, found.layers, self.config, self.partition)

@@ -153,7 +153,8 @@ class Construction:
             )
         if batch_size(batch) == 0:
             raise TargetSpaceError(f"The reference batch is empty: found {form_of(batch)}. Expected samples.")
-        self._call = None if gives(module, "reference_forward") else reference_call(module, batch)
+        changes = state is not None and bool(state.get("idle"))
+        self._call = None if gives(module, "reference_forward") else reference_call(module, batch, changes=changes)
         group = process_group(module.trainer.strategy)
         loaded = list(self._loaded.values())
         config = replace(config, until=None)  # the session's

@@ -42,8 +42,10 @@ class _Unknown(Exception):
     """An argument that is neither an item of the batch nor a constant."""
 
 
-def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
+def reference_call(module: TargetSpaceModule, batch: Any, *, changes: bool = False) -> Call:
     """What runs the module on batches like ``batch``, so that layers receive what ``training_step`` gives them.
+
+    Where it may call other layers later (``changes``), nothing else stands for it.
 
     Raises:
         TargetSpaceError: neither ``forward`` nor ``training_step`` can be run on it.
@@ -58,7 +60,7 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             call, failure = None, f"{type(error).__name__}: {first_line(error)}"
     # a step that was set on the instance, as by what counts its runs, or that is more than one pass over the layers
     own_steps = "training_step" in vars(module) or not module.automatic_optimization
-    if call is not None and own_steps and reaches_all(module, given):
+    if call is not None and not changes and own_steps and reaches_all(module, given):
         return call
     forget = known_written(module.modules())
     watched = _watched(module, batch)
@@ -74,6 +76,8 @@ def reference_call(module: TargetSpaceModule, batch: Any) -> Call:
             f"{found} {watched} Override reference_forward(batch) to call the model with it.{_hint(module, batch)}"
         )
     step, recorded, given_by_step = watched
+    if changes:
+        return step
     if call is not None and (agree(given, given_by_step) or _draws(module, batch, step, given_by_step)):
         forget()  # what training_step alone writes to
         return call

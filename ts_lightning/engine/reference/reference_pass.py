@@ -39,6 +39,9 @@ class ReferencePass:
         batch: the reference batch, with its model.
         layers: those of the model's layers that are solved.
         constant: whether visits take the layers' inputs as constants, see ``cascade_gradient``.
+
+    Attributes:
+        late: by layer name what binds a layer, with its input, where it is visited for the first time.
     """
 
     def __init__(self, batch: ReferenceBatch, layers: Sequence[TargetLayer], *, constant: bool = False) -> None:
@@ -48,6 +51,7 @@ class ReferencePass:
         self._device = next((p.device for p in parameters), torch.device("cpu"))
         self._untraced = Untraced(batch.model, batch.seed)
         self._mode = ReferenceMode(batch.model, batch.shards)
+        self.late: dict[str, Callable[[TargetLayer, Any], None]] = {}
         self._checked = False  # that weights are solved before they are used
 
     def with_fastest_layout(self) -> ReferencePass:
@@ -116,7 +120,7 @@ class ReferencePass:
         """
         layers = [layer for layer in self._layers if layer.name not in held] if held else self._layers
         checked = self._checked or not torch.is_grad_enabled()
-        walk = Walk(layers, visit, force, waiting, constant=self.constant, bound=bound, checked=checked)
+        walk = Walk(layers, visit, force, waiting, self.late, constant=self.constant, bound=bound, checked=checked)
         for stage in walk.loops:
             walk.begin(stage)
             self.run(walk.use, layers, around, Calls(layers, walk.use, values=walk.values))

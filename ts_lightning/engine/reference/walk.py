@@ -33,6 +33,7 @@ class Walk:
         visit: a layer.
         force: says what the layers of a loop pass on until they are visited.
         waiting: says what other layers pass on until they are visited, on which nothing depends until then.
+        late: by layer name what binds a layer, with its input, at its first visit; emptied.
         constant: whether inputs are taken as constants.
         bound: whether layers have the rows that they are bound to.
         checked: whether it is known that layers are called where they can be solved.
@@ -50,6 +51,7 @@ class Walk:
         visit: Solve,
         force: Force,
         waiting: Force,
+        late: dict[str, Callable[[TargetLayer, Any], None]],
         *,
         constant: bool,
         bound: bool,
@@ -60,6 +62,7 @@ class Walk:
         self.inputs: list[tuple[TargetLayer, Any]] = []
         self.loops = loops_of(layers)
         self._layers, self._visit, self._force, self._waiting = layers, visit, force, waiting
+        self._late = late
         self._constant, self._bound, self._checked = constant, bound, checked
         self._run = LoopRun((), force, waiting)
         self._stage: float = math.inf  # of the present run; layers of a later one wait for others
@@ -110,6 +113,8 @@ class Walk:
 
     def _solve(self, layer: TargetLayer, x: Any) -> Any:
         """Visit a layer; returns what it passes on."""
+        if layer.name in self._late:
+            self._late.pop(layer.name)(layer, x)
         if self._bound:
             _check_rows(layer, x)
         if not self._checked:

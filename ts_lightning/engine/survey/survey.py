@@ -8,7 +8,7 @@ solve to solve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,10 +147,13 @@ class Survey:
             self.places[layer.name] = binding.places
 
 
-def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str, Any] | None) -> Selection:
+def choose(
+    batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str, Any] | None, *, alone: bool = True
+) -> Selection:
     """Find what is solved of the batch's model, and what is left in weight space.
 
-    An earlier state says itself which layers were frozen or could not be solved when its training started.
+    An earlier state says itself which layers were frozen or could not be solved when its training started, and, of a
+    process that trains ``alone``, which the forward called no more when it was written.
 
     Raises:
         TargetSpaceError: what the user asked for cannot be solved, or nothing can.
@@ -164,7 +167,8 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
         found.left.update(known)
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
         loops = None if state is None else state.get("loops", {})
-        watch = survey(batch, found, config, loops)
+        idle = {} if state is None or not alone else dict.fromkeys(state.get("idle", ()))
+        watch = survey(batch, found, config, loops, idle.keys() - (loops or {}).keys())
         if state is not None and known:  # of a time when parameters of some functions stayed
             holders = {id(module): plain_name(name) for name, module in model.named_modules()}
             found.layers = [x for x in found.layers if x.name in state["targets"] or holders[id(x.module)] not in known]
@@ -176,7 +180,11 @@ def choose(batch: ReferenceBatch, config: TargetSpaceConfig, state: Mapping[str,
 
 
 def survey(
-    batch: ReferenceBatch, found: Selection, config: TargetSpaceConfig, loops: Mapping[str, Sequence[int]] | None = None
+    batch: ReferenceBatch,
+    found: Selection,
+    config: TargetSpaceConfig,
+    loops: Mapping[str, Sequence[int]] | None = None,
+    idle: Collection[str] = (),
 ) -> Watch:
     """Add the layers to ``found`` that functions are, and leave those in weight space that ``batch`` cannot solve.
 
@@ -184,8 +192,8 @@ def survey(
         batch: the reference batch.
         found: the chosen layers.
         config: the settings.
-        loops: of an earlier state: number and uses of the loop of each layer in one, by layer name. ``None`` looks for
-            loops, by running the model with random weights, too.
+        loops: of an earlier state: number and uses of each layer's loop, by layer name; ``None`` looks for loops.
+        idle: modules of an earlier state that need not be called.
 
     Returns:
         What functions do with the model's parameters.
@@ -215,7 +223,7 @@ def survey(
         leave_what_matters(batch, plain, first.apart, first.refusals)
     else:
         put_back_in_loops(found.layers, loops)
-    for layer in list(found.layers):
+    for layer in [x for x in found.layers if x.module_name not in idle or x.name in first.uses]:
         why = _why(layer, first, moved, watch)
         if why is None and loop_of(layer) is None:
             why = unfit_steps(layer, layer.name in first.stepwise) or uses.why(layer)

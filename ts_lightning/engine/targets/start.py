@@ -22,9 +22,9 @@ from ts_lightning.engine.reference.loops import OnTargets
 from ts_lightning.engine.reference.reference_pass import ReferencePass
 from ts_lightning.engine.targets.state_checks import check_names, check_rows, restored
 from ts_lightning.engine.targets.target import Target
-from ts_lightning.errors import TargetSpaceError
+from ts_lightning.errors import TargetSpaceError, Unreached
 from ts_lightning.layers.base import TargetLayer
-from ts_lightning.layers.binding import StepUnit
+from ts_lightning.layers.binding import Binding, StepUnit
 from ts_lightning.layers.loop import INPUTS_STD, STEP_SHARE, LoopableLayer, loop_of, recurs
 from ts_lightning.layers.reproduce import START_DAMPING
 from ts_lightning.ridge.processes import Cut, Shards, relative_difference
@@ -181,12 +181,32 @@ def start(
             return project(layer, x, found.targets[layer.name])
         return layer.solve(x, found.targets[layer.name])
 
-    visited = run.walk(visit, force=force, bound=False)
+    try:
+        visited = run.walk(visit, force=force, bound=False)
+    except Unreached as error:
+        missing = [layer for layer in layers if layer.name in error.layers]
+        if state is None or any(layer.module_name not in state.get("idle", ()) for layer in missing):
+            raise
+        visited = run.walk(visit, held=error.layers, force=force, bound=False)
+        for layer in missing:
+            run.late[layer.name] = bind
+            found.targets[layer.name] = _unbound(layer, state)
+            found.places[layer.name] = layer.binding.places
     readout = next(layer for layer in layers if layer.name == visited[-1])
     if state is None and init in ("auto", "normalised") and readout.anchor is None and not recurs(readout):
         with torch.no_grad():
             found.targets[readout.name].mul_(_READOUT)
     return found._replace(targets={layer.name: found.targets[layer.name] for layer in layers})
+
+
+def _unbound(layer: TargetLayer, state: Mapping[str, Any]) -> Target:
+    """The targets of a layer that was called no more when a state was written, which is bound where it is called."""
+    like, values, rows = layer.parameters[0], state["targets"][layer.name], state["rows"].get(layer.name)
+    places, unit = torch.Size(state["places"][layer.name]), state["units"][layer.name]
+    # a family's own binding follows from the layer's input
+    TargetLayer.adopt(layer, Binding(places=places, rows=rows, shape=values.shape, ridge=1.0, unit=unit))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return Target(values.to(device=like.device, dtype=dtype, copy=True))
 
 
 @torch.no_grad()

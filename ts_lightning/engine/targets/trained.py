@@ -189,6 +189,7 @@ class Trained:
         trained = {*self._wholes, *map(id, self.others)}
         return {
             "held": copies_of(self._holding()),
+            "idle": sorted(self.idle),
             "frozen": [name for number, name in names.items() if number not in trained],
             "thawed": [names[id(p)] for p in self._thawed if id(p) in names],
         }
@@ -200,6 +201,8 @@ class Trained:
         """
         held = state.get("held", {})
         self.held, self._waiting = set(held), True
+        self.idle = set(state.get("idle", ()))
+        self._said_idle |= self.idle
         write_copies(self._layers, held)
         if "frozen" not in state:  # written by an earlier version
             return
