@@ -49,7 +49,7 @@ def test_the_unit_falls_with_depth_and_is_a_tenth_for_recurrent_layers(layer, de
     assert list(TargetSpace(model, torch.randn(9, 4, 3)).units.values()) == pytest.approx([unit] * depth)
 
 
-def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_ridge():
+def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_mean_eigenvalue_as_ridge():
     def tuned(rows="auto", **settings):
         model = nn.Sequential(nn.Conv1d(3, 6, 2), nn.Flatten(), nn.Linear(24, 2))
         config = TargetSpaceConfig(reference=ReferenceConfig(rows=rows), **settings)
@@ -58,7 +58,8 @@ def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_rid
 
     unit = 50 / 2**0.25
     assert tuned("all") == tuned() == [(pytest.approx(unit), 1.0)] * 2  # fewer rows than a sample has
-    assert tuned(30) == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
+    assert tuned(30) == [(pytest.approx(3 * unit), 0.5 * 30 / 7), (pytest.approx(unit), 1.0)]
+    assert tuned(7) == tuned(5) == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
     assert tuned(30, ridge=0.1, step_scale=4.0) == [(4.0, 0.1)] * 2
 
 
