@@ -30,6 +30,10 @@ class Unreached(TargetSpaceError):
         self.modules, self.layers = modules, layers
 
 
+class EndlessLoop(TargetSpaceError):
+    """Raised where a loop of forward over a layer does not come to its end on the reference batch."""
+
+
 class SettingError(ValueError):
     """A setting, file or folder that cannot be used."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "ts_lightning"
 #: in the place of what a message fills in
 FILLED = "…"
-ERRORS = {"TargetSpaceError", "NothingToSolve", "Unreached", "SettingError", "DataError", "ValueError", "TypeError"}
+RAISED = {"TargetSpaceError", "NothingToSolve", "Unreached", "EndlessLoop", "SettingError", "DataError"}
+ERRORS = RAISED | {"ValueError", "TypeError"}
 REMARKS = {"warn", "rank_zero_warn", "rank_zero_info"}
 
 

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from ts_lightning.engine.space import TargetSpace
 from ts_lightning.engine.steps.steps import OptimizerSteps
-from ts_lightning.errors import TargetSpaceError, first_line
+from ts_lightning.errors import EndlessLoop, TargetSpaceError, first_line
 from ts_lightning.lightning.batch_changes import BatchChanges
 from ts_lightning.lightning.covers import Covers
 
@@ -240,6 +240,8 @@ class SolveHook:
                 return  # changed within the step: the next batch begins with a target space of what it is now
             self._failure = (error, self._epoch())
             self._detach()
+            if isinstance(error, EndlessLoop):
+                raise  # with no numbers, or any others, a loop of the training step may have no end either
             self._space.cascade.lose()
             rank_zero_warn(f"{error} The weights are NaN to the end of the epoch, where the fit ends with this error.")
 

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import Any
@@ -24,6 +24,7 @@ from ts_lightning.engine.reference.call_sites import unfit_site
 from ts_lightning.engine.reference.derivatives import Derivatives
 from ts_lightning.engine.reference.noise import DROPOUTS, Noise
 from ts_lightning.engine.reference.watch import SET_DATA, Watch, flat
+from ts_lightning.errors import EndlessLoop
 from ts_lightning.layers.affine import AffineLayer
 from ts_lightning.layers.applied import Applied, Form
 from ts_lightning.layers.base import TargetLayer
@@ -36,6 +37,7 @@ _DATA: Any = Tensor.data
 _GRADIENT: Any = Tensor.grad
 _GRAD_FN: Any = Tensor.grad_fn
 _REQUIRES_GRAD: Any = Tensor.requires_grad
+_ENDLESS = 10_000, 100  # uses of a layer, and multiples of those when training started, behind which no end is expected
 _NESTS = frozenset((list, tuple, dict))  # exactly, which shapes are not
 
 
@@ -56,6 +58,7 @@ class Calls(TorchFunctionMode):
         thread: in which calls are seen, by its identifier.
         noise: that training has on the tensors of the pass.
         values: the solved values, by id of their parameters, which stand for these in all other calls (``ties.py``).
+        bounded: whether a layer's uses are bounded by those that are known of it, so that an endless loop ends.
         read: takes note of the ``data`` of a tensor, whose writes the tensor's version does not count.
     """
 
@@ -70,6 +73,8 @@ class Calls(TorchFunctionMode):
         self.derivatives = Derivatives()
         self.noise = Noise()
         self.values: dict[int, Tensor] = {} if values is None else values
+        self.bounded = True
+        self._uses: Counter[str] = Counter()
         self._surveys = values is None
         self.read: Callable[[Tensor, Tensor], None] = _nothing_read
         functional = [x for x in layers if x.by_function or type(x) is LinearTargets]
@@ -85,7 +90,14 @@ class Calls(TorchFunctionMode):
         self._known: dict[int, tuple[Seen, Any]] = {id(p): (Seen.itself(p), p) for p in parameters}
 
     def use(self, layer: TargetLayer, x: Any) -> Any:
-        """What stands for a use of a layer; the calls that are made there are not seen."""
+        """What stands for a use of a layer; the calls that are made there are not seen.
+
+        Raises:
+            EndlessLoop: there are far more uses than when training started.
+        """
+        self._uses[layer.name] += 1
+        if self.bounded and self._uses[layer.name] > _ENDLESS[0] + _ENDLESS[1] * layer.uses:
+            raise _endless(layer, self._uses[layer.name])
         with torch._C.DisableTorchFunction():
             if not _holds(self._known, (x,)):
                 return self._use(layer, x, self)
@@ -276,3 +288,12 @@ _STAND_INS: dict[Any, Callable[..., Any]] = {
     Tensor.register_hook: Calls._handle,
     Tensor.register_post_accumulate_grad_hook: Calls._handle,
 }
+
+
+def _endless(layer: TargetLayer, found: int) -> EndlessLoop:
+    """The error of a layer in a loop of forward that has no end with the weights that it is given."""
+    return EndlessLoop(
+        f"layer '{layer.name}' had {layer.uses} uses in a forward on the reference batch when training started; found "
+        f"{found} so far. A loop of forward does not come to its end with the weights of this step: let it end after a "
+        f"number of steps, or add '{layer.module_name}' to exclude."
+    )

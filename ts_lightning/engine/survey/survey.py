@@ -28,7 +28,7 @@ from ts_lightning.engine.survey.beside import leave_what_matters
 from ts_lightning.engine.survey.functions import functional_layers, leave_unfit, watched
 from ts_lightning.engine.survey.loop_check import missed_sources
 from ts_lightning.engine.survey.loop_search import put_in_loops, unfit_steps
-from ts_lightning.engine.survey.random_weights import random_like
+from ts_lightning.engine.survey.random_weights import Draws
 from ts_lightning.engine.survey.read_ahead import leave_read_ahead
 from ts_lightning.engine.survey.rest import check_reached, name_the_rest, use_of
 from ts_lightning.engine.survey.selection import Left, Selection, select_layers
@@ -79,7 +79,7 @@ class Survey:
         self.refusals: dict[str, tuple[str, TargetSpaceError]] = {}
         self.beside: dict[str, set[int]] = {}
         self.apart: dict[str, str] = {}
-        self._layers, self._config, self._generator = layers, config, generator
+        self._layers, self._config, self._draws, self._own = layers, config, Draws(generator), generator is None
         self._seen, self._dependence = uses, dependence
 
     @torch.enable_grad()  # as in a solve, so that it shows where forward switches gradients off
@@ -87,6 +87,7 @@ class Survey:
         """Run the model; ``watch`` sees what functions do with its parameters."""
         given = (self._layers, self._use, watch)
         calls = Calls(*given) if self._dependence is None else FollowedCalls(self._dependence, *given)
+        calls.bounded = not self._own
         ReferencePass(batch, self._layers).run(self._use, self._layers, None, calls)
         self.joinable -= self.apart.keys()
         return self
@@ -101,7 +102,6 @@ class Survey:
                 self.beside.setdefault(layer.name, set()).add(call)
         elif why is not None:
             self.refusals.setdefault(layer.name, (why, refused_call(layer, why)))
-        values = [random_like(p, self._generator) for p in layer.parameters]
         if first and why is None:
             self._bind(layer, x)
             self._join(layer, x)
@@ -109,7 +109,7 @@ class Survey:
             self.joinable.discard(layer.name)
         if self._seen is not None and why is None and layer.name not in self.refusals:
             self._seen.see(layer, x)
-        passed = layer.produce(x, values)
+        passed = layer.produce(x, self._draws.of(layer))
         if call not in self.beside.get(layer.name, ()):
             self._look(layer, x, passed, calls, first=first)
         return passed
@@ -208,11 +208,11 @@ def survey(
         order = {id(p): index for index, p in enumerate(batch.model.parameters())}
         found.layers.sort(key=lambda layer: order[id(layer.wholes[0])])
         first = Survey(found.layers, config).make(batch)
+    for layer in found.layers:
+        layer.uses, layer.beside = first.uses.get(layer.name, 1), frozenset(first.beside.get(layer.name, ()))
     moved = _moved(batch, found.layers, config, first) if probe else {}
     several = [name for name, count in first.uses.items() if count > 1] if probe else []
     uses, dependence = _followed(batch, found.layers, config, several)
-    for layer in found.layers:
-        layer.uses, layer.beside = first.uses.get(layer.name, 1), frozenset(first.beside.get(layer.name, ()))
     joinable = first.joinable - moved.keys() if config.method == "scu" else set[str]()
     if loops is None:
         put_in_loops(found.layers, dependence, uses, joinable, first.stepwise)
@@ -266,9 +266,11 @@ def _moved(
     places = first.places
     odd = {name for name, here in places.items() if samples and here.numel() % samples}
     for probe in range(_ODD_PROBES if odd else _PROBES):
+        survey = Survey(layers, config, generator)
         try:
-            survey = Survey(layers, config, generator).make(batch)
-        except Exception:  # of a forward that checks its numbers; what it would have told shows in training, by name
+            survey.make(batch)
+        except Exception:  # of a forward that checks its numbers, or goes on until they rest; training names the layer
+            first.joinable -= {name for name, count in survey.uses.items() if count > first.uses.get(name, 0)}
             break
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
         moved.update(others)
