@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ts_lightning import TargetSpace
+from ts_lightning.engine.draws import drawn
 
 
 class Pairs(nn.Module):
@@ -91,6 +92,15 @@ def test_a_small_bias_that_is_the_same_for_all_outputs_is_a_start_and_a_prior_is
     nn.init.constant_(model[2].bias, bias)
     space = TargetSpace(model, torch.randn(20, 6))
     assert [layer.anchor is not None for layer in space.layers] == [False, kept]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 4), (3, 3), (2, 3)])
+@pytest.mark.parametrize("draw", [nn.init.xavier_uniform_, nn.init.kaiming_normal_])
+def test_few_weights_of_one_sign_that_lie_close_together_are_a_draw(draw, shape):
+    """One in 30 draws of four weights is so; one such layer let all others count as trained."""
+    torch.manual_seed(0)
+    for _ in range(300):
+        assert drawn(draw(torch.empty(shape)), 1 / math.sqrt(shape[1]), usual=True)
 
 
 DRAWS = {

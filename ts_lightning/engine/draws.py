@@ -94,8 +94,8 @@ def _form(weight: Tensor, values: Tensor) -> Literal["orthogonal", "independent"
     singular = torch.linalg.svdvals(matrix)
     if min(matrix.shape) > 1 and float(singular[-1]) > 0.999 * float(singular[0]):
         return "orthogonal" if bool((values != 0).all()) else "structured"
-    std = _deviation(values)
-    if std == 0 or abs(float(values.mean())) > 5 * std / math.sqrt(len(values)):
+    std = float(values.square().mean().sqrt())  # around zero: few numbers of one sign may lie close together by chance
+    if _deviation(values) == 0 or abs(float(values.mean())) > 5 * std / math.sqrt(len(values)):
         return "structured"
     rows, columns = matrix.shape
     edge = (math.sqrt(rows) + math.sqrt(columns)) * std * (1 + 1.5 * min(rows, columns) ** (-2 / 3))
