@@ -32,6 +32,7 @@ class Structure:
 
     def __init__(self, model: nn.Module, layers: Sequence[TargetLayer], frozen: Iterable[nn.Parameter]) -> None:
         self._model = model
+        self._layers = layers
         self._scaled = [layer for layer in layers if isinstance(layer, FunctionalLayer)]
         self._found = _found(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -67,6 +68,9 @@ class Structure:
         found = _found(self._model)
         if _same(found, self._found) and not any(parameter.requires_grad for parameter in self._added):
             return False, None
+        moved = self._moved(found)
+        if moved:
+            return True, f"held by other modules: {listed(moved)}"
         # a frozen module is no more than an activation, also where another takes its place, as a teacher's copy does
         frozen = {id(parameter) for parameter in self._frozen if not parameter.requires_grad}
         known = {number: name for number, name in self._names.items() if number not in frozen}
@@ -85,6 +89,13 @@ class Structure:
         }
         told = [f"{kind}: {listed(found)}" for kind, found in kinds.items() if found]
         return True, "; ".join(told) or "the same parameters, held by other modules"
+
+    def _moved(self, found: Sequence[Any]) -> list[str]:
+        """Names of the trained layers whose parameters other modules hold now, as those of simulated quantisation."""
+        there = set(map(id, found))
+        layers = [layer for layer in self._layers if id(layer.module) not in there]
+        held = [layer for layer in layers if any(p.requires_grad and id(p) in there for p in layer.wholes)]
+        return list(dict.fromkeys(layer.module_name for layer in held))
 
 
 def _holders(found: Sequence[Any], known: Collection[int]) -> Counter[int]:
