@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ts_lightning.errors import TargetSpaceError
+from ts_lightning.lightning.lending import lend
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.other_name import refuse_other_name, say_others
 from ts_lightning.lightning.reference_data import equally_many, reference_samples, reference_size
@@ -138,10 +139,14 @@ class TargetSpaceMixin(TargetSpaceModule):
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
+        before = self._trainer
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+        if trainer is None:
             return
-        if trainer.lightning_module is self:
+        if trainer.state.fn != TrainerFn.FITTING:
+            if before not in (None, trainer) and session_of(self).fits is not None:
+                lend(self, trainer, before)
+        elif trainer.lightning_module is self:
             if self.target_space is not None:
                 say_others(trainer)
             session_of(self).attach(trainer)

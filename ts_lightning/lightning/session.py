@@ -51,6 +51,7 @@ class Session:
 
     Attributes:
         construction: how its target space is built.
+        fits: the Trainer that fits the module, from the beginning to the end of the fit.
     """
 
     def __init__(self, module: TargetSpaceModule) -> None:
@@ -64,6 +65,7 @@ class Session:
         self._conversion: Conversion | None = None
         self._covers = Covers()
         self._begun = False  # for as long as a fit goes on
+        self.fits: Trainer | None = None
         self._left: dict[str, dict[str, str]] = {}  # fingerprints of the weights at the end of the last fit
 
     @property
@@ -72,10 +74,12 @@ class Session:
         return self.module.trainer
 
     def attach(self, trainer: Trainer) -> None:
-        """Stand at the places of a fit that is about to start."""
+        """Stand at the places of a fit that is about to start; nothing new where it goes on, as when given back."""
+        if trainer is self.fits:
+            return
         TargetSpaceConfig.checked(self.module.target_space, f"{type(self.module).__name__}.target_space")
         self._covers.uncover()
-        self._begun = False
+        self._begun, self.fits = False, trainer
         self._handing_over.attach(trainer)
         if self._restored is not None and self._restored.resuming:
             self._restored = None  # of a fit that could not load its checkpoint
@@ -291,7 +295,7 @@ class Session:
             self.construction.forget()
             self._hook.detach()
         failure = None if self._hook is None else self._hook.unseen_failure()
-        self._hook, self._begun, self._constructed = None, False, []
+        self._hook, self._begun, self._constructed, self.fits = None, False, [], None
         self._covers.uncover()
         teardown()
         if failure is not None:
