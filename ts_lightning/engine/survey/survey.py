@@ -41,6 +41,7 @@ from ts_lightning.layers.binding import StepUnit
 from ts_lightning.layers.loop import LoopableLayer, loop_of
 
 _PROBES = 3  # runs with random weights; the last one where rows follow the weights at all
+_LOOP_PROBES = 6  # at least, where layers may be in loops, whose number of steps may follow weights
 _ODD_PROBES = 8  # the same, where layers have other rows than so many for each sample, as experts of a router
 
 
@@ -258,14 +259,16 @@ def _moved(
 
     At one draw of weights all may be where they were by chance, as two experts of a router, so that there are two. If
     layers have moved by then, others may have as many rows by chance, and there is a third. Of few samples chance is
-    not rare, so that layers with an odd number of rows are looked at until they move, up to a bound.
+    not rare, so that layers with an odd number of rows are looked at until they move, up to a bound. Layers that may be
+    in a loop are looked at more often, too: a loop that ends at two steps or later has two steps at every other draw.
     """
     generator = torch.Generator().manual_seed(0)
     moved: dict[str, torch.Size | None] = {}
     samples = None if callable(batch.data) else batch_size(batch.data)
     places = first.places
+    least = _LOOP_PROBES if any(first.uses[name] > 1 for name in first.joinable) else 2
     odd = {name for name, here in places.items() if samples and here.numel() % samples}
-    for probe in range(_ODD_PROBES if odd else _PROBES):
+    for probe in range(_ODD_PROBES if odd else max(_PROBES, least)):
         survey = Survey(layers, config, generator)
         try:
             survey.make(batch)
@@ -275,7 +278,7 @@ def _moved(
         others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
         moved.update(others)
         first.joinable &= {name for name in survey.joinable if survey.uses[name] == first.uses.get(name)}
-        if probe and odd <= moved.keys() and (not moved or probe >= _PROBES - 1):
+        if probe + 1 >= least and odd <= moved.keys() and (not moved or probe >= _PROBES - 1):
             break
     return moved
 
