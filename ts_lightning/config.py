@@ -104,9 +104,9 @@ class TargetSpaceConfig:
         layers: names or globs of the layers to solve (``["encoder.*"]``); ``None`` takes every supported layer.
         exclude: names or globs of layers to leave in weight space.
         ridge: the ridge constant, in the unit that ``ridge_scale`` says. ``"auto"``: 1, and where a layer is solved
-            from a sample of its rows 0.5 for a convolution, times rows over inputs where it has more rows than inputs,
-            and for a recurrent layer or a Linear on sequences the share of the rows. Where ``ridge_scale`` grows with
-            the rows, as ``"mean"`` and ``"feature"`` do, 0.5 and 1.
+            from a sample of its rows 0.5 for a convolution (times rows over inputs where these are fewer, unless
+            ``cascade_gradient=False``), and for a recurrent layer or a Linear on sequences the share of the rows. Where
+            ``ridge_scale`` grows with the rows, as ``"mean"`` and ``"feature"`` do, 0.5 and 1.
         ridge_scale: ``"absolute"``: the ridge is ``ridge`` itself (the paper's). ``"variance"``: ``ridge`` times the
             total variance of the layer's inputs, which is ridge d / N times the mean eigenvalue of their Gram matrix
             about the mean (N rows, d inputs): weak where many rows determine few weights. ``"mean"``: ``ridge`` times

@@ -59,7 +59,12 @@ def test_a_convolution_at_sampled_rows_has_three_times_the_unit_and_half_the_mea
     unit = 50 / 2**0.25
     assert tuned("all") == tuned() == [(pytest.approx(unit), 1.0)] * 2  # fewer rows than a sample has
     assert tuned(30) == [(pytest.approx(3 * unit), 0.5 * 30 / 7), (pytest.approx(unit), 1.0)]
-    assert tuned(7) == tuned(5) == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
+    assert (
+        tuned(7)
+        == tuned(5)
+        == tuned(30, cascade_gradient=False)
+        == [(pytest.approx(3 * unit), 0.5), (pytest.approx(unit), 1.0)]
+    )
     assert tuned(30, ridge=0.1, step_scale=4.0) == [(4.0, 0.1)] * 2
 
 

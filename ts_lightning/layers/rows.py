@@ -32,14 +32,20 @@ def sequence_ridge(share: float, scale: RidgeScale) -> float:
     return 1.0 if scale.grows_with_rows else share
 
 
-def patch_ridge(rows: int, columns: int, scale: RidgeScale) -> float:
+def patch_ridge(rows: int, columns: int, scale: RidgeScale, *, through: bool) -> float:
     """The "auto" ridge of a convolution that is solved from a sample of its rows.
 
-    It makes R half the mean of the eigenvalues of A'A that are not zero, however many rows a layer with few inputs has:
-    a step of the targets moves the weights by l / (l + R)^2 along the eigenvector of l, most where l is R, and a much
-    smaller R spends it on directions that hardly occur.
+    It makes R half the mean of the eigenvalues of A'A that are not zero, however many rows a layer with few inputs has.
+    The gradient through A holds (A'A + R)^-1, and a much smaller R makes it large along directions that hardly occur.
+    Where that gradient is left out, the smaller R ends higher; docs/defaults.md.
+
+    Args:
+        rows: in the sample.
+        columns: of A.
+        scale: the unit of the ridge.
+        through: whether gradients pass through A, see ``cascade_gradient``.
     """
-    return 0.5 if scale.grows_with_rows else 0.5 * max(1.0, rows / columns)
+    return 0.5 * max(1.0, rows / columns) if through and not scale.grows_with_rows else 0.5
 
 
 def sample_rows(

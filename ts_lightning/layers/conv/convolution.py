@@ -95,11 +95,14 @@ class ConvTargets(AffineLayer):
         chosen = sample_rows(rows, places.numel(), max(_LEAST_ROWS, columns), generator, x.device)
         # otherwise the reference batch is convolved with the weights
         gathered = chosen is not None or places.numel() < columns
+        ridge = 1.0
+        if chosen is not None:
+            ridge = patch_ridge(len(chosen), columns, self.solver.scale, through=self.config.cascade_gradient)
         return ConvBinding(
             places=places,
             rows=chosen,
             shape=self.target_shape(places, chosen),
-            ridge=self._ridge(1.0 if chosen is None else patch_ridge(len(chosen), columns, self.solver.scale)),
+            ridge=self._ridge(ridge),
             unit=unit.times(1.0 if chosen is None else 3.0),
             gradient_is_replicated=self.ocu or not gathered,
             patches=PatchRows(self.geometry, self.geometry.pad(x), chosen) if gathered else None,
