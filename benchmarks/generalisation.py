@@ -4,10 +4,11 @@
     python benchmarks/generalisation.py --draw          # docs/evidence/generalisation.png and the table alone
 
 100 and 1,000 digits with an MLP, 1,000 images of Fashion-MNIST with a small CNN, with and without dropout 0.2. Target
-space (Adam; learning rate and ridge) and weight space (AdamW; learning rate, start and weight decay) have the same
-number of trials by the accuracy on validation data at seed 0, with dropout anew; five further seeds are reported. The
-loss of all training samples, without dropout, is measured along training, and what is compared is the test split where
-it first falls below a level, on the line between two measurements. Lines go to benchmarks/results/generalisation.jsonl.
+space (Adam on digits, which were measured first, and TargetAdam on images; learning rate) and weight space (AdamW;
+learning rate, start and weight decay) have the same number of trials by the accuracy on validation data at seed 0, with
+dropout anew; five further seeds are reported. The loss of all training samples, without dropout, is measured along
+training, and what is compared is the test split where it first falls below a level, on the line between two
+measurements. Lines go to benchmarks/results/generalisation.jsonl.
 """
 
 from __future__ import annotations

@@ -25,9 +25,12 @@ _SEQUENCES = (8000, 1000, 1000)
 
 
 def image_set(root: Path, name: str, cifar: Path | None) -> ImageSet:
-    """A data set of torchvision in a folder; CIFAR-10 is read from an archive where one is given."""
-    local = name == "cifar10" and cifar is not None
-    return (ImagesDataModule("npz", file=cifar) if local else ImagesDataModule(cast("Source", name), root)).images
+    """A data set of torchvision in a folder, or scikit-learn's digits; CIFAR-10 from an archive where one is given."""
+    if name == "digits":
+        return ImagesDataModule("digits").images
+    if name == "cifar10" and cifar is not None:
+        return ImagesDataModule("npz", file=cifar).images
+    return ImagesDataModule(cast("Source", name), root).images
 
 
 @cache

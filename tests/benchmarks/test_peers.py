@@ -287,3 +287,7 @@ def test_images_are_read_from_an_archive_in_the_folder(tmp_path):
     np.savez(tmp_path / "cifar10_20k.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
     found = data.images(tmp_path, "cifar10")
     assert [len(split) for split in (found.train, found.validation, found.test)] == [100, 2000, 20]
+
+
+def test_digits_lie_in_no_folder(tmp_path):
+    assert len(data.image_set(tmp_path, "digits", tmp_path / "cifar10_20k.npz").x_train) > 1000
