@@ -70,13 +70,13 @@ def held_steps(
     """
     moving = _moving(module)
     with ExitStack() as stack:
-        stack.enter_context(all_still())
         beside = {"manual_backward": backward(module)}
         stack.enter_context(_set(module, dict.fromkeys(_OF_MODULES, _nothing) | beside))
         stack.enter_context(_unheard(moving))
         stack.enter_context(without_gradients(set(_trained(moving)).difference(module.parameters())))
         for one in moving:
             stack.enter_context(_still(one))
+        stack.enter_context(all_still())  # last, since methods of changed classes are looked up slowly
         yield
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +28,14 @@ _MADE_BY = ("__init__", "__setstate__")  # the latter of a copy
 @contextmanager
 def all_still() -> Iterator[None]:
     """Let no optimizer, schedule or gradient scaler move that the block has not made."""
-    with ExitStack() as stack:
-        still = stack.enter_context(_Still())
-        stack.enter_context(register_optimizer_step_pre_hook(still.before))
-        stack.enter_context(register_optimizer_step_post_hook(still.behind))
-        for kind in _KINDS:
-            for name in _MADE_BY:
-                if name in vars(kind):
-                    stack.enter_context(_patched(kind, name, still.making))
-        for base in _KINDS:
-            for kind in (base, *_subclasses(base)):
-                for name in [
-                    n for n, value in vars(kind).items() if isinstance(value, FunctionType) and _steps(base, n)
-                ]:
-                    stack.enter_context(_patched(kind, name, still.standing))
-        yield
+    block = _Block()
+    with _STAND_INS.needed():
+        _HERE.blocks.append(block)
+        try:
+            yield
+        finally:
+            _HERE.blocks.remove(block)
+            block.put_back()
 
 
 def is_step(name: str) -> bool:
@@ -71,26 +65,22 @@ def recorded(one: Any) -> Callable[[], None]:
     return put_back
 
 
-class _Still:
-    """What stands still in one block, for its thread.
+class _Block:
+    """What stands still in one block.
 
     A step of an optimizer is made without gradients, which leave parameters and states as they are, and what it writes
     all the same is put back behind the block.
     """
 
     def __init__(self) -> None:
-        self._thread: int | None = None
-        self._made: dict[int, Any] = {}
+        self.made: dict[int, Any] = {}
         self._held: dict[int, tuple[Callable[[], None], list[tuple[nn.Parameter, Tensor]]]] = {}
-        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._steps: list[tuple[Optimizer, list[tuple[nn.Parameter, Tensor | None]]]] = []  # with their gradients
 
-    def __enter__(self) -> _Still:
-        self._thread = threading.get_ident()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._thread = None
-        self._give_back()
+    def put_back(self) -> None:
+        """Put back what steps have written."""
+        while self._steps:
+            self._give_back()
         for put_back, values in self._held.values():
             put_back()
             with torch.no_grad():
@@ -98,19 +88,13 @@ class _Still:
                     if not torch.equal(parameter, value):
                         parameter.copy_(value)
 
-    def moves(self, one: Any) -> bool:
-        """Whether an object is none that stands still."""
-        return threading.get_ident() != self._thread or id(one) in self._made
-
-    def before(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def before(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Take the gradients away ahead of a step, also those that its closure gives."""
-        if self.moves(optimizer):
-            return None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if id(optimizer) not in self._held:
             values = [(p, p.detach().clone()) for p in parameters]
             self._held[id(optimizer)] = recorded(optimizer), values
-        self._gradients += [(p, p.grad) for p in parameters]
+        self._steps.append((optimizer, [(p, p.grad) for p in parameters]))
 
         def without(*given: Any) -> Any:
             for parameter in parameters:
@@ -124,50 +108,126 @@ class _Still:
         given = {**kwargs, "closure": cleared(kwargs["closure"])} if "closure" in kwargs else kwargs
         return (args[0], *map(cleared, args[1:])), given
 
-    def behind(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
-        """Give the gradients back behind it."""
-        if not self.moves(optimizer):
-            self._give_back()
+    def behind(self, optimizer: Optimizer) -> None:
+        """Give the gradients back behind it, and those of steps within it that failed."""
+        while self._steps and self._give_back() is not optimizer:
+            pass
 
-    def making(self, own: Callable[..., Any]) -> Callable[..., Any]:
-        """What stands for a method that makes an object, which moves from then on."""
-
-        @wraps(own)
-        def made(one: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == self._thread:
-                self._made[id(one)] = one
-            return own(one, *args, **kwargs)
-
-        return made
-
-    def standing(self, own: Callable[..., Any]) -> Callable[..., Any]:
-        """What stands for a step, of which a gradient scaler's is one of the optimizer that it is given."""
-
-        @wraps(own)
-        def step(one: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.moves(one):
-                return own(one, *args, **kwargs)
-            return scaled(*args, **kwargs) if isinstance(one, GradScaler) and own.__name__ == "step" else None
-
-        return step
-
-    def _give_back(self) -> None:
-        given, self._gradients = self._gradients, []
-        for parameter, gradient in reversed(given):  # the first is that of before
+    def _give_back(self) -> Optimizer:
+        optimizer, gradients = self._steps.pop()
+        for parameter, gradient in gradients:
             parameter.grad = gradient
+        return optimizer
 
 
-@contextmanager
-def _patched(
-    kind: type[Any], name: str, stand_in: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Let something stand for a class's own method."""
-    own = vars(kind)[name]
-    setattr(kind, name, stand_in(own))
-    try:
-        yield
-    finally:
-        setattr(kind, name, own)
+class _Here(threading.local):
+    """The blocks of the present thread, from the outermost."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+
+    def holding(self, one: Any) -> _Block | None:
+        """The innermost block in which an object stands still."""
+        return next((block for block in reversed(self.blocks) if id(one) not in block.made), None)
+
+
+class _StandIns:
+    """What stands for the methods of classes for as long as any thread is in a block, and asks whether this one is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._own: dict[tuple[type[Any], str], tuple[Any, Any]] = {}  # methods, and what stands for them
+        self._names: WeakKeyDictionary[type[Any], tuple[int, list[str]]] = WeakKeyDictionary()
+        self._hooks = ExitStack()
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """A block: the first one puts them in place, the last one takes them away."""
+        with self._lock:
+            self._blocks += 1
+        try:
+            with self._lock:
+                self._put()
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    self._take_away()
+
+    def _put(self) -> None:
+        """Put them in place, also in classes that have come since the first block began."""
+        if not self._own:
+            self._hooks.enter_context(register_optimizer_step_pre_hook(_before))
+            self._hooks.enter_context(register_optimizer_step_post_hook(_behind))
+        for base in _KINDS:
+            for name in _MADE_BY:
+                self._replace(base, name, _making)
+            for kind in _classes(base):
+                for name in self._steps_of(kind, base):
+                    self._replace(kind, name, _standing)
+
+    def _steps_of(self, kind: type[Any], base: type[Any]) -> list[str]:
+        """The names of a class's own steps, which are looked for once, since blocks begin at every solve."""
+        count, names = self._names.get(kind, (0, []))
+        if count != len(vars(kind)):
+            names = [name for name in vars(kind) if _steps(base, name)]
+            self._names[kind] = len(vars(kind)), names
+        return names
+
+    def _replace(
+        self, kind: type[Any], name: str, stand_in: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        own = vars(kind).get(name)
+        if isinstance(own, FunctionType) and (kind, name) not in self._own:
+            self._own[kind, name] = own, stand_in(own)
+            setattr(kind, name, self._own[kind, name][1])
+
+    def _take_away(self) -> None:
+        self._hooks.close()
+        for (kind, name), (own, stand_in) in self._own.items():
+            if vars(kind).get(name) is stand_in:  # else others have put something in its place
+                setattr(kind, name, own)
+        self._own.clear()
+
+
+_HERE, _STAND_INS = _Here(), _StandIns()
+
+
+def _before(optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    block = _HERE.holding(optimizer)
+    return None if block is None else block.before(optimizer, args, kwargs)
+
+
+def _behind(optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
+    block = _HERE.holding(optimizer)
+    if block is not None:
+        block.behind(optimizer)
+
+
+def _making(own: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for a method that makes an object, which moves from then on."""
+
+    @wraps(own)
+    def made(one: Any, *args: Any, **kwargs: Any) -> Any:
+        for block in _HERE.blocks:
+            block.made[id(one)] = one
+        return own(one, *args, **kwargs)
+
+    return made
+
+
+def _standing(own: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for a step, of which a gradient scaler's is one of the optimizer that it is given."""
+
+    @wraps(own)
+    def step(one: Any, *args: Any, **kwargs: Any) -> Any:
+        if _HERE.holding(one) is None:
+            return own(one, *args, **kwargs)
+        return scaled(*args, **kwargs) if isinstance(one, GradScaler) and own.__name__ == "step" else None
+
+    return step
 
 
 def _steps(base: type[Any], name: str) -> bool:
@@ -177,6 +237,9 @@ def _steps(base: type[Any], name: str) -> bool:
     return name in (("step", "unscale_", "update") if base is GradScaler else ("step",))
 
 
-def _subclasses(kind: type[Any]) -> set[type[Any]]:
-    """All classes that are made of one."""
-    return {found for direct in kind.__subclasses__() for found in (direct, *_subclasses(direct))}
+def _classes(base: type[Any]) -> list[type[Any]]:
+    """A class and all that are made of it."""
+    found = [base]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
