@@ -187,8 +187,7 @@ class Session:
             same = replace(last.config, cuda_graphs=settings.cuda_graphs, until=settings.until) == settings
             more = {"weights": self._left, "drawn": {}, "epoch": self.construction.epoch}
             entry = {**last.state_dict(), **more} if same else None
-            own = [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
-            restored = Restored(entry, own, same_module=True)
+            restored = Restored(entry, states, same_module=True)
         with isolated(self.trainer):
             try:
                 space, goes_on = self.construction.space(settings, restored)
@@ -240,8 +239,7 @@ class Session:
                 except NothingToSolve as error:
                     say_nothing_is_solved(error)
                     return
-            own = [] if converted is None else [states.get(id(optimizer), {}) for optimizer in optimizers]
-            self._train(again, Restored(None, own))
+            self._train(again, None if converted is None else Restored(None, states))
 
     def _hand_over(self) -> None:
         """Go on in weight space where target space is over."""
@@ -271,21 +269,21 @@ class Session:
             f"Target space: a new reference batch in epoch {epoch}; largest change of any output on it {change:.3g}."
         )
 
-    def _leave(self) -> dict[int, dict[str, Any]]:
+    def _leave(self) -> list[dict[str, Any]]:
         """Go back to weight space in mid-fit, until training goes on; returns what :meth:`_give_back` does."""
         if self._hook is None:
-            return {}
+            return []
         self._hook.detach()
         self._hook, self._begun, self.module.target_space_engine = None, False, None
         return self._give_back()
 
-    def _give_back(self) -> dict[int, dict[str, Any]]:
-        """Put the weights back into optimizers; returns the states that these had with targets, by their id."""
+    def _give_back(self) -> list[dict[str, Any]]:
+        """Put the weights back into optimizers; returns the states that the present ones had with targets."""
         states = {id(substitution.optimizer): substitution.state_dict() for substitution in self._substitutions}
         for substitution in self._substitutions:
             substitution.undo()
         self._substitutions = []
-        return states
+        return [states.get(id(optimizer), {}) for optimizer in self.trainer.strategy.optimizers]
 
     def _end(self) -> None:
         """Leave the fit, also one that failed; the weights hold the solved values."""

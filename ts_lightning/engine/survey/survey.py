@@ -162,14 +162,14 @@ def choose(
     model = batch.model
     with as_when_made(model, state):
         found = select_layers(model, config)
-        known = {} if state is None else {name: Left(name, *why) for name, *why in state.get("left", ())}
         # a layer that is solved has its module's name, which the rest of the module is left under
-        known = {name: left for name, left in known.items() if state is None or name not in state["targets"]}
+        left = [] if state is None else [Left(*why) for why in state.get("left", ()) if why[0] not in state["targets"]]
+        known = {one.name: one for one in left}
         found.left.update(known)
         found.layers = [layer for layer in found.layers if layer.module_name not in known]
         loops = None if state is None else state.get("loops", {})
-        idle = {} if state is None or not alone else dict.fromkeys(state.get("idle", ()))
-        watch = survey(batch, found, config, loops, idle.keys() - (loops or {}).keys())
+        idle = set() if state is None or not alone else {*state.get("idle", ())}.difference(state.get("loops", ()))
+        watch = survey(batch, found, config, loops, idle)
         if state is not None and known:  # of a time when parameters of some functions stayed
             holders = {id(module): plain_name(name) for name, module in model.named_modules()}
             found.layers = [x for x in found.layers if x.name in state["targets"] or holders[id(x.module)] not in known]
@@ -255,19 +255,17 @@ def _moved(
 ) -> dict[str, torch.Size | None]:
     """Where layers are applied with random weights, None for nowhere, of those with other places than at ``first``.
 
-    A layer that may take part in a loop, and is used more or less often, is no longer one that can.
-
-    At one draw of weights all may be where they were by chance, as two experts of a router, so that there are two. If
+    By chance all may be where they were at one draw of weights, as two experts of a router, so that there are two. If
     layers have moved by then, others may have as many rows by chance, and there is a third. Of few samples chance is
     not rare, so that layers with an odd number of rows are looked at until they move, up to a bound. Layers that may be
     in a loop are looked at more often, too: a loop that ends at two steps or later has two steps at every other draw.
+    If they are used more or less often there, they are no longer layers that may.
     """
     generator = torch.Generator().manual_seed(0)
     moved: dict[str, torch.Size | None] = {}
-    samples = None if callable(batch.data) else batch_size(batch.data)
-    places = first.places
+    samples = 0 if callable(batch.data) else batch_size(batch.data)
     least = _LOOP_PROBES if any(first.uses[name] > 1 for name in first.joinable) else 2
-    odd = {name for name, here in places.items() if samples and here.numel() % samples}
+    odd = {name for name, here in first.places.items() if samples and here.numel() % samples}
     for probe in range(_ODD_PROBES if odd else max(_PROBES, least)):
         survey = Survey(layers, config, generator)
         try:
@@ -275,8 +273,8 @@ def _moved(
         except Exception:  # of a forward that checks its numbers, or goes on until they rest; training names the layer
             first.joinable -= {name for name, count in survey.uses.items() if count > first.uses.get(name, 0)}
             break
-        others = {name: survey.places.get(name) for name, here in places.items() if survey.places.get(name) != here}
-        moved.update(others)
+        places = {name: survey.places.get(name) for name in first.places}
+        moved.update((name, there) for name, there in places.items() if there != first.places[name])
         first.joinable &= {name for name in survey.joinable if survey.uses[name] == first.uses.get(name)}
         if probe + 1 >= least and odd <= moved.keys() and (not moved or probe >= _PROBES - 1):
             break
@@ -287,19 +285,16 @@ def _why(
     layer: TargetLayer, first: Survey, moved: Mapping[str, torch.Size | None], watch: Watch
 ) -> tuple[str, TargetSpaceError] | None:
     """Why a layer cannot be solved, after a run with its own weights and those that show what ``moved``."""
-    name = layer.module_name
     if layer.name not in first.uses:
-        return use_of([p for p in layer.parameters if is_matrix(p)], watch), unreached(name)
+        return use_of([p for p in layer.parameters if is_matrix(p)], watch), unreached(layer.module_name)
     if layer.name in first.refusals:
         return first.refusals[layer.name]
     if layer.name not in first.places:
-        why = first.apart[layer.name]
-        return why, refused_call(layer, why)
+        return first.apart[layer.name], refused_call(layer, first.apart[layer.name])
     if layer.name not in moved:
         return None
-    here, there = first.places[layer.name], moved[layer.name]
+    there = "not at all" if (found := moved[layer.name]) is None else f"at {tuple(found)}"
     return "its rows depend on weights", TargetSpaceError(
-        f"layer '{layer.name}' is applied at {tuple(here)} places of the reference batch, and with other weights "
-        f"{'not at all' if there is None else f'at {tuple(there)}'}. Targets need the same rows at every step: add "
-        f"'{name}' to exclude."
+        f"layer '{layer.name}' is applied at {tuple(first.places[layer.name])} places of the reference batch, and with "
+        f"other weights {there}. Targets need the same rows at every step: add '{layer.module_name}' to exclude."
     )
