@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests.support.fits import Lit, build, fit, loader, trainer
+from tests.support.fits import Lit, SavedAt, build, fit, loader, trainer
 
 ADAM = {"optimizer": lambda p: torch.optim.Adam(p, lr=0.002)}
 
@@ -69,17 +69,6 @@ class Evaluated(Callback):
         assert module.trainer is own
 
 
-class Saved(Callback):
-    """A checkpoint of the middle, behind an evaluation."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_epoch_end(self, own, module):
-        if own.current_epoch == 1:
-            own.save_checkpoint(self.path)
-
-
 @pytest.mark.parametrize("space", ["target", "weight"])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_epoch_end", "on_validation_end"])
 @pytest.mark.parametrize("how", [validated, put_back, by_test, by_predict, nested])
@@ -91,7 +80,7 @@ def test_the_fit_goes_on(how, hook, space, tmp_path):
     whole, evaluated, resumed = models
     path = tmp_path / "middle.ckpt"
     fit(whole, val=loader(), max_epochs=4)
-    fit(evaluated, val=loader(), max_epochs=4, callbacks=[Evaluated(how, hook), Saved(path)])
+    fit(evaluated, val=loader(), max_epochs=4, callbacks=[Evaluated(how, hook), SavedAt(path, epoch=1)])
     fit(resumed, val=loader(), max_epochs=4, ckpt_path=path)
     assert (evaluated.target_space_engine is None) == (space == "weight")
     for model in (evaluated, resumed):

@@ -46,7 +46,10 @@ class Staged(TargetSpaceMixin, Plain):
 class Skipped(Staged):
     def forward(self, x):
         h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(self.second(h)) if self.called() else h)
+        return self.head(self.use_second(h) if self.called() else h)
+
+    def use_second(self, h):
+        return torch.tanh(self.second(h))
 
 
 class AuxiliaryHead(Staged):
@@ -70,9 +73,8 @@ class Recurrent(Skipped):
         super().__init__(**options)
         self.second = nn.LSTM(8, 8, batch_first=True)
 
-    def forward(self, x):
-        h = torch.tanh(self.first(x))
-        return self.head(self.second(h[:, None])[0][:, 0] if self.called() else h)
+    def use_second(self, h):
+        return self.second(h[:, None])[0][:, 0]
 
 
 class Applied(Skipped):

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.fits import assert_equal, trainer
+from tests.support.fits import SavedAt, assert_equal, trainer
 from tests.support.optimizer_states import KINDS, Anchored, Masked, Wrapper, network
 from ts_lightning import TargetSpace, TargetSpaceConfig, convert
 from ts_lightning.engine.targets.partition import Partition
@@ -31,21 +31,12 @@ class Lit(LightningModule):
         return self.kind(self.parameters())
 
 
-class Save(Callback):
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == 0:
-            trainer.save_checkpoint(self.path)
-
-
 def fit(kind, settings, path=None, saves=None):
     x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
     module = Lit(kind)
     if settings is not None:
         module = convert(module, settings)
-    fitting = trainer(max_epochs=2, callbacks=[Save(saves)] if saves else [])
+    fitting = trainer(max_epochs=2, callbacks=[SavedAt(saves, epoch=0)] if saves else [])
     fitting.fit(module, DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 8), ckpt_path=path)
     return module
 

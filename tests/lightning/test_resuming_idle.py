@@ -19,9 +19,8 @@ class Convolution(Skipped):
         super().__init__(**options)
         self.second = nn.Conv1d(1, 1, 3, padding=1)
 
-    def forward(self, x):
-        h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(self.second(h[:, None]))[:, 0] if self.called() else h)
+    def use_second(self, h):
+        return torch.tanh(self.second(h[:, None]))[:, 0]
 
 
 class Attention(Skipped):
@@ -29,9 +28,8 @@ class Attention(Skipped):
         super().__init__(**options)
         self.second = nn.MultiheadAttention(8, 2, batch_first=True)
 
-    def forward(self, x):
-        h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(self.second(*[h[:, None]] * 3)[0][:, 0]) if self.called() else h)
+    def use_second(self, h):
+        return torch.tanh(self.second(*[h[:, None]] * 3)[0][:, 0])
 
 
 def trained(cls, config=CONFIG, again=True, save=None, at=1, **options):

@@ -28,6 +28,17 @@ def loader(batch=16, shuffle=False, rows=64, dtype=torch.float32):
     return DataLoader(TensorDataset(*data(rows, dtype)), batch, shuffle=shuffle)
 
 
+class SavedAt(callbacks.Callback):
+    """A checkpoint at the end of an epoch."""
+
+    def __init__(self, path, epoch):
+        self.path, self.epoch = path, epoch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+
+
 class Plain(LightningModule):
     """``optimizer`` makes the optimizer from the parameters; batches, losses and gradients are recorded."""
 

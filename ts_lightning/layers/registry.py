@@ -33,6 +33,7 @@ _FAMILIES: dict[type[nn.Module], type[TargetLayer]] = {
     nn.GRUCell: GRUCellLayer,
     nn.MultiheadAttention: InProjection,
 }
+_ANY = TargetSpaceConfig()  # what parameters a layer has does not depend on settings
 
 
 def registered(module: nn.Module) -> tuple[type[nn.Module], type[TargetLayer]] | None:
@@ -51,7 +52,7 @@ def own_weights(module: nn.Module) -> list[nn.Parameter] | None:
     kind, own = family(module), list(module.parameters(recurse=False))
     if kind is None or any(is_lazy(p) or not p.numel() for p in own):
         return None if kind is None else own
-    return [p for layer in kind.of("", module, TargetSpaceConfig()) for p in layer.parameters]
+    return [p for layer in kind.of("", module, _ANY) for p in layer.parameters]
 
 
 def inherited_forward(module: nn.Module) -> type[nn.Module] | None:

@@ -23,15 +23,22 @@ class Conversion:
 
     def __init__(self, module: TargetSpaceModule) -> None:
         self._module = module
-        self._made = {name: (p.dtype, p.device) for name, p in module.named_parameters()}
+        self._made = {name: (p, p.dtype, p.device) for name, p in module.named_parameters()}
 
-    def found(self) -> Change | None:
-        """The precisions of before by which parameters have another one now; None where all have theirs.
+    def found(self, *, replaced: bool) -> Change | None:
+        """What parameters were converted to; None where all have the precision of before.
+
+        Args:
+            replaced: whether parameters may be others than then, which are looked up by name. Otherwise, as in nearly
+                every batch, the same ones are looked at.
 
         Raises:
             TargetSpaceError: the module was moved.
         """
-        pairs = [(name, p, *self._made[name]) for name, p in self._module.named_parameters() if name in self._made]
+        made = list(self._made.values())
+        if not replaced and all(p.dtype == dtype and p.device == device for p, dtype, device in made):
+            return None
+        pairs = [(name, p, *self._made[name][1:]) for name, p in self._module.named_parameters() if name in self._made]
         for name, parameter, _, device in pairs:
             if parameter.device != device:
                 raise TargetSpaceError(

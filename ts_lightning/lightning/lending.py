@@ -11,6 +11,11 @@ from lightning.pytorch import LightningModule, Trainer
 from ts_lightning.lightning.covers import Covers
 
 
+def set_trainer(module: LightningModule, trainer: Trainer | None) -> None:
+    """Set a module's Trainer as Lightning does, past the setter of the mixin, which would lend the module again."""
+    LightningModule.trainer.fset(module, trainer)  # type: ignore[attr-defined]
+
+
 def lend(module: LightningModule, trainer: Trainer, before: Trainer) -> None:
     """Give a module back to the Trainer that had it ``before``, once the one that evaluates it tears down."""
     covers = Covers()
@@ -18,6 +23,6 @@ def lend(module: LightningModule, trainer: Trainer, before: Trainer) -> None:
     def teardown() -> None:
         covers.uncover()
         trainer.strategy.teardown()
-        LightningModule.trainer.fset(module, before)  # type: ignore[attr-defined]
+        set_trainer(module, before)
 
     covers.cover(trainer.strategy, "teardown", teardown)

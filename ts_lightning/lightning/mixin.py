@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ts_lightning.errors import TargetSpaceError
-from ts_lightning.lightning.lending import lend
+from ts_lightning.lightning.lending import lend, set_trainer
 from ts_lightning.lightning.module import TargetSpaceModule
 from ts_lightning.lightning.other_name import refuse_other_name, say_others
 from ts_lightning.lightning.reference_data import equally_many, reference_samples, reference_size
@@ -140,7 +140,7 @@ class TargetSpaceMixin(TargetSpaceModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         before = self._trainer
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        set_trainer(self, trainer)
         if trainer is None:
             return
         if trainer.state.fn != TrainerFn.FITTING:

@@ -240,7 +240,7 @@ def _first_run(by: Callable[[Callable[..., Backward]], tuple[Call, Inputs]], *, 
         return by(no_backward)
     except TargetSpaceError:
         raise
-    except Exception:
+    except Exception:  # whatever a user's training_step raises, as of None where it reads a gradient
         if not reads:
             raise
     with suppress(Exception):  # where it reads others than those of parameters

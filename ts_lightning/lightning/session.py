@@ -220,7 +220,8 @@ class Session:
         module, space = self.module, self.module.target_space_engine
         if space is None or self._hook is None or self._conversion is None:
             return
-        converted, what, optimizers = self._conversion.found(), space.follow_model(), self.trainer.strategy.optimizers
+        what, optimizers = space.follow_model(), self.trainer.strategy.optimizers
+        converted = self._conversion.found(replaced=what is not None)
         if what is None:
             trained = [s.optimizer for s in self._substitutions]
             if len(trained) != len(optimizers) or not all(map(is_, trained, optimizers)):
@@ -231,8 +232,7 @@ class Session:
         say_changed(what, converted)
         states = self._leave()
         self._begun = True
-        settings = optimized_only(module, module.target_space, optimizers)
-        if settings is not None:
+        if (settings := optimized_only(module, module.target_space, optimizers)) is not None:
             with isolated(self.trainer):
                 try:
                     again = self.construction.again(settings, space, converted)
